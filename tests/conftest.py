@@ -1,0 +1,57 @@
+"""Settings that have to stand before jax is imported, and shared fixtures."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+_FLAGS = [
+  os.environ.get("XLA_FLAGS", ""),
+  # Sharded code is tested on eight devices of one CPU.
+  "--xla_force_host_platform_device_count=8",
+]
+if "PYTEST_XDIST_WORKER" in os.environ:
+  # Several workers already fill the cores.
+  _FLAGS.append("--xla_cpu_multi_thread_eigen=false")
+os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
+
+import jaxtyping  # noqa: E402  (after the flags above)
+
+# Shape annotations of the library are checked while tests run. The hook has to
+# stand before anything below these packages is imported.
+jaxtyping.install_import_hook(
+  ["eos_jax.ops", "eos_jax.cost", "eos_jax.search"], "beartype.beartype"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--full",
+    action="store_true",
+    help="also run the tests marked `full` (full size, long)",
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves out `full` tests unless they are asked for."""
+  if config.getoption("--full") or "full" in config.getoption("markexpr"):
+    return
+  kept = [item for item in items if "full" not in item.keywords]
+  config.hook.pytest_deselected(
+    items=[item for item in items if "full" in item.keywords]
+  )
+  items[:] = kept
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request):
+  """Mixed dtypes are an error in the tests of ops, cost and search."""
+  parts = request.node.path.parts
+  if any(name in parts for name in ("ops", "cost", "search")):
+    with jax.numpy_dtype_promotion("strict"):
+      yield
+  else:
+    yield
