@@ -1,0 +1,1 @@
+"""Datasets, tokenizer and loaders; numpy only, no model code."""
