@@ -1,0 +1,51 @@
+"""Stage 5: what later layers must know about the output rows."""
+
+import jax
+import jax.numpy as jnp
+
+from eos_jax.array_typing import Array, Float
+from eos_jax.ops import select
+from eos_jax.ops import types
+
+
+def propagate(
+  site: select.Site,
+  selection: select.Selection,
+  y: Float[Array, "K D"],
+  size: Float[Array, "K"],
+) -> types.TokenSet:
+  """The output rows as a `TokenSet`.
+
+  Attention bias `b' = b + delta (log s' - log s) + rho_attn log w`, with w the
+  sigmoid of the score: delta = 1 is ToMe's proportional attention (log size
+  added to the logits of a key), and reweighting acts on attention because a
+  normalisation layer cancels a pure scaling of the features. Rows without a
+  token of their own start from bias 0 and size 1.
+
+  Args:
+    site: V tokens, scores and numbers.
+    selection: the K output rows.
+    y: [K, D] their features.
+    size: [K] their sizes.
+
+  Returns:
+    K tokens with the original raster positions of the rows they stand for.
+    Empty rows have size 1 and bias 0.
+  """
+  tokens, params, index = site.tokens, site.params, selection.index
+  there = types.present(selection.log_mass)
+  size = jnp.where(there, size, 1)
+  bias, before = tokens.bias[index], tokens.size[index]
+  if not selection.centred:
+    bias, before = jnp.zeros_like(bias), jnp.ones_like(before)
+  bias += params.delta * (jnp.log(size) - jnp.log(before))
+  weight = jax.nn.log_sigmoid(site.scores[index])
+  bias += params.rho_attn * params.activation * weight
+  return types.TokenSet(
+    x=y,
+    log_mass=selection.log_mass,
+    size=size,
+    bias=jnp.where(there, bias, 0),
+    position=tokens.position[index],
+    image=tokens.image[index],
+  )

@@ -1,0 +1,273 @@
+"""Stage 1: a score for each token, from a mixture of score functions.
+
+Each function maps a `TokenSet` and `Signals` to raw values [V]. The mixture
+standardises each over the present tokens, adds them with weights `pi` and
+standardises the sum again, so that one temperature suits every mixture.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eos_jax.array_typing import Array, Float
+from eos_jax.ops import types
+
+# Smallest standard deviation that a score is divided by. Attention shares of
+# thousands of keys vary by about 1e-5, so this only catches constants.
+_EPS = 1e-6
+
+
+def standardise(
+  values: Float[Array, "V"], log_mass: Float[Array, "V"]
+) -> Float[Array, "V"]:
+  """Values minus their mean, divided by their standard deviation.
+
+  Mean and deviation are weighted by mass, so absent tokens do not count; they
+  get the value 0. A constant maps to 0, with a finite gradient.
+
+  Args:
+    values: [V] raw scores.
+    log_mass: [V] log-mass of the tokens.
+
+  Returns:
+    [V] standardised scores.
+
+  >>> import jax.numpy as jnp
+  >>> standardise(jnp.array([1.0, 3.0]), jnp.zeros(2)).tolist()
+  [-1.0, 1.0]
+  """
+  valid = types.present(log_mass)
+  values = jnp.where(valid, types.working(values), 0)
+  weight = jax.nn.softmax(log_mass)
+  centred = values - jnp.sum(weight * values)
+  variance = jnp.sum(weight * centred**2)
+  return jnp.where(valid, centred / jnp.sqrt(variance + _EPS**2), 0)
+
+
+def unit(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+  """Rows divided by their length; a zero row stays zero with zero gradient."""
+  x = types.working(x)
+  return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-12)
+
+
+def cosine_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
+  """Cosine of every pair of rows, [V, V]."""
+  rows = unit(x)
+  return rows @ rows.T
+
+
+def norm(
+  tokens: types.TokenSet, signals: types.Signals
+) -> Float[Array, "V"]:
+  """Euclidean norm of the features, [V]."""
+  del signals
+  x = types.working(tokens.x)
+  return jnp.sqrt(jnp.sum(x * x, -1) + 1e-12)
+
+
+def relevance(
+  tokens: types.TokenSet, signals: types.Signals
+) -> Float[Array, "V"]:
+  """Cosine of each token with the mean of the text embeddings, [V]."""
+  text = types.working(signals.text)
+  if signals.text_mask is not None:
+    text = jnp.where(signals.text_mask[:, None], text, 0)
+  return unit(tokens.x) @ unit(jnp.sum(text, 0))
+
+
+def relevance_max(
+  tokens: types.TokenSet, signals: types.Signals
+) -> Float[Array, "V"]:
+  """Greatest cosine of each token with a text embedding, [V]."""
+  cosine = unit(tokens.x) @ unit(signals.text).T
+  if signals.text_mask is not None:
+    cosine = jnp.where(signals.text_mask[None, :], cosine, -1)
+  return jnp.max(cosine, 1)
+
+
+@functools.lru_cache(maxsize=32)
+def _spread_rank(rows: int, columns: int) -> np.ndarray:
+  """Rank of each raster cell in an order that spreads evenly, [rows * columns].
+
+  Farthest-point order on the torus: every prefix of it covers the grid about
+  evenly, and for a 12 x 12 grid the first 4 and the first 16 are lattices of
+  stride 6 and 3. Ties go to the lowest raster index.
+  """
+  r, c = np.divmod(np.arange(rows * columns), columns)
+  nearest = np.full(rows * columns, np.inf)
+  rank = np.zeros(rows * columns, np.int32)
+  pick = rows // 3 * columns + columns // 3
+  for step in range(rows * columns):
+    rank[pick] = step
+    dr, dc = np.abs(r - r[pick]), np.abs(c - c[pick])
+    dr, dc = np.minimum(dr, rows - dr), np.minimum(dc, columns - dc)
+    nearest = np.minimum(nearest, dr * dr + dc * dc)
+    nearest[pick] = -1
+    pick = int(np.argmax(nearest))
+  return rank
+
+
+def grid(
+  tokens: types.TokenSet, signals: types.Signals
+) -> Float[Array, "V"]:
+  """A spatial order whose k best spread evenly over the grid for any k, [V].
+
+  No gradient. Uses `position` and the static `signals.grid`.
+  """
+  rows, columns = signals.grid
+  rank = jnp.asarray(_spread_rank(rows, columns))
+  place = jnp.clip(tokens.position, 0, rows * columns - 1)
+  return -rank[place].astype(tokens.log_mass.dtype)
+
+
+def uniqueness(
+  cosine: Float[Array, "V V"],
+  order: Float[Array, "V"],
+  log_mass: Float[Array, "V"],
+  image: Float[Array, "V"] | None = None,
+) -> Float[Array, "V"]:
+  """Minus the greatest cosine to a better-scored present token, in parallel.
+
+  A token is compared with those that `order` puts before it (greater value;
+  ties to the lowest index). Mass counts linearly between the cosine (mass 1)
+  and -1 (mass 0), so an absent token has no influence, and a token that
+  nothing precedes gets the top value 1.
+
+  Args:
+    cosine: [V, V] cosine of every pair.
+    order: [V] score that says which token is better; no gradient flows to it.
+    log_mass: [V] log-mass of the tokens.
+    image: [V] image of each token: only tokens of one image are compared.
+
+  Returns:
+    [V] uniqueness in [-1, 1]. The gradient flows to the cosine of the nearest
+    better token and to its mass.
+  """
+  order = jax.lax.stop_gradient(order)
+  index = jnp.arange(order.shape[0])
+  mine, other = order[:, None], order[None, :]
+  better = (other > mine) | (
+    (other == mine) & (index[None, :] < index[:, None])
+  )
+  better &= types.present(log_mass)[None, :]
+  if image is not None:
+    better &= image[:, None] == image[None, :]
+  # -1 + m (1 + cos) is m cos - (1 - m).
+  closeness = jnp.exp(log_mass)[None, :] * (1 + cosine)
+  return 1 - jnp.max(jnp.where(better, closeness, 0), 1)
+
+
+def _signal(name: str) -> Callable[..., Float[Array, "V"]]:
+  """A score function that hands a signal through."""
+
+  def read(tokens, signals):
+    del tokens
+    return getattr(signals, name)
+
+  read.__doc__ = f"`Signals.{name}` as a score, [V]."
+  return read
+
+
+# Every score function by name, with the signals that it reads.
+SCORES: dict[str, tuple[Callable[..., Float[Array, "V"]], tuple[str, ...]]] = {
+  "last_row": (_signal("last_row"), ("last_row",)),
+  "last_row_previous": (_signal("last_row_previous"), ("last_row_previous",)),
+  "text_rows": (_signal("text_rows"), ("text_rows",)),
+  "class_row": (_signal("class_row"), ("class_row",)),
+  "received": (_signal("received"), ("received",)),
+  "norm": (norm, ()),
+  "relevance": (relevance, ("text",)),
+  "relevance_max": (relevance_max, ("text",)),
+  "grid": (grid, ("grid",)),
+  "random": (_signal("noise"), ("noise",)),
+  "uniqueness": (uniqueness, ()),
+}
+
+
+def required_signals(spec: types.OperatorSpec) -> tuple[str, ...]:
+  """Names of the `Signals` fields that an operator reads, sorted.
+
+  A model computes these and leaves the others `None`.
+
+  >>> from eos_jax.ops import presets
+  >>> required_signals(presets.FASTV)
+  ('last_row_previous',)
+  """
+  names = set()
+  for name in spec.scores:
+    names.update(_lookup(name, spec)[1])
+  if spec.diversity == "grid" or spec.select == "cells":
+    names.add("grid")
+  if spec.affinity == "keys" and uses_cosine(spec):
+    names.add("keys")
+  return tuple(sorted(names))
+
+
+def uses_cosine(spec: types.OperatorSpec) -> bool:
+  """Whether an operator compares tokens with each other."""
+  return (
+    "uniqueness" in spec.scores
+    or spec.diversity == "uniqueness"
+    or spec.select == "bipartite"
+    or spec.assign == "softmax"
+  )
+
+
+def check_signals(spec: types.OperatorSpec, signals: types.Signals) -> None:
+  """Raises `ValueError` for the signals that an operator lacks."""
+  missing = [
+    n for n in required_signals(spec) if getattr(signals, n) is None
+  ]
+  if missing:
+    raise ValueError(
+      f"operator {spec.name!r} reads the signals {missing}, which are None: "
+      "let the model compute them (required_signals(spec) lists them) or "
+      "choose another score"
+    )
+
+
+def _lookup(name: str, spec: types.OperatorSpec):
+  if name not in SCORES:
+    raise ValueError(
+      f"operator {spec.name!r} names the score {name!r}, use one of "
+      f"{sorted(SCORES)}"
+    )
+  return SCORES[name]
+
+
+def mixture(
+  tokens: types.TokenSet,
+  signals: types.Signals,
+  pi: Float[Array, "F"],
+  cosine: Float[Array, "V V"] | None,
+  *,
+  spec: types.OperatorSpec,
+) -> Float[Array, "V"]:
+  """The standardised score of each token under the mixture of a spec.
+
+  The order that "uniqueness" follows is the mixture of the other functions.
+
+  Args:
+    tokens: V tokens.
+    signals: what the score functions read.
+    pi: [F] weights of `spec.scores`.
+    cosine: [V, V] cosine of every pair, when `uses_cosine(spec)`.
+    spec: names the score functions.
+
+  Returns:
+    [V] scores of mean 0 and deviation 1 over the present tokens, 0 on absent
+    ones; all 0 without score functions.
+  """
+  total = jnp.zeros_like(tokens.log_mass)
+  for i, name in enumerate(spec.scores):
+    if name != "uniqueness":
+      values = _lookup(name, spec)[0](tokens, signals)
+      total += pi[i] * standardise(values, tokens.log_mass)
+  if "uniqueness" in spec.scores:
+    values = uniqueness(cosine, total, tokens.log_mass, tokens.image)
+    weight = pi[spec.scores.index("uniqueness")]
+    total += weight * standardise(values, tokens.log_mass)
+  return standardise(total, tokens.log_mass)

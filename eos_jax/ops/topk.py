@@ -1,0 +1,192 @@
+"""A differentiable top-k: k units of mass, given to the best scores."""
+
+import jax
+import jax.numpy as jnp
+
+from eos_jax.array_typing import Array, Float, Int, Scalar
+from eos_jax.ops import types
+
+# Bisection halves the bracket until it is about one temperature wide, then
+# Newton's method on the log-odds, kept inside the bracket, doubles the digits.
+_BISECTIONS = 14
+_NEWTON_STEPS = 8
+# Kept share of the mass above which nothing is removed, and smallest mass
+# that can be asked for.
+_ALL = 1 - 1e-6
+_LEAST = 1e-6
+# exp of this is the largest derivative of a log-mass; float32 overflows at 88.
+_LOG_SLOPE_MAX = 60.0
+
+
+def _solve(scores, log_mass, keep, temperature):
+  """`u = (z - t) / T` with t such that the sum of m sigmoid(u) is `keep`."""
+  valid = types.present(log_mass)
+  mass = jnp.exp(log_mass)
+  total = jnp.maximum(jnp.sum(mass), 2 * _LEAST)
+  keep = jnp.clip(keep, _LEAST, total * _ALL)
+  odds = jnp.log(keep) - jnp.log(total - keep)
+  some = jnp.any(valid)
+  # All u lie between these ends shifted by the odds, whatever the masses.
+  low = jnp.min(jnp.where(valid, scores, jnp.inf)) - temperature * odds
+  high = jnp.max(jnp.where(valid, scores, -jnp.inf)) - temperature * odds
+  low, high = jnp.where(some, low, 0), jnp.where(some, high, 0)
+
+  def bisect(_, bracket):
+    low, high = bracket
+    middle = (low + high) / 2
+    kept = jnp.sum(mass * jax.nn.sigmoid((scores - middle) / temperature))
+    more = kept > keep
+    return jnp.where(more, middle, low), jnp.where(more, high, middle)
+
+  low, high = jax.lax.fori_loop(0, _BISECTIONS, bisect, (low, high))
+  # From here in units of the temperature around the middle: with T = 1e-3 the
+  # rounding of t itself would already cost the fifth digit of the sum.
+  middle = (low + high) / 2
+  centred = (scores - middle) / temperature
+  reach = (high - low) / (2 * temperature) + 1
+
+  def newton(_, state):
+    low, high, shift = state
+    u = centred - shift
+    on, off = jax.nn.sigmoid(u), jax.nn.sigmoid(-u)
+    kept, left = jnp.sum(mass * on), jnp.sum(mass * off)
+    slope = jnp.sum(mass * on * off) * (1 / kept + 1 / left)
+    more = kept > keep
+    low, high = jnp.where(more, shift, low), jnp.where(more, high, shift)
+    step = shift + (jnp.log(kept) - jnp.log(left) - odds) / slope
+    # False too where the step is not a number (a plateau: slope 0).
+    inside = (step >= low) & (step <= high)
+    return low, high, jnp.where(inside, step, (low + high) / 2)
+
+  start = (-reach, reach, jnp.zeros_like(reach))
+  shift = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start)[2]
+  return jnp.where(valid, centred - shift, 0)
+
+
+def _outputs(u, log_mass, keep):
+  valid = types.present(log_mass)
+  everything = keep >= jnp.sum(jnp.exp(log_mass)) * _ALL
+  kept = jnp.where(
+    everything | ~valid, log_mass, log_mass + jax.nn.log_sigmoid(u)
+  )
+  rest = jnp.where(
+    everything | ~valid, types.LOG_ZERO, log_mass + jax.nn.log_sigmoid(-u)
+  )
+  return kept, rest, everything
+
+
+@jax.custom_jvp
+def _soft_top_k(scores, log_mass, keep, temperature):
+  u = _solve(scores, log_mass, keep, temperature)
+  return _outputs(u, log_mass, keep)[:2]
+
+
+@_soft_top_k.defjvp
+def _soft_top_k_jvp(primals, tangents):
+  scores, log_mass, keep, temperature = primals
+  d_scores, d_log_mass, d_keep, d_temperature = tangents
+  u = _solve(scores, log_mass, keep, temperature)
+  kept, rest, everything = _outputs(u, log_mass, keep)
+  valid = types.present(log_mass)
+  log_on, log_off = jax.nn.log_sigmoid(u), jax.nn.log_sigmoid(-u)
+  log_slope = jnp.where(valid, log_mass + log_on + log_off, types.LOG_ZERO)
+  log_total = jax.nn.logsumexp(log_slope)
+  share = jnp.exp(log_slope - log_total)
+  # Motion of u at a fixed threshold, then the threshold's share of it, which
+  # keeps the sum; d_mass is what the threshold still has to take away.
+  move = (d_scores - u * d_temperature) / temperature
+  move = move - jnp.sum(share * move)
+  mass = jnp.where(valid, jnp.exp(log_mass + log_on), 0)
+  d_mass = jnp.sum(mass * d_log_mass) - d_keep
+  slope = lambda side: jnp.exp(jnp.minimum(side - log_total, _LOG_SLOPE_MAX))
+  on, off = jnp.exp(log_on), jnp.exp(log_off)
+  inside = valid & ~everything
+  d_kept = d_log_mass + jnp.where(
+    inside, off * move - slope(log_off) * d_mass, 0
+  )
+  d_rest = jnp.where(
+    inside, d_log_mass - on * move + slope(log_on) * d_mass, 0
+  )
+  return (kept, rest), (d_kept, d_rest)
+
+
+def soft_top_k(
+  scores: Float[Array, "V"],
+  log_mass: Float[Array, "V"],
+  keep: Scalar,
+  *,
+  temperature: Scalar,
+) -> tuple[Float[Array, "V"], Float[Array, "V"]]:
+  """Splits mass into `keep` units for the best scores and the rest.
+
+  Kept mass is `m' = m sigmoid(u)`, `u = (z - t) / T`, with the threshold t
+  solved so that the sum of m' is `keep` (VisionSelector's soft mask with unit
+  mass, `eos_jax` design: mass carried from site to site). As T -> 0 it tends
+  to the `keep` best. `keep` at or above the present mass returns it unchanged.
+
+  Gradients, forward and reverse, follow from the implicit function theorem in
+  logarithms: `dm'/dk = softmax(l + log sigmoid(u) + log sigmoid(-u))`, which
+  is never 0 / 0. Absent tokens get mass 0 and no gradient.
+
+  Args:
+    scores: [V] scores z.
+    log_mass: [V] log-mass l.
+    keep: [] mass to keep; anything under 1e-6 counts as 1e-6.
+    temperature: [] T > 0.
+
+  Returns:
+    [V] log of the kept mass m', and [V] log of the removed mass m - m'.
+
+  >>> import jax.numpy as jnp
+  >>> kept, rest = soft_top_k(jnp.arange(4.0), jnp.zeros(4), 2.0,
+  ...                         temperature=0.01)
+  >>> jnp.exp(kept).round(3).tolist()
+  [0.0, 0.0, 1.0, 1.0]
+  """
+  scores = types.working(scores)
+  keep = jnp.asarray(keep, scores.dtype)
+  temperature = jnp.asarray(temperature, scores.dtype)
+  return _soft_top_k(scores, log_mass, keep, temperature)
+
+
+def hard_top_k(
+  scores: Float[Array, "V"],
+  log_mass: Float[Array, "V"],
+  keep: Scalar,
+) -> tuple[Float[Array, "V"], Float[Array, "V"]]:
+  """The `keep` best present tokens; ties go to the lowest index.
+
+  Args:
+    scores: [V] scores.
+    log_mass: [V] log-mass.
+    keep: [] how many, traced or not; rounded to the nearest integer.
+
+  Returns:
+    [V] log of the kept mass and [V] log of the removed mass: each token is
+    wholly in one of them, `LOG_ZERO` in the other. Gradients flow to
+    `log_mass` only.
+
+  >>> import jax.numpy as jnp
+  >>> kept, rest = hard_top_k(jnp.array([1.0, 5.0, 5.0]), jnp.zeros(3), 1)
+  >>> (kept == 0).tolist()
+  [False, True, False]
+  """
+  valid = types.present(log_mass)
+  best = jnp.where(valid, types.working(scores), -jnp.inf)
+  chosen = valid & (descending_rank(best) < whole(keep))
+  kept = jnp.where(chosen, log_mass, types.LOG_ZERO)
+  rest = jnp.where(chosen | ~valid, types.LOG_ZERO, log_mass)
+  return kept, rest
+
+
+def whole(count: Scalar) -> Int[Array, ""]:
+  """A count, traced or not, as the nearest int32."""
+  return jnp.round(jnp.asarray(count)).astype(jnp.int32)
+
+
+def descending_rank(values: Float[Array, "V"]) -> Int[Array, "V"]:
+  """Rank of each value, 0 for the greatest; ties to the lowest index."""
+  count = values.shape[0]
+  order = jnp.argsort(-jax.lax.stop_gradient(values), stable=True)
+  ranks = jnp.zeros(count, jnp.int32)
+  return ranks.at[order].set(jnp.arange(count, dtype=jnp.int32))

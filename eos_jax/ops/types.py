@@ -1,0 +1,337 @@
+"""The records that pass between the stages of a reduction.
+
+`TokenSet`, `Signals`, `OperatorParams` and `Reduced` are pytrees of arrays;
+`OperatorSpec` is static (frozen and hashable). Shapes are those of one example
+at one site; callers `jax.vmap` over the batch.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eos_jax.array_typing import Array, Bool, Float, Int, Num
+
+# Log-mass of a token that is not there (padding, or removed by a hard
+# decision). Finite, so that differences and products stay finite too.
+LOG_ZERO = -1e9
+# Smallest temperature of the assignment: below it the gradient, which grows
+# as 1 / tau, only carries rounding noise.
+TAU_FLOOR = 1e-3
+# A threshold that every affinity passes, also through the soft gate.
+THETA_OFF = -100.0
+
+_SOURCES = ("removed", "all")
+_WEIGHTS = ("one", "size", "score")
+_POSITIONS = ("original", "renumbered")
+_SITE_KINDS = ("vision", "decoder")
+_NUMBERS = (
+  "activation",
+  "retention",
+  "kappa",
+  "gamma",
+  "tau",
+  "theta",
+  "rho",
+  "rho_attn",
+  "eta",
+  "delta",
+)
+_UNIT = ("activation", "retention", "kappa", "gamma", "delta")
+_NOT_NEGATIVE = ("rho", "rho_attn", "eta")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TokenSet:
+  """The visual tokens of one example at one site.
+
+  Attributes:
+    x: [V, D] features, any float dtype.
+    log_mass: [V] float32, log of the share in [0, 1] to which a token is still
+      there; 0 for a present token, `LOG_ZERO` for padding.
+    size: [V] float32, how many original tokens a token stands for (>= 1).
+    bias: [V] float32, added to the attention logits of a token's key.
+    position: [V] int32, index in the original raster of the token's image.
+      It says where a token comes from and survives every reduction; whether
+      a model renumbers its rotary positions is `OperatorSpec.positions`.
+    image: [V] int32, which image of the example a token belongs to.
+  """
+
+  x: Array
+  log_mass: Array
+  size: Array
+  bias: Array
+  position: Array
+  image: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Signals:
+  """What a site lets an operator read beside the tokens; `None` is absent.
+
+  Attributes:
+    keys: [V, d] keys of the tokens, averaged over heads.
+    last_row: [V] attention of the last prompt row to the visual keys, with the
+      projections of the layer that follows the site, averaged over heads.
+    last_row_previous: [V] the same row in the layer before the site (FastV).
+    text_rows: [V] mean over the text rows of the attention to visual keys.
+    class_row: [V] attention of the vision encoder's class token.
+    received: [V] attention that a token receives on average from all rows.
+    text: [T, D] text embeddings in the space of the tokens.
+    text_mask: [T] bool, True where a text token is real.
+    noise: [V] uniform numbers, drawn by the caller.
+    grid: static (rows, columns) of the original raster.
+  """
+
+  keys: Any = None
+  last_row: Any = None
+  last_row_previous: Any = None
+  text_rows: Any = None
+  class_row: Any = None
+  received: Any = None
+  text: Any = None
+  text_mask: Any = None
+  noise: Any = None
+  grid: tuple[int, int] | None = dataclasses.field(
+    default=None, metadata=dict(static=True)
+  )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OperatorParams:
+  """The numbers of one operator, float32; searches stack them to [S, ...].
+
+  Attributes:
+    activation: [] `a`, 0 is the identity, 1 acts.
+    retention: [] `r`, share of the present tokens that stays.
+    pi: [F] weights of the score functions, on the simplex.
+    kappa: [] share of the budget given by importance, the rest by diversity.
+    gamma: [] transfer from removed tokens: 0 prunes, 1 merges.
+    tau: [] temperature of the assignment, floored at `TAU_FLOOR`.
+    theta: [] affinity under which nothing moves.
+    rho: [] reweighting of features by the score.
+    rho_attn: [] reweighting of attention by the log of the score weight.
+    eta: [] normalisation: 1 is the weighted mean, 0 the plain sum.
+    delta: [] share of log size added to the attention bias.
+    omega: [2] weights of feature cosine and spatial proximity.
+  """
+
+  activation: Array
+  retention: Array
+  pi: Array
+  kappa: Array
+  gamma: Array
+  tau: Array
+  theta: Array
+  rho: Array
+  rho_attn: Array
+  eta: Array
+  delta: Array
+  omega: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+  """The result of a reduction; K stands for V in the soft and masked forms.
+
+  Attributes:
+    tokens: `TokenSet` of K rows. Rows that stand for nothing have
+      `log_mass = LOG_ZERO`.
+    index: [K] int32, the input row that an output row stands for (of a pooled
+      cell: its representative member).
+    assignment: [V, K] float32, `W`: the share of each input row's information
+      that the operator sends to each output row.
+    scores: [V] float32, the standardised score of each input row.
+  """
+
+  tokens: TokenSet
+  index: Array
+  assignment: Array
+  scores: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorSpec:
+  """A hand-made operator, or a family to search in, as data.
+
+  A choice at each of the five stages and the numbers that go with them.
+
+  Attributes:
+    name: short name, unique among presets.
+    scores: names of score functions (`eos_jax.ops.score.SCORES`).
+    select: name of a selection kernel (`eos_jax.ops.select.KERNELS`).
+    diversity: name of the diversity score of the second share of the budget,
+      or "none".
+    assign: name of an assignment kernel (`eos_jax.ops.assign.KERNELS`).
+    affinity: "x" or "keys": what feature cosines are taken of.
+    sources: "removed" (what leaves a row moves) or "all".
+    alpha: weight of a source: "one", "size" or "score".
+    beta: weight of a receiver, same choices.
+    chi: 1 keeps the receiver's own feature, 0 leaves it out.
+    zeta: 0 adds the sum of the sources, 1 their mean.
+    positions: "original" or "renumbered": rotary positions after a hard
+      reduction; read by the model.
+    protect: leading tokens that are always kept and take no part in the
+      assignment (class and distillation tokens).
+    site: "vision" or "decoder": where it acts in its publication.
+    layers: the layers of that publication before which it acts.
+    depth: number of layers of that publication's model.
+    activation, retention, pi, kappa, gamma, tau, theta, rho, rho_attn, eta,
+      delta, omega: default numbers, see `OperatorParams`.
+    doc: where it comes from, its default numbers, and where the paper and the
+      code of its authors differ.
+  """
+
+  name: str
+  scores: tuple[str, ...] = ()
+  select: str = "top_k"
+  diversity: str = "none"
+  assign: str = "none"
+  affinity: str = "x"
+  sources: str = "removed"
+  alpha: str = "size"
+  beta: str = "size"
+  chi: int = 1
+  zeta: int = 0
+  positions: str = "original"
+  protect: int = 0
+  site: str = "decoder"
+  layers: tuple[int, ...] = (0,)
+  depth: int = 32
+  activation: float = 1.0
+  retention: float = 1.0
+  pi: tuple[float, ...] = ()
+  kappa: float = 1.0
+  gamma: float = 0.0
+  tau: float = TAU_FLOOR
+  theta: float = THETA_OFF
+  rho: float = 0.0
+  rho_attn: float = 0.0
+  eta: float = 1.0
+  delta: float = 0.0
+  omega: tuple[float, float] = (1.0, 0.0)
+  doc: str = dataclasses.field(default="", compare=False)
+
+  def __post_init__(self):
+    faults = _faults(self)
+    if faults:
+      raise ValueError(
+        f"OperatorSpec {self.name!r} is not valid: " + "; ".join(faults)
+      )
+
+  def replace(self, **changes: Any) -> "OperatorSpec":
+    """A copy with some fields changed (and checked again)."""
+    return dataclasses.replace(self, **changes)
+
+  def params(self) -> OperatorParams:
+    """The default numbers as float32 arrays."""
+    numbers = {n: jnp.float32(getattr(self, n)) for n in _NUMBERS}
+    return OperatorParams(
+      pi=jnp.asarray(self.pi, jnp.float32),
+      omega=jnp.asarray(self.omega, jnp.float32),
+      **numbers,
+    )
+
+
+def _faults(spec: OperatorSpec) -> list[str]:
+  """Everything that is wrong with the fields of a spec, in words."""
+  faults = []
+  choices = dict(
+    affinity=("x", "keys"),
+    sources=_SOURCES,
+    alpha=_WEIGHTS,
+    beta=_WEIGHTS,
+    chi=(0, 1),
+    zeta=(0, 1),
+    positions=_POSITIONS,
+    site=_SITE_KINDS,
+  )
+  for field, allowed in choices.items():
+    value = getattr(spec, field)
+    if value not in allowed:
+      faults.append(f"{field} is {value!r}, use one of {allowed}")
+  if len(spec.pi) != len(spec.scores):
+    faults.append(
+      f"pi has {len(spec.pi)} weights for {len(spec.scores)} scores"
+    )
+  if len(spec.omega) != 2:
+    faults.append(f"omega has {len(spec.omega)} weights, it needs 2")
+  numbers = [(n, getattr(spec, n)) for n in _NUMBERS]
+  numbers += [("pi", p) for p in spec.pi] + [("omega", w) for w in spec.omega]
+  for field, value in numbers:
+    if not math.isfinite(value):
+      faults.append(f"{field} is {value}, use a finite number")
+    elif field in _UNIT and not 0 <= value <= 1:
+      faults.append(f"{field} is {value}, use a number in [0, 1]")
+    elif field in _NOT_NEGATIVE + ("pi", "omega") and value < 0:
+      faults.append(f"{field} is {value}, use a number >= 0")
+  if spec.scores and abs(sum(spec.pi) - 1) > 1e-3:
+    faults.append(f"pi sums to {sum(spec.pi)}, make it 1")
+  if not spec.tau > 0:
+    faults.append(f"tau is {spec.tau}, use a number > 0")
+  if spec.protect < 0:
+    faults.append(f"protect is {spec.protect}, use a count >= 0")
+  if spec.depth < 1 or any(not 0 <= n < spec.depth for n in spec.layers):
+    faults.append(f"layers {spec.layers} do not lie in 0..{spec.depth - 1}")
+  return faults
+
+
+def working(x: Num[Array, "..."]) -> Float[Array, "..."]:
+  """`x` in the dtype of score and softmax arithmetic.
+
+  float32 whatever the dtype of the model; float64 stays, for tests.
+  """
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def present(log_mass: Float[Array, "V"]) -> Bool[Array, "V"]:
+  """True where a token has any mass."""
+  return log_mass > LOG_ZERO / 2
+
+
+def token_set(
+  x: Float[Array, "V D"],
+  *,
+  valid: Bool[Array, "V"] | None = None,
+  position: Int[Array, "V"] | None = None,
+  image: Int[Array, "V"] | None = None,
+) -> TokenSet:
+  """A fresh `TokenSet`: mass 1, size 1, no bias.
+
+  Args:
+    x: [V, D] features.
+    valid: [V] bool, False for padding; all True when left out.
+    position: [V] raster index, 0..V-1 when left out.
+    image: [V] image of each token, 0 when left out.
+
+  Returns:
+    The tokens; padding has `log_mass = LOG_ZERO`.
+
+  >>> import jax.numpy as jnp
+  >>> tokens = token_set(jnp.ones((3, 2)), valid=jnp.array([True, True, False]))
+  >>> jnp.exp(tokens.log_mass).tolist()
+  [1.0, 1.0, 0.0]
+  """
+  count = x.shape[0]
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  if position is None:
+    position = jnp.arange(count, dtype=jnp.int32)
+  if image is None:
+    image = jnp.zeros(count, jnp.int32)
+  log_mass = jnp.zeros(count, dtype)
+  if valid is not None:
+    log_mass = jnp.where(valid, log_mass, jnp.asarray(LOG_ZERO, dtype))
+  return TokenSet(
+    x=x,
+    log_mass=log_mass,
+    size=jnp.ones(count, dtype),
+    bias=jnp.zeros(count, dtype),
+    position=position.astype(jnp.int32),
+    image=image.astype(jnp.int32),
+  )
