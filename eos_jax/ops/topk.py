@@ -51,9 +51,12 @@ def _solve(scores, log_mass, keep, temperature):
     on, off = jax.nn.sigmoid(u), jax.nn.sigmoid(-u)
     kept, left = jnp.sum(mass * on), jnp.sum(mass * off)
     slope = jnp.sum(mass * on * off) * (1 / kept + 1 / left)
-    more = kept > keep
+    # The sign comes from the residual of the step, so that rounding cannot
+    # put a converged step outside the bracket.
+    excess = jnp.log(kept) - jnp.log(left) - odds
+    more = excess > 0
     low, high = jnp.where(more, shift, low), jnp.where(more, high, shift)
-    step = shift + (jnp.log(kept) - jnp.log(left) - odds) / slope
+    step = shift + excess / slope
     # False too where the step is not a number (a plateau: slope 0).
     inside = (step >= low) & (step <= high)
     return low, high, jnp.where(inside, step, (low + high) / 2)
