@@ -1,0 +1,204 @@
+"""Visual tokens per layer, and plans that meet a budget.
+
+The budget of a plan is its layer average: the mean over decoder layers of the
+visual tokens that enter a layer, layers counted as executed (a reduction
+before layer l shortens layers l .. L-1).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from eos_jax.array_typing import Array, Float
+from eos_jax.cost import flops
+from eos_jax.ops import plan as plan_lib
+from eos_jax.ops import select
+from eos_jax.ops import types
+
+
+class UnreachableBudget(ValueError):
+  """No plan of an operator meets a budget.
+
+  Attributes:
+    smallest: smallest layer average that the operator reaches.
+    why: what stands in the way, in words.
+  """
+
+  def __init__(self, smallest: float, why: str):
+    super().__init__(f"smallest reachable layer average is {smallest:g}: {why}")
+    self.smallest = smallest
+    self.why = why
+
+
+def layer_counts(plan: plan_lib.ReductionPlan) -> tuple[int, ...]:
+  """Visual tokens entering each decoder layer under a plan, [L] integers.
+
+  >>> from eos_jax.ops import presets
+  >>> site = plan_lib.PlannedSite("decoder.1", 16, presets.PRUNE)
+  >>> layer_counts(plan_lib.ReductionPlan("p", "tiny", 144, 3, (site,)))
+  (144, 16, 16)
+  """
+  counts, kept = [], plan.tokens
+  for planned in plan.sites:
+    kind, layer = plan_lib.site_index(planned.site)
+    if kind == "decoder":
+      counts += [kept] * (layer - len(counts))
+    kept = planned.keep
+  return tuple(counts + [kept] * (plan.layers - len(counts)))
+
+
+def vision_row_counts(
+  plan: plan_lib.ReductionPlan, shape: flops.ModelShape
+) -> tuple[int, ...]:
+  """Rows leaving each encoder block under a plan, class tokens included."""
+  rows = [shape.vision_tokens] * shape.vision_layers
+  for planned in plan.sites:
+    kind, layer = plan_lib.site_index(planned.site)
+    if kind == "vision":
+      kept = planned.keep + shape.class_tokens
+      rows[layer:] = [kept] * (len(rows) - layer)
+  return tuple(rows)
+
+
+def layer_average(counts: flops.Counts) -> float | Float[Array, ""]:
+  """Mean visual tokens over decoder layers; differentiable for arrays.
+
+  >>> layer_average((144, 16, 16, 16))
+  48.0
+  """
+  if isinstance(counts, jax.Array):
+    return jnp.mean(counts)
+  return sum(counts) / len(counts)
+
+
+def final_count(counts: flops.Counts) -> int | Float[Array, ""]:
+  """Visual tokens entering the last decoder layer.
+
+  >>> final_count((144, 16, 16, 16))
+  16
+  """
+  return counts[-1]
+
+
+def budget_plan(
+  spec: types.OperatorSpec,
+  *,
+  limit: float,
+  tokens: int,
+  layers: int,
+  vision_layers: int,
+  model: str,
+) -> plan_lib.ReductionPlan:
+  """The plan by which a published operator meets a layer average.
+
+  The operator acts at its published relative depth, with as many tokens as the
+  limit allows. Where even one token would be too much there, it moves to the
+  latest decoder layer at which the limit can be met, and the note says
+  "moved". A vision operator spreads its reduction evenly over its published
+  blocks, merging at most half of the tokens in each where it matches pairs;
+  the decoder then sees the final count in every layer.
+
+  Args:
+    spec: the operator, with where its publication acts.
+    limit: greatest layer average, in visual tokens.
+    tokens: visual tokens of an unreduced picture.
+    layers: decoder layers.
+    vision_layers: encoder blocks.
+    model: name of the model, copied into the plan.
+
+  Returns:
+    A plan whose layer average is at most `limit`, as near to it as the
+    operator's integers allow.
+
+  Raises:
+    UnreachableBudget: the operator cannot meet the limit at any site.
+
+  >>> from eos_jax.ops import presets
+  >>> plan = budget_plan(presets.PRUNE, limit=16, tokens=144, layers=6,
+  ...                    vision_layers=4, model="tiny")
+  >>> [(site.site, site.keep) for site in plan.sites]
+  [('decoder.0', 16)]
+  """
+  if not limit > 0:
+    raise ValueError(f"limit is {limit}, use a number of tokens > 0")
+  if spec.site == "vision":
+    kept = _vision_sites(spec, limit, tokens, vision_layers)
+    note = ""
+  else:
+    kept, note = _decoder_sites(spec, limit, tokens, layers)
+  sites = tuple(plan_lib.PlannedSite(s, k, spec) for s, k in kept)
+  return plan_lib.ReductionPlan(
+    name=f"{spec.name}@{limit:g}",
+    model=model,
+    tokens=tokens,
+    layers=layers,
+    sites=sites,
+    note=note,
+  )
+
+
+def _least(spec: types.OperatorSpec, tokens: int) -> int:
+  """Fewest tokens that one step of an operator leaves."""
+  if spec.select == "bipartite":
+    return select.bipartite_minimum(tokens)
+  return 1
+
+
+def _decoder_sites(spec, limit, tokens, layers):
+  """The one site of a decoder operator, and the note of the plan."""
+  if len(spec.layers) != 1:
+    raise ValueError(
+      f"operator {spec.name!r} acts at decoder layers {spec.layers}: a budget "
+      "alone does not say how they share it, write the ReductionPlan"
+    )
+  # The row of the previous layer exists from the second layer on.
+  first = 1 if "last_row_previous" in spec.scores else 0
+  least = _least(spec, tokens)
+  published = round(spec.layers[0] / spec.depth * layers)
+  published = min(max(published, first), layers - 1)
+  if first >= layers:
+    raise UnreachableBudget(tokens, f"{spec.name!r} needs a second layer")
+  for layer in [published, *reversed(range(first, layers))]:
+    # The margin only absorbs the rounding of a fractional limit.
+    room = (limit * layers - layer * tokens) / (layers - layer) + 1e-9
+    keep = min(math.floor(room), tokens)
+    if keep >= least:
+      note = "" if layer == published else "moved"
+      return [(f"decoder.{layer}", keep)], note
+  smallest = (first * tokens + (layers - first) * least) / layers
+  why = f"{spec.name!r} acts at decoder layer {first} at the earliest"
+  if least > 1:
+    why += f" and leaves at least {least} of {tokens} tokens there"
+  raise UnreachableBudget(smallest, why)
+
+
+def _vision_sites(spec, limit, tokens, vision_layers):
+  """Sites of a vision operator: equal steps down to the limit."""
+  target = min(math.floor(limit + 1e-9), tokens)
+  blocks = sorted(
+    {
+      min(round(layer / spec.depth * vision_layers), vision_layers - 1)
+      for layer in spec.layers
+    }
+  )
+  smallest = tokens
+  for _ in blocks:
+    smallest = _least(spec, smallest)
+  if target < smallest:
+    raise UnreachableBudget(
+      smallest,
+      f"{len(blocks)} vision blocks of {spec.name!r} leave at least {smallest} "
+      f"of {tokens} tokens",
+    )
+
+  def counts(step: int) -> list[int]:
+    kept, now = [], tokens
+    for _ in blocks:
+      now = max(now - step, _least(spec, now), target)
+      kept.append(now)
+    return kept
+
+  # The smallest equal step that arrives; the last blocks take what is left.
+  step = next(r for r in range(tokens + 1) if counts(r)[-1] == target)
+  return [(f"vision.{b}", k) for b, k in zip(blocks, counts(step), strict=True)]

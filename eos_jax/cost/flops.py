@@ -1,0 +1,165 @@
+"""Matmul FLOPs of prefill.
+
+Conventions: a multiply-add counts 2, so a [m, k] x [k, n] product is 2 m n k.
+Attention scores and values are counted over the full square N x N, although
+causal masking needs half of it: that is what dense kernels execute. Counted
+are projections, attention, MLPs, the output head, the projector and the vision
+encoder with its patch embedding; not counted are normalisations, softmax,
+rotary positions, embedding look-ups, decoding and the selection of tokens.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eos_jax.array_typing import Array, Float, Scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelShape:
+  """The sizes of a vision-language model that its cost depends on.
+
+  Attributes:
+    vision_layers: encoder blocks that are executed.
+    vision_width, vision_mlp, vision_heads: sizes of the encoder; its MLP has
+      two matrices.
+    patch_dim: numbers in a patch (3 x side x side).
+    vision_tokens: rows of the encoder, class token included.
+    projector_hidden: hidden width of the two-layer projector, 0 for one layer.
+    layers, width, heads, kv_heads, head_dim, mlp, vocab: sizes of the decoder;
+      its MLP is gated and has three matrices.
+    class_tokens: rows of the encoder that the decoder never sees.
+  """
+
+  vision_layers: int
+  vision_width: int
+  vision_mlp: int
+  vision_heads: int
+  patch_dim: int
+  vision_tokens: int
+  projector_hidden: int
+  layers: int
+  width: int
+  heads: int
+  kv_heads: int
+  head_dim: int
+  mlp: int
+  vocab: int
+  class_tokens: int = 1
+
+
+Counts = Sequence[int] | Float[Array, "L"]
+
+
+def polynomial(
+  counts: Counts, square: int, linear: int
+) -> int | Float[Array, ""]:
+  """Sum of `square n^2 + linear n` over counts: exact for integers."""
+  if isinstance(counts, jax.Array):
+    # float32 holds any total to 7 digits; coefficients may exceed int32.
+    n = counts.astype(jnp.promote_types(counts.dtype, jnp.float32))
+    return jnp.sum(float(square) * n * n + float(linear) * n)
+  return sum((square * n + linear) * n for n in counts)
+
+
+def with_text(visual_counts: Counts, text_tokens: Any) -> Counts:
+  """Sequence lengths: visual counts plus text tokens."""
+  if isinstance(visual_counts, jax.Array):
+    return visual_counts + text_tokens
+  return [int(n) + text_tokens for n in visual_counts]
+
+
+def decoder_flops(
+  shape: ModelShape,
+  visual_counts: Counts,
+  text_tokens: Scalar,
+  *,
+  head_positions: int = 1,
+) -> int | Float[Array, ""]:
+  """FLOPs of the decoder layers and of the output head.
+
+  Args:
+    shape: sizes of the model.
+    visual_counts: [L] visual tokens entering each layer.
+    text_tokens: [] all other tokens of the sequence.
+    head_positions: positions whose logits are computed; prefill needs one.
+
+  Returns:
+    [] FLOPs: an int for integer counts, else float32 and differentiable.
+  """
+  inner, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+  projections = 2 * shape.width * (2 * inner + 2 * kv)
+  linear = projections + 6 * shape.width * shape.mlp
+  lengths = with_text(visual_counts, text_tokens)
+  head = 2 * head_positions * shape.width * shape.vocab
+  total = polynomial(lengths, 4 * inner, linear)
+  return total + (head if isinstance(total, int) else float(head))
+
+
+def vision_flops(
+  shape: ModelShape, vision_counts: Counts | None = None
+) -> int | Float[Array, ""]:
+  """FLOPs of patch embedding, encoder blocks and projector.
+
+  Args:
+    shape: sizes of the model.
+    vision_counts: [vision layers] rows that leave each block, class tokens
+      included; a site lies between attention and MLP, so block i attends over
+      the rows of block i - 1. None: nothing is reduced.
+
+  Returns:
+    [] FLOPs: an int for integer counts, else float32 and differentiable.
+  """
+  rows, width = shape.vision_tokens, shape.vision_width
+  if vision_counts is None:
+    vision_counts = [rows] * shape.vision_layers
+  if isinstance(vision_counts, jax.Array):
+    first = jnp.full((1,), rows, vision_counts.dtype)
+    before = jnp.concatenate([first, vision_counts[:-1]])
+  else:
+    before = [rows, *vision_counts[:-1]][: len(vision_counts)]
+  last = vision_counts[-1] if len(vision_counts) else rows
+  hidden, out = shape.projector_hidden, shape.width
+  per_token = 2 * (width * hidden + hidden * out if hidden else width * out)
+  embed = 2 * (rows - shape.class_tokens) * shape.patch_dim * width
+  total = polynomial(before, 4 * width, 8 * width * width)
+  total += polynomial(vision_counts, 0, 4 * width * shape.vision_mlp)
+  if isinstance(total, int):
+    return total + embed + per_token * (int(last) - shape.class_tokens)
+  return total + float(embed) + float(per_token) * (last - shape.class_tokens)
+
+
+def prefill_flops(
+  shape: ModelShape,
+  visual_counts: Counts,
+  text_tokens: Scalar,
+  vision_counts: Counts | None = None,
+  *,
+  head_positions: int = 1,
+) -> int | Float[Array, ""]:
+  """FLOPs of one picture and prompt, from pixels to the first answer token.
+
+  Args:
+    shape: sizes of the model.
+    visual_counts: [L] visual tokens entering each decoder layer.
+    text_tokens: [] all other tokens of the sequence.
+    vision_counts: [vision layers] rows leaving each encoder block, None for
+      an unreduced encoder.
+    head_positions: positions whose logits are computed.
+
+  Returns:
+    [] FLOPs (2 per multiply-add), see the conventions of this module. An int
+    for integer counts; float32 and differentiable for arrays.
+
+  >>> shape = ModelShape(0, 1, 1, 1, 0, 1, 0, layers=1, width=2, heads=1,
+  ...                    kv_heads=1, head_dim=2, mlp=3, vocab=5)
+  >>> prefill_flops(shape, [3], 1)  # 4 x (32 + 36) + 8 x 16 + 20
+  420
+  """
+  decoder = decoder_flops(
+    shape, visual_counts, text_tokens, head_positions=head_positions
+  )
+  return decoder + vision_flops(shape, vision_counts)
