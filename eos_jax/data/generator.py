@@ -1,13 +1,8 @@
 """Pictures of mini_suite by (seed, split, index), and the generator's hash."""
 
-from concurrent import futures
-from concurrent.futures import process
 import dataclasses
 import hashlib
 import io
-import logging
-import multiprocessing
-import os
 import pathlib
 
 import numpy as np
@@ -28,7 +23,6 @@ _MODULES = (
   "questions",
   "generator",
 )
-_CHUNK = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,56 +80,3 @@ def encode_png(image: np.ndarray) -> bytes:
   stream = io.BytesIO()
   Image.fromarray(image).save(stream, "PNG", compress_level=1)
   return stream.getvalue()
-
-
-def _chunk(split: str, start: int, stop: int, seed: int) -> list:
-  out = []
-  for index in range(start, stop):
-    made = picture(split, index, seed=seed)
-    png = encode_png(made.image)
-    out.append((png, made.questions, made.patch_labels, made.scene_labels))
-  return out
-
-
-def rendered(split: str, count: int, *, seed: int = SEED, workers=None):
-  """Renders the first `count` pictures of a split, in order.
-
-  Args:
-    split: one of `SPLITS`.
-    count: number of pictures.
-    seed: seed of the suite.
-    workers: processes besides this one; 0 renders here. Default: 0 for few
-      pictures, else as many as there are cores, at most 8.
-
-  Yields:
-    Tuples of PNG bytes, questions, patch labels and scene labels.
-  """
-  starts = range(0, count, _CHUNK)
-  jobs = [(split, s, min(s + _CHUNK, count), seed) for s in starts]
-  if workers is None:
-    workers = 0 if len(jobs) < 10 else min(8, os.cpu_count() or 1)
-  done = 0
-  if workers:
-    try:
-      for chunk in _pooled(jobs, workers):
-        done += 1
-        yield from chunk
-    except process.BrokenProcessPool:
-      # A script without a __main__ guard cannot start worker processes.
-      logging.info("no worker processes; rendering %s in this one", split)
-  for job in jobs[done:]:
-    yield from _chunk(*job)
-
-
-def _pooled(jobs, workers: int):
-  # Spawned, not forked: jax may have threads running in this process.
-  context = multiprocessing.get_context("spawn")
-  with futures.ProcessPoolExecutor(workers, context) as pool:
-    pending = []
-    for job in jobs:
-      pending.append(pool.submit(_chunk, *job))
-      # Few chunks wait, so memory stays small when writing is slower.
-      if len(pending) > 2 * workers:
-        yield pending.pop(0).result()
-    for future in pending:
-      yield future.result()

@@ -6,14 +6,16 @@ shuffled anew each epoch, a function of the seed alone. Save it with
 it with `grain.checkpoint.CheckpointRestore(fresh_iterator)`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
 
 import grain
 import numpy as np
 from PIL import Image
 
-from eos_jax.data import labels
+from eos_jax.data import labels, packing
 from eos_jax.data import sources as sources_lib
+from eos_jax.data import tokenizer as tokenizer_lib
 
 _NO_PATCHES = np.zeros(
   (labels.GRID, labels.GRID, labels.PATCH_CHANNELS), np.uint8
@@ -121,3 +123,208 @@ def vision_batches(
     process_count=process_count,
     workers=workers,
   )
+
+
+def packed_batches(
+  sources: Iterable[sources_lib.Source],
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  batch: int,
+  seed: int,
+  questions: int = packing.DEFAULT_QUESTIONS,
+  text_length: int = packing.DEFAULT_PACKED_LENGTH,
+  weights: Sequence[float] | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  workers: int = 0,
+) -> grain.DatasetIterator:
+  """Pictures with several random questions each, packed in one sequence.
+
+  Args:
+    sources: what to mix.
+    tokenizer: encodes questions and answers.
+    batch: pictures a batch, of this process.
+    seed: the batches are a function of it.
+    questions: how many questions to draw of a picture.
+    text_length: T; questions that do not fit any more are left out.
+    weights: share of each source; by default every picture is as likely.
+    process_index: which part of the stream to read, in 0..process_count - 1.
+    process_count: into how many parts the stream is cut.
+    workers: grain worker processes (they need absl flags to be parsed).
+
+  Returns:
+    Iterator over dicts: image uint8 `[B, SIDE, SIDE, 3]`, and `[B, T]` arrays
+    tokens, segments, positions (int32) and loss_mask (bool) as described at
+    `packing.packed_row`.
+  """
+
+  def example(record: sources_lib.Record, rng: np.random.Generator):
+    order = rng.permutation(len(record.questions))[:questions]
+    chosen = [record.questions[place] for place in order]
+    row = packing.packed_row(tokenizer, chosen, text_length=text_length)
+    return {"image": sized(record.image), **row}
+
+  dataset = _mixed(sources, weights, seed).seed(seed).random_map(example)
+  return _iterator(
+    dataset,
+    batch,
+    process_index=process_index,
+    process_count=process_count,
+    workers=workers,
+  )
+
+
+def question_batches(
+  sources: Iterable[sources_lib.Source],
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  batch: int,
+  seed: int,
+  text_length: int = packing.DEFAULT_TEXT_LENGTH,
+  weights: Sequence[float] | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  workers: int = 0,
+) -> grain.DatasetIterator:
+  """Pictures with one random question each.
+
+  Args:
+    sources: what to mix.
+    tokenizer: encodes questions and answers.
+    batch: pictures a batch, of this process.
+    seed: the batches are a function of it.
+    text_length: T.
+    weights: share of each source; by default every picture is as likely.
+    process_index: which part of the stream to read, in 0..process_count - 1.
+    process_count: into how many parts the stream is cut.
+    workers: grain worker processes (they need absl flags to be parsed).
+
+  Returns:
+    Iterator over dicts: image uint8 `[B, SIDE, SIDE, 3]`, tokens int32
+    `[B, T]`, mask bool `[B, T]`, prompt_length int32 `[B]`, loss_mask bool
+    `[B, T]`, task int32 `[B]`, as described at `packing.question_row`.
+  """
+
+  def example(record: sources_lib.Record, rng: np.random.Generator):
+    question = record.questions[rng.integers(len(record.questions))]
+    row = packing.question_row(tokenizer, question, text_length=text_length)
+    return {"image": sized(record.image), **row}
+
+  dataset = _mixed(sources, weights, seed).seed(seed).random_map(example)
+  return _iterator(
+    dataset,
+    batch,
+    process_index=process_index,
+    process_count=process_count,
+    workers=workers,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+  """A fixed list of questions; see `evaluation_set`.
+
+  Attributes:
+    sources: where the pictures are.
+    items: for each question its source, its picture and the question itself.
+    tokenizer: encodes questions and answers.
+    text_length: T.
+  """
+
+  sources: tuple[sources_lib.Source, ...]
+  items: tuple[tuple[int, int, sources_lib.Question], ...]
+  tokenizer: tokenizer_lib.Tokenizer
+  text_length: int
+
+  def __len__(self) -> int:
+    return len(self.items)
+
+  @property
+  def questions(self) -> tuple[sources_lib.Question, ...]:
+    """The questions, in the order of the batches."""
+    return tuple(question for _, _, question in self.items)
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """The right answers, in the order of the batches."""
+    return tuple(question.answer for question in self.questions)
+
+  def batches(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """All questions in order, the last batch filled up.
+
+    Args:
+      batch: questions a batch.
+
+    Yields:
+      Dicts as of `question_batches`, and valid bool `[B]` (False where a row
+      only fills the batch up) and index int32 `[B]` (place in `items`).
+    """
+    for start in range(0, len(self), batch):
+      places = np.arange(start, start + batch)
+      valid = places < len(self)
+      places = np.minimum(places, len(self) - 1)
+      rows, images = [], {}
+      for place in places:
+        source, picture, question = self.items[place]
+        if (source, picture) not in images:
+          image = self.sources[source][picture].image
+          images[source, picture] = sized(image)
+        row = packing.question_row(
+          self.tokenizer, question, text_length=self.text_length
+        )
+        rows.append({"image": images[source, picture], **row})
+      out = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+      yield {**out, "valid": valid, "index": places.astype(np.int32)}
+
+
+def _stratified(by_task: dict[str, list], count: int, seed: int) -> list:
+  """`count` entries, equally many of each task as far as there are any."""
+  rng = np.random.default_rng(seed)
+  shuffled = {
+    task: [entries[i] for i in rng.permutation(len(entries))]
+    for task, entries in sorted(by_task.items())
+  }
+  out = []
+  # The scarcest task first: what it lacks is shared among the others.
+  by_size = sorted(shuffled.values(), key=len)
+  for place, entries in enumerate(by_size):
+    share = -(-(count - len(out)) // (len(by_size) - place))
+    out += entries[:share]
+  return out
+
+
+def evaluation_set(
+  sources: Iterable[sources_lib.Source],
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  count: int | None,
+  seed: int,
+  text_length: int = packing.DEFAULT_TEXT_LENGTH,
+) -> EvaluationSet:
+  """A fixed list of questions, equally many of each task.
+
+  Args:
+    sources: where to take questions from, usually test or validation splits.
+    tokenizer: encodes questions and answers.
+    count: how many questions; None is all of them, unbalanced as they are.
+    seed: which questions; the same seed gives the same ones.
+    text_length: T.
+
+  Returns:
+    An `EvaluationSet`, in the order of the pictures.
+  """
+  sources = tuple(sources)
+  by_task: dict[str, list] = {}
+  for place, source in enumerate(sources):
+    for picture in range(len(source)):
+      for number, question in enumerate(source.questions_of(picture)):
+        entry = (place, picture, number, question)
+        by_task.setdefault(question.task, []).append(entry)
+  total = sum(len(entries) for entries in by_task.values())
+  if not total:
+    raise ValueError("sources have no questions: give at least one source")
+  if count is not None and not 0 < count <= total:
+    raise ValueError(f"count {count} is not in 1..{total}, what there is")
+  chosen = _stratified(by_task, total if count is None else count, seed)
+  items = tuple((s, p, q) for s, p, _, q in sorted(chosen))
+  return EvaluationSet(sources, items, tokenizer, text_length)

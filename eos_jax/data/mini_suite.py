@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-from eos_jax.data import generator, labels
+from eos_jax.data import generator, labels, rendering
 
 COUNTS = {
   "default": {"train": 24_000, "validation": 2_000, "test": 3_000},
@@ -97,7 +97,7 @@ class MiniSuite(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, split: str, count: int, bar: tqdm.tqdm):
-    made = generator.rendered(split, count)
+    made = rendering.rendered(split, count)
     for index, (png, asked, patches, scene) in enumerate(made):
       bar.update()
       yield (

@@ -74,13 +74,16 @@ class Source:
       self._kept[index] = record
     return record
 
+  def questions_of(self, index: int) -> tuple[Question, ...]:
+    """The questions of one picture, without decoding the picture."""
+    try:
+      return _questions(self._texts[index])
+    except Exception as error:
+      raise _unreadable(self.path, f"{self}, record {index}", error) from error
+
   def questions(self) -> list[Question]:
-    """All questions of the split, without decoding a picture."""
-    return [
-      question
-      for index in range(len(self))
-      for question in _questions(self._texts[index])
-    ]
+    """All questions of the split."""
+    return [q for index in range(len(self)) for q in self.questions_of(index)]
 
 
 def _questions(raw) -> tuple[Question, ...]:
