@@ -1,0 +1,79 @@
+"""Search over token-reduction operators with any differentiable model.
+
+Pure functions; jax and optax only. A search over a model of one's own:
+
+>>> import jax, optax
+>>> import jax.numpy as jnp
+>>> from eos_jax import ops, search
+>>> space = search.SearchSpace(
+...   sites=("decoder.0", "decoder.2"), tokens=16, layers=4,
+...   spec=ops.presets.HYBRID, free=("where", "how_many"))
+>>> optimizer = search.make_optimizer(optax.adam(0.1), multiplier_lr=1.0)
+>>> @jax.jit
+... def step(state, batch, key, limit):
+...   def loss_fn(policy, batch, key):  # yours; here: every token is worth 1
+...     params = search.decode(policy, space)
+...     return -search.site_counts(params, space).sum() / 32, {}
+...   return search.search_step(
+...     state, batch, key, space=space, loss_fn=loss_fn, optimizer=optimizer,
+...     constraints=(search.Constraint("layer_average", limit),), penalty=1.0)
+>>> state = search.init_state(
+...   search.init_policy(space, limit=6.0, multiple=1.5),
+...   constraints=(search.Constraint("layer_average", 6.0),),
+...   optimizer=optimizer)
+>>> for _ in range(300):
+...   state, metrics = step(state, None, jax.random.key(0), 6.0)
+>>> plan = search.discretize(
+...   state.variables["policy"], space, limit=6.0, model="mine")
+>>> sum(2 * site.keep for site in plan.sites) / 4 <= 6.0
+True
+
+Names are re-exported for users; inside the project import the modules.
+"""
+
+from eos_jax.search.anneal import geometric
+from eos_jax.search.constraints import (
+  Constraint,
+  init_multipliers,
+  lagrangian,
+  violation,
+)
+from eos_jax.search.discretize import discretize, whole_counts
+from eos_jax.search.expected import (
+  expected_counts,
+  final_count,
+  layer_average,
+  site_counts,
+)
+from eos_jax.search.objective import measure, total_loss
+from eos_jax.search.optimizer import ascend, labels, make_optimizer
+from eos_jax.search.policy import Policy, decode, init_policy
+from eos_jax.search.space import GROUPS, SearchSpace
+from eos_jax.search.step import SearchState, init_state, search_step
+
+__all__ = [
+  "Constraint",
+  "GROUPS",
+  "Policy",
+  "SearchSpace",
+  "SearchState",
+  "ascend",
+  "decode",
+  "discretize",
+  "expected_counts",
+  "final_count",
+  "geometric",
+  "init_multipliers",
+  "init_policy",
+  "init_state",
+  "labels",
+  "layer_average",
+  "lagrangian",
+  "make_optimizer",
+  "measure",
+  "search_step",
+  "site_counts",
+  "total_loss",
+  "violation",
+  "whole_counts",
+]

@@ -1,0 +1,76 @@
+"""One-sided constraints `value <= limit` by an augmented Lagrangian."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from eos_jax.array_typing import Array, Float, Scalar
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Constraint:
+  """`value <= limit` on a named measure, for example "layer_average".
+
+  Attributes:
+    name: key of the measure.
+    limit: upper limit in the measure's unit, positive; may be traced, so one
+      compilation serves all limits.
+  """
+
+  name: str = dataclasses.field(metadata={"static": True})
+  limit: Scalar
+
+
+def violation(value: Scalar, limit: Scalar) -> Float[Array, ""]:
+  """Relative excess `value / limit - 1`: 0 at the limit, negative below.
+
+  Relative, so that one penalty and one step size serve tokens, FLOPs and bytes.
+  """
+  value = jnp.asarray(value, jnp.float32)
+  return value / jnp.asarray(limit, jnp.float32) - 1.0
+
+
+def lagrangian(
+  excess: Float[Array, ""],
+  multiplier: Float[Array, ""],
+  *,
+  penalty: float,
+) -> Float[Array, ""]:
+  """Augmented-Lagrangian term of one inequality (Rockafellar 1973).
+
+  `(max(0, lam + mu g)^2 - lam^2) / (2 mu)` with g = `excess`,
+  lam = `multiplier` and mu = `penalty`. Its derivative by g is
+  `max(0, lam + mu g)`: exactly zero where the constraint is slack and lam = 0.
+  Its derivative by lam is `max(g, -lam / mu)`: ascent raises lam while the
+  constraint is violated and lowers it, to zero and no further, while it is
+  slack.
+
+  Args:
+    excess: relative violation g, see `violation`.
+    multiplier: Lagrange multiplier lam >= 0.
+    penalty: weight mu > 0 of the quadratic term.
+
+  Returns:
+    The term to add to a loss; negative where a positive multiplier meets slack.
+
+  >>> float(lagrangian(jnp.float32(-0.5), jnp.float32(0.0), penalty=10.0))
+  0.0
+  >>> float(lagrangian(jnp.float32(0.5), jnp.float32(0.0), penalty=10.0))
+  1.25
+  """
+  if penalty <= 0:
+    raise ValueError(f"penalty={penalty} must be positive.")
+  force = jnp.maximum(multiplier + penalty * excess, 0.0)
+  return (force**2 - multiplier**2) / (2.0 * penalty)
+
+
+def init_multipliers(
+  constraints: tuple[Constraint, ...],
+) -> dict[str, Float[Array, ""]]:
+  """Multipliers of zero, one per constraint: nothing pulls at the start."""
+  names = [constraint.name for constraint in constraints]
+  if len(set(names)) < len(names):
+    raise ValueError(f"constraints={names} names a measure twice.")
+  return {name: jnp.zeros((), jnp.float32) for name in names}
