@@ -1,0 +1,50 @@
+"""Pretraining of the shipped `tiny` model, in two stages.
+
+`--config=configs/pretrain.py` is the run that made the shipped weights;
+`:ci` is the same in a minute on a small data set, for tests.
+"""
+
+import ml_collections
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; `arg` is "" or "ci"."""
+  if arg not in ("", "ci"):
+    raise ValueError(f"variant {arg!r} is unknown; use '' or 'ci'")
+  config = ml_collections.ConfigDict()
+  config.task = "pretrain"
+  config.seed = 0
+
+  config.data = ml_collections.ConfigDict()
+  config.data.suite = "default"
+  config.data.directory = ""  # "" = where tensorflow_datasets keeps its data
+
+  # First stage: the vision encoder, on patches and on the class token.
+  config.vision = ml_collections.ConfigDict()
+  config.vision.steps = 1500
+  config.vision.batch = 32
+  config.vision.learning_rate = 1.5e-3
+  config.vision.warmup = 100
+  config.vision.weight_decay = 0.05
+
+  # Second stage: projector and decoder, on answers.
+  config.answers = ml_collections.ConfigDict()
+  config.answers.steps = 3600
+  config.answers.batch = 24
+  config.answers.learning_rate = 1.5e-3
+  config.answers.warmup = 150
+  config.answers.weight_decay = 0.05
+
+  config.questions = 8  # questions of a picture that share a sequence
+  config.text_length = 104  # tokens of that sequence
+  config.weights = (0.85, 0.15)  # share of mini_suite and easy_vqa pictures
+  config.log_every = 20
+  config.save_every = 200
+  config.output = "tiny.safetensors"
+
+  if arg == "ci":
+    config.data.suite = "tiny"
+    for stage in (config.vision, config.answers):
+      stage.steps, stage.batch, stage.warmup = 6, 8, 2
+    config.log_every, config.save_every = 2, 3
+  return config.lock()

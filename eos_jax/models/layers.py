@@ -1,0 +1,129 @@
+"""Layers shared by the vision encoder and the decoder."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eos_jax.array_typing import Array, Float, Int
+
+# Finite, so that a row without any allowed key still has a finite softmax.
+MASKED = -1e9
+
+
+class Dense(nn.Module):
+  """Affine map over the last axis, computed on tokens flattened to rows.
+
+  XLA on CPU fuses an activation's backward pass into the weight gradient of a
+  3-D dot, which doubles its time; two dimensions avoid that.
+  """
+
+  features: int
+  use_bias: bool = True
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
+    width = x.shape[-1]
+    kernel = self.param(
+      "kernel", nn.initializers.lecun_normal(), (width, self.features)
+    )
+    y = x.reshape(-1, width) @ kernel.astype(x.dtype)
+    if self.use_bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.features,))
+      y = y + bias.astype(x.dtype)[None]
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+class RMSNorm(nn.Module):
+  """Root-mean-square norm, statistics in float32."""
+
+  eps: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    wide = x.astype(jnp.float32)
+    wide *= jax.lax.rsqrt(
+      jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps
+    )
+    return (wide * scale).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+  """Layer norm with scale and bias, statistics in float32."""
+
+  eps: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+    wide = x.astype(jnp.float32)
+    wide -= jnp.mean(wide, axis=-1, keepdims=True)
+    wide *= jax.lax.rsqrt(
+      jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps
+    )
+    return (wide * scale + bias).astype(x.dtype)
+
+
+def split_heads(
+  x: Float[Array, "B N F"], heads: int
+) -> Float[Array, "B H N d"]:
+  """Splits features into heads and brings the head axis before the tokens."""
+  batch, length, features = x.shape
+  return x.reshape(batch, length, heads, features // heads).swapaxes(1, 2)
+
+
+def merge_heads(x: Float[Array, "B H N d"]) -> Float[Array, "B N F"]:
+  """Inverse of `split_heads`."""
+  batch, heads, length, features = x.shape
+  return x.swapaxes(1, 2).reshape(batch, length, heads * features)
+
+
+def rotate(
+  x: Float[Array, "B H N d"], positions: Int[Array, "B N"], theta: float
+) -> Float[Array, "B H N d"]:
+  """Rotary position embedding, halves convention (Llama as in Hugging Face).
+
+  Su et al., RoFormer, https://arxiv.org/abs/2104.09864.
+  """
+  half = x.shape[-1] // 2
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions.astype(jnp.float32)[:, None, :, None] * frequency
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+  return turned.astype(x.dtype)
+
+
+def attention_weights(
+  q: Float[Array, "B H Q d"],
+  k: Float[Array, "B G N d"],
+  bias: Float[Array, "B #Q N"],
+) -> Float[Array, "B H Q N"]:
+  """Softmax attention in float32; each of G key heads serves H / G queries."""
+  batch, heads, rows, features = q.shape
+  groups = k.shape[1]
+  grouped = q.reshape(batch, groups, heads // groups * rows, features)
+  # The scores feed an exponential: float32 whatever the model's dtype.
+  scores = jnp.einsum(
+    "bgqd,bgnd->bgqn", grouped, k, preferred_element_type=jnp.float32
+  )
+  scores = scores.reshape(batch, heads, rows, -1) * features**-0.5
+  return jax.nn.softmax(scores + bias[:, None], axis=-1)
+
+
+def attend(
+  q: Float[Array, "B H Q d"],
+  k: Float[Array, "B G N d"],
+  v: Float[Array, "B G N d"],
+  bias: Float[Array, "B #Q N"],
+) -> Float[Array, "B Q F"]:
+  """Attention output with an additive bias on the logits, heads merged."""
+  batch, heads, rows, _ = q.shape
+  groups = k.shape[1]
+  weights = attention_weights(q, k, bias).astype(v.dtype)
+  weights = weights.reshape(batch, groups, heads // groups * rows, -1)
+  context = jnp.einsum("bgqn,bgnd->bgqd", weights, v)
+  return merge_heads(context.reshape(batch, heads, rows, -1))

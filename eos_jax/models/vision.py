@@ -1,0 +1,145 @@
+"""Vision encoder: CLIP-shaped transformer with a class token."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eos_jax import ops
+from eos_jax.array_typing import Array, Float
+from eos_jax.models import blocks, layers
+from eos_jax.models import config as config_lib
+from eos_jax.models import reduction as reduction_lib
+
+
+class PatchEmbed(nn.Module):
+  """Cuts a picture into patches and embeds them behind a class token."""
+
+  cfg: config_lib.VisionConfig
+
+  @nn.compact
+  def __call__(
+    self, image: Float[Array, "B height width 3"]
+  ) -> Float[Array, "B N D"]:
+    cfg = self.cfg
+    batch, (rows, cols), side = image.shape[0], cfg.grid, cfg.patch_size
+    patches = image.reshape(batch, rows, side, cols, side, 3).swapaxes(2, 3)
+    x = layers.Dense(cfg.width, use_bias=False, name="patch")(
+      patches.reshape(batch, rows * cols, side * side * 3)
+    )
+    normal = nn.initializers.normal(0.02)
+    token = self.param("class_token", normal, (cfg.width,))
+    position = self.param("position", normal, (rows * cols + 1, cfg.width))
+    token = jnp.broadcast_to(token, (batch, 1, cfg.width)).astype(x.dtype)
+    x = jnp.concatenate([token, x], axis=1) + position[None].astype(x.dtype)
+    return layers.LayerNorm(cfg.norm_eps, name="norm")(x)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VisionOutput:
+  """What the encoder hands on.
+
+  Attributes:
+    patches: `[B, V, D]` patch features in raster order.
+    class_token: `[B, D]`.
+    state: masses, sizes, positions and class attention of the patches.
+  """
+
+  patches: Float[Array, "B V D"]
+  class_token: Float[Array, "B D"]
+  state: reduction_lib.VisualState
+
+
+def init(cfg: config_lib.VisionConfig, key: Array) -> Any:
+  """Random parameters of the encoder."""
+  embed_key, block_key = jax.random.split(key)
+  image = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
+  x = jnp.zeros((1, 2, cfg.width))
+  bias = jnp.zeros((1, 1, 2))
+  return {
+    "embed": PatchEmbed(cfg).init(embed_key, image)["params"],
+    "blocks": blocks.init_stack(
+      blocks.VisionBlock(cfg), block_key, cfg.layers, x, bias
+    ),
+  }
+
+
+def encode(
+  cfg: config_lib.VisionConfig,
+  params: Any,
+  image: Float[Array, "B height width 3"],
+  reduction: reduction_lib.Reduction = None,
+  *,
+  key: Array | None = None,
+) -> VisionOutput:
+  """Encodes pictures with values in [-1, 1], reducing at `vision.*` sites.
+
+  The last block runs apart from the scan because the class token's attention
+  in it is a signal that most operators read; only that one row is computed.
+  """
+  block, stack = blocks.VisionBlock(cfg), params["blocks"]
+  x = PatchEmbed(cfg).apply({"params": params["embed"]}, image)
+  state = reduction_lib.initial_state(x.shape[0], cfg.tokens, cfg.grid, key)
+  state = _with_class_token(state)
+  last, done = cfg.layers - 1, 0
+  for index in range(cfg.layers):
+    site = f"vision.{index}"
+    spec = reduction_lib.spec_at(reduction, site)
+    if spec is None and index != last:
+      continue
+    x = blocks.run_vision(
+      block, stack, x, _key_bias(state), start=done, stop=index
+    )
+    part = blocks.layer(stack, index)
+    q, k, v = blocks.call(block, part, "project", x)
+    bias = _key_bias(state)
+    row = jnp.mean(layers.attention_weights(q[:, :, :1], k, bias), axis=1)[:, 0]
+    x = blocks.call(block, part, "mix", x, layers.attend(q, k, v, bias))
+    if index == last:
+      state = dataclasses.replace(state, class_row=row)
+    if spec is not None:
+      signals = ops.Signals(keys=jnp.mean(k, axis=1), class_row=row)
+      x, state, _ = reduction_lib.reduce_at(reduction, site, x, state, signals)
+    x = blocks.call(block, part, "mlp", x)
+    done = index + 1
+  return _finish(x, state)
+
+
+def _key_bias(state):
+  return (state.log_mass + state.bias)[:, None]
+
+
+def _with_class_token(state):
+  """Puts a row for the class token in front."""
+
+  def front(field, value):
+    column = jnp.full((field.shape[0], 1), value, field.dtype)
+    return jnp.concatenate([column, field], axis=1)
+
+  return dataclasses.replace(
+    state,
+    log_mass=front(state.log_mass, 0),
+    size=front(state.size, 1),
+    bias=front(state.bias, 0),
+    position=front(state.position, -1),
+    image=front(state.image, 0),
+    noise=None if state.noise is None else front(state.noise, 0),
+  )
+
+
+def _finish(x, state):
+  """Takes the class token off and brings the patches into raster order.
+
+  ToMe leaves [unmerged A, B]; the decoder is causal, so that it must see the
+  patches in an order that does not depend on the operator.
+  """
+  state = jax.tree.map(lambda field: field[:, 1:], state)
+  class_token, patches = x[:, 0], x[:, 1:]
+  if patches.shape[1] != state.grid[0] * state.grid[1]:
+    order = jnp.argsort(state.position, axis=1)
+    patches = jnp.take_along_axis(patches, order[..., None], axis=1)
+    state = reduction_lib.select_tokens(state, order)
+  return VisionOutput(patches, class_token, state)

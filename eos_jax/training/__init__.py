@@ -1,0 +1,1 @@
+"""Everything that moves parameters: steps, optimisers, checkpoints, loops."""

@@ -1,0 +1,112 @@
+"""Checkpoints of a run: arrays, data iterator and facts, through Orbax."""
+
+import pathlib
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+
+
+class Checkpointer:
+  """Saves and restores `(state, data iterator, facts)` in a directory.
+
+  Frozen weights are not part of a state; their fingerprint belongs in `facts`,
+  which must be equal when a run is resumed.
+  """
+
+  def __init__(self, directory: pathlib.Path, *, keep: int = 2):
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    self._manager = ocp.CheckpointManager(
+      pathlib.Path(directory).absolute(), options=options
+    )
+
+  @property
+  def latest(self) -> int | None:
+    """Number of the newest saved step."""
+    return self._manager.latest_step()
+
+  def save(
+    self, step: int, state: Any, iterator: Any, facts: dict[str, Any]
+  ) -> None:
+    """Saves in the background; typed keys in `state` are unwrapped."""
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_raw(state)),
+        data=grain.checkpoint.CheckpointSave(iterator),
+        facts=ocp.args.JsonSave(facts),
+      ),
+    )
+
+  def restore(
+    self, like: Any, iterator: Any, facts: dict[str, Any]
+  ) -> tuple[Any, Any]:
+    """Restores the newest checkpoint into today's shardings.
+
+    Args:
+      like: state with the shapes, dtypes and shardings to restore into.
+      iterator: a fresh iterator over the same data; it is moved forward.
+      facts: what must hold of the run, such as the model's fingerprint.
+
+    Returns:
+      The state and the iterator.
+
+    Raises:
+      ValueError: the checkpoint was made under other facts.
+    """
+    step = self.latest
+    saved = self._manager.restore(
+      step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+    )["facts"]
+    changed = [
+      f"{name}: saved {saved.get(name)!r}, now {facts.get(name)!r}"
+      for name in sorted(saved.keys() | facts.keys())
+      if saved.get(name) != facts.get(name)
+    ]
+    if changed:
+      raise ValueError(
+        f"checkpoint {step} in {self._manager.directory} belongs to another"
+        " run; use a new --workdir or restore these settings:\n  "
+        + "\n  ".join(changed)
+      )
+    abstract = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=leaf.sharding
+      ),
+      _raw(like),
+    )
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract),
+        data=grain.checkpoint.CheckpointRestore(iterator),
+      ),
+    )
+    return _typed(restored["state"], like), restored["data"]
+
+  def close(self) -> None:
+    """Waits for pending saves."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def _is_key(leaf):
+  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _raw(tree):
+  """Typed random keys as plain integers, which is what Orbax stores."""
+  return jax.tree.map(
+    lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree
+  )
+
+
+def _typed(tree, like):
+  return jax.tree.map(
+    lambda leaf, model: jax.random.wrap_key_data(leaf)
+    if _is_key(model)
+    else leaf,
+    tree,
+    like,
+  )

@@ -1,0 +1,134 @@
+"""The loop that every training task runs, and jit with explicit shardings."""
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import tqdm
+
+
+class Interrupted(Exception):
+  """The run was asked to stop; its state has been saved."""
+
+
+class StopSignal:
+  """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps."""
+
+  def __init__(self):
+    self._event = threading.Event()
+    self._previous = {}
+
+  def __enter__(self):
+    # Handlers can only be set in the main thread; elsewhere the caller decides.
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._previous[number] = signal.signal(number, self._set)
+    return self
+
+  def __exit__(self, *unused):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _set(self, *unused):
+    self._event.set()
+
+  def is_set(self) -> bool:
+    """Whether a signal has arrived."""
+    return self._event.is_set()
+
+
+def compile_step(
+  step: Callable[..., tuple[Any, Any]],
+  state_sharding: Any,
+  batch_sharding: Any,
+  replicated: Any,
+  *,
+  constants: tuple[Any, ...] = (),
+) -> Callable[..., tuple[Any, Any]]:
+  """Jits `step(state, batch, *rest) -> state, metrics`, donating the state.
+
+  Output shardings are written out: without them the second call would see
+  other input shardings than the first and compile again.
+
+  Args:
+    step: pure function.
+    state_sharding: tree of shardings of the state (a prefix is enough).
+    batch_sharding: sharding of the batch's leaves.
+    replicated: sharding of the metrics.
+    constants: shardings of further arguments.
+  """
+  return jax.jit(
+    step,
+    in_shardings=(state_sharding, batch_sharding, *constants),
+    out_shardings=(state_sharding, replicated),
+    donate_argnums=0,
+  )
+
+
+def run(
+  advance: Callable[[int, Any, Any], tuple[Any, dict[str, Any]]],
+  state: Any,
+  iterator: Any,
+  *,
+  start: int,
+  stop: int,
+  label: str,
+  log: Callable[[int, dict[str, Any]], str],
+  log_every: int,
+  save: Callable[[int, Any], None],
+  save_every: int,
+  check: Callable[[int, Any], None] | None = None,
+  check_every: int = 0,
+) -> Any:
+  """Runs steps `start` to `stop - 1` with a progress bar and checkpoints.
+
+  Order within a step, which exact resume relies on: draw the batch, advance,
+  check, save. Metrics of a step are read after the next one is dispatched, so
+  that logging never stalls the device.
+
+  Args:
+    advance: `(step, state, host batch) -> state, metrics`.
+    state: state before step `start`.
+    iterator: yields host batches.
+    start: first step to run.
+    stop: step behind the last one.
+    label: text of the progress bar.
+    log: `(step, metrics) -> short text` for the progress bar; writes files.
+    log_every: steps between calls of `log`.
+    save: `(steps done, state)`; called at the end too.
+    save_every: steps between calls of `save`.
+    check: `(steps done, state)`, such as an evaluation.
+    check_every: steps between calls of `check`; 0 = never.
+
+  Returns:
+    The last state.
+
+  Raises:
+    Interrupted: after SIGTERM or Ctrl-C, once the state is saved.
+  """
+  pending = None
+  bar = tqdm.tqdm(total=stop, initial=start, desc=label, dynamic_ncols=True)
+  with StopSignal() as signalled, bar:
+    for step in range(start, stop):
+      state, metrics = advance(step, state, next(iterator))
+      if pending is not None:
+        bar.set_postfix_str(log(*pending), refresh=False)
+      pending = None
+      if (step + 1) % log_every == 0 or step + 1 == stop:
+        pending = (step + 1, metrics)
+      bar.update()
+      done = step + 1
+      if check is not None and check_every and done % check_every == 0:
+        check(done, state)
+      if done % save_every == 0 or done == stop or signalled.is_set():
+        save(done, state)
+      if signalled.is_set() and done < stop:
+        raise Interrupted(
+          f"stopped at {label} step {done} of {stop}; the state is saved,"
+          " run the same command again to go on"
+        )
+    if pending is not None:
+      bar.set_postfix_str(log(*pending))
+  return state

@@ -1,0 +1,102 @@
+"""Devices as a mesh, and where every array lives on it.
+
+`pjit` is `jax.jit` with shardings today; that is what the loops use.
+"""
+
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+
+# Ordered: the first pattern found in a path decides. Stacked blocks have a
+# leading layer axis, which is never cut.
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+  (r"blocks.*(q|k|v|gate|up|fc1)\.kernel$", PartitionSpec(None, "fsdp", "tensor")),
+  (r"blocks.*(out|down|fc2)\.kernel$", PartitionSpec(None, "tensor", "fsdp")),
+  (r"(embed|head\.out\.kernel)$", PartitionSpec(None, "fsdp")),
+  (r".*", PartitionSpec()),
+)
+
+
+def make_mesh(shape: tuple[int, int, int] | None = None) -> jax.sharding.Mesh:
+  """A mesh over all devices with the axes data, fsdp, tensor.
+
+  Args:
+    shape: devices along each axis; None puts all of them on `data`.
+
+  Raises:
+    ValueError: the shape does not use every device.
+  """
+  count = jax.device_count()
+  shape = shape or (count, 1, 1)
+  if math.prod(shape) != count:
+    raise ValueError(
+      f"mesh shape {dict(zip(AXES, shape, strict=True))} needs"
+      f" {math.prod(shape)} devices, but {count} are present; let the product"
+      " of the axes be the number of devices."
+    )
+  # Auto axes: explicit ones, JAX's default, reject Linen's parameter gathers.
+  kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(shape, AXES, axis_types=kinds)
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """The leading axis is cut over data and fsdp."""
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def check_batch(mesh: jax.sharding.Mesh, batch: int) -> None:
+  """Refuses a batch that cannot be cut evenly.
+
+  Raises:
+    ValueError: with the numbers and the nearest size that works.
+  """
+  ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  if batch % ways:
+    raise ValueError(
+      f"batch size {batch} cannot be cut over data x fsdp = {ways} devices;"
+      f" use a multiple of {ways}, for example {-(-batch // ways) * ways}."
+    )
+
+
+def param_shardings(mesh: jax.sharding.Mesh, params: Any) -> Any:
+  """Shardings of model parameters by path.
+
+  Args:
+    mesh: from `make_mesh`.
+    params: nested dict of arrays or shapes.
+
+  Returns:
+    A tree of `NamedSharding` of the same structure.
+
+  Raises:
+    ValueError: a spec does not divide a shape; all offenders are listed.
+  """
+  leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+  shardings, faults = [], []
+  for path, leaf in leaves:
+    name = ".".join(str(getattr(entry, "key", entry)) for entry in path)
+    spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
+    for axis, names in enumerate(spec):
+      ways = mesh.shape[names] if names else 1
+      if leaf.shape[axis] % ways:
+        faults.append(
+          f"{name} {leaf.shape}: axis {axis} over {names!r} = {ways}"
+        )
+    shardings.append(NamedSharding(mesh, spec))
+  if faults:
+    raise ValueError(
+      "these parameters cannot be sharded over the mesh"
+      f" {dict(mesh.shape)}; choose axis sizes that divide them:\n  "
+      + "\n  ".join(faults)
+    )
+  return jax.tree_util.tree_unflatten(treedef, shardings)

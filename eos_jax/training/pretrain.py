@@ -1,0 +1,245 @@
+"""Pretraining of a VLM in two stages, as real ones have.
+
+1. The vision encoder learns from what the renderer knows: every patch names
+   what it shows, and the class token describes the whole picture.
+2. Projector and decoder learn to answer questions on the frozen encoder;
+   several questions about a picture share a sequence.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from eos_jax import models
+from eos_jax.data import labels, loader
+from eos_jax.models import heads
+from eos_jax.training import checkpoint, loop, metrics, optimizer, partition
+from eos_jax.training import settings as settings_lib
+
+HEADS = heads.HeadSizes(
+  kinds=labels.NUM_KINDS,
+  colors=labels.NUM_COLORS,
+  sizes=labels.NUM_SIZES,
+  scene=labels.NUM_SCENE,
+)
+
+
+def normalize(image: jax.Array) -> jax.Array:
+  """uint8 pictures to float32 in [-1, 1]."""
+  return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def patch_detail(image: jax.Array, patch: int) -> jax.Array:
+  """Mean colours of the four quarters of each patch: `[B, V, 12]`."""
+  batch, side, _, _ = image.shape
+  rows, half = side // patch, patch // 2
+  parts = image.reshape(batch, rows, 2, half, rows, 2, half, 3).mean((3, 6))
+  return parts.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * rows, 12)
+
+
+def vision_loss(
+  cfg: models.VisionConfig, params: Any, batch: dict[str, jax.Array]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Loss of the first stage.
+
+  Args:
+    cfg: shape of the encoder.
+    params: {"vision", "heads"}.
+    batch: image, patch_labels `[B, rows, cols, 5]`, patch_valid, scene_labels,
+      scene_valid (see `data.loader`).
+
+  Returns:
+    The loss and its parts, with the share of patches named right.
+  """
+  image = normalize(batch["image"])
+  seen = models.vision.encode(cfg, params["vision"], image)
+  out = heads.apply(HEADS, params["heads"], seen.patches, seen.class_token)
+  target = batch["patch_labels"].reshape(image.shape[0], -1, 5).astype(int)
+  valid = batch["patch_valid"].astype(jnp.float32)[:, None]
+  shown = valid * (target[..., 1] > 0)
+  # Background is most of a picture; everything else counts four times.
+  weight = valid * jnp.where(target[..., 0] == 0, 1.0, 4.0)
+  cross = optax.softmax_cross_entropy_with_integer_labels
+  kind = cross(out["kind"], target[..., 0])
+  offset = (target[..., 3:] - labels.OFFSET_ZERO) / 16.0
+  parts = {
+    "kind": _mean(kind, weight),
+    "color": _mean(cross(out["color"], target[..., 1]), shown),
+    "size": _mean(cross(out["size"], target[..., 2]), shown),
+    "offset": _mean(jnp.abs(out["offset"] - offset).sum(-1), shown),
+    "detail": jnp.mean(
+      jnp.square(out["detail"] - patch_detail(image, cfg.patch_size))
+    ),
+    "scene": _mean(
+      optax.sigmoid_binary_cross_entropy(
+        out["scene"], batch["scene_labels"].astype(jnp.float32)
+      ),
+      batch["scene_valid"].astype(jnp.float32),
+    ),
+  }
+  scale = {"offset": 0.3, "detail": 2.0, "scene": 10.0}
+  total = sum(scale.get(name, 1.0) * part for name, part in parts.items())
+  right = (jnp.argmax(out["kind"], -1) == target[..., 0]).astype(jnp.float32)
+  accuracy = {
+    "patch_accuracy": _mean(right, valid),
+    "shown_accuracy": _mean(right, shown),
+  }
+  return total, {"loss": total, **parts, **accuracy}
+
+
+def answer_loss(
+  cfg: models.VLMConfig, params: Any, batch: dict[str, jax.Array]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Cross-entropy of answer tokens, mean over them.
+
+  Args:
+    cfg: shape of the model.
+    params: {"vision", "projector", "decoder"}.
+    batch: image, tokens, segments, positions, loss_mask (see `data.loader`).
+
+  Returns:
+    The loss, and the share of questions whose tokens are all right.
+  """
+  text = models.Text(
+    tokens=batch["tokens"],
+    mask=batch["segments"] > 0,
+    segments=batch["segments"],
+    offsets=batch["positions"],
+  )
+  out = models.apply(cfg, params, normalize(batch["image"]), text)
+  target, weight = batch["tokens"][:, 1:], batch["loss_mask"][:, 1:]
+  logits = out.logits[:, :-1]
+  cross = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+  loss = _mean(cross, weight.astype(jnp.float32))
+  wrong = weight & (jnp.argmax(logits, -1) != target)
+  questions = jnp.arange(1, 33)
+  segment = batch["segments"][:, 1:, None] == questions
+  asked = jnp.any(segment, axis=1)
+  missed = jnp.any(segment & wrong[..., None], axis=1)
+  exact = _mean(1.0 - missed.astype(jnp.float32), asked.astype(jnp.float32))
+  return loss, {"loss": loss, "exact": exact}
+
+
+def _mean(value, weight):
+  weight = jnp.broadcast_to(weight, value.shape)
+  return jnp.sum(value * weight) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+def train_vision(
+  cfg: models.VLMConfig,
+  settings: settings_lib.PretrainSettings,
+  sources: Any,
+  workdir: pathlib.Path,
+) -> Any:
+  """First stage. Returns the encoder's parameters."""
+  key = jax.random.key(settings.seed)
+  vision_key, head_key = jax.random.split(key)
+  params = {
+    "vision": models.vision.init(cfg.vision, vision_key),
+    "heads": heads.init(HEADS, cfg.vision.width, head_key),
+  }
+  stage = settings.vision
+  batches = loader.vision_batches(
+    sources, batch=stage.batch, seed=settings.seed, weights=settings.weights
+  )
+  loss_fn = functools.partial(vision_loss, cfg.vision)
+  params = _train(loss_fn, params, None, batches, stage, settings, workdir)
+  return params["vision"]
+
+
+def train_answers(
+  cfg: models.VLMConfig,
+  settings: settings_lib.PretrainSettings,
+  encoder: Any,
+  sources: Any,
+  tokenizer: Any,
+  workdir: pathlib.Path,
+) -> Any:
+  """Second stage on a frozen encoder. Returns the whole model's parameters."""
+  params = models.init(cfg, jax.random.key(settings.seed + 1))
+  trained = {name: params[name] for name in ("projector", "decoder")}
+  stage = settings.answers
+  batches = loader.packed_batches(
+    sources,
+    tokenizer,
+    batch=stage.batch,
+    seed=settings.seed,
+    questions=settings.questions,
+    text_length=settings.text_length,
+    weights=settings.weights,
+  )
+
+  def loss_fn(params, batch, frozen):
+    return answer_loss(cfg, {"vision": frozen, **params}, batch)
+
+  trained = _train(loss_fn, trained, encoder, batches, stage, settings, workdir)
+  return {"vision": encoder, **trained}
+
+
+def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
+  """Trains `params` by AdamW; the shared body of both stages."""
+  mesh = partition.make_mesh()
+  partition.check_batch(mesh, stage.batch)
+  transform = optimizer.adamw(
+    learning_rate=stage.learning_rate,
+    warmup=stage.warmup,
+    steps=stage.steps,
+    weight_decay=stage.weight_decay,
+  )
+  replicated = partition.replicated(mesh)
+  cut = partition.batch_sharding(mesh)
+
+  def step(state, batch, *constants):
+    gradient = jax.grad(loss_fn, has_aux=True)
+    grads, values = gradient(state["params"], batch, *constants)
+    updates, opt = transform.update(grads, state["opt"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    return {"params": params, "opt": opt}, values
+
+  constants = () if frozen is None else (jax.device_put(frozen, replicated),)
+  compiled = loop.compile_step(
+    step, replicated, cut, replicated, constants=(replicated,) * len(constants)
+  )
+  state = {"params": params, "opt": transform.init(params)}
+  state = jax.device_put(state, replicated)
+  iterator = iter(batches)
+  saver = checkpoint.Checkpointer(workdir / "checkpoints")
+  facts = {"seed": settings.seed, "steps": stage.steps, "batch": stage.batch}
+  start = saver.latest or 0
+  if start:
+    state, iterator = saver.restore(state, iterator, facts)
+  writer = metrics.JsonlWriter(workdir / "metrics.jsonl")
+  state = loop.run(
+    lambda _, state, batch: compiled(
+      state, jax.device_put(batch, cut), *constants
+    ),
+    state,
+    iterator,
+    start=start,
+    stop=stage.steps,
+    label=workdir.name,
+    log=_logger(writer),
+    log_every=settings.log_every,
+    save=lambda done, state: saver.save(done, state, iterator, facts),
+    save_every=settings.save_every,
+  )
+  saver.close()
+  writer.close()
+  return jax.device_get(state["params"])
+
+
+def _logger(
+  writer: metrics.JsonlWriter,
+) -> Callable[[int, dict[str, Any]], str]:
+  def log(step, values):
+    values = {name: float(np.asarray(v)) for name, v in values.items()}
+    writer.write(step, values)
+    return " ".join(f"{name}={value:.3f}" for name, value in values.items())
+
+  return log
