@@ -21,6 +21,9 @@ _NO_PATCHES = np.zeros(
   (labels.GRID, labels.GRID, labels.PATCH_CHANNELS), np.uint8
 )
 _VALID = {easy: labels.scene_valid(easy) for easy in (False, True)}
+_EASY_SECTIONS = [
+  labels.SCENE_SECTIONS[name] for name in ("easy_shape", "easy_color")
+]
 
 
 def sized(image: np.ndarray) -> np.ndarray:
@@ -80,12 +83,17 @@ def _iterator(
 
 def _vision_example(record: sources_lib.Record) -> dict[str, np.ndarray]:
   easy = record.patch_labels is None
+  valid = _VALID[easy].copy()
+  if easy:
+    # Some pictures' questions do not tell what the shape or its colour is.
+    for section in _EASY_SECTIONS:
+      valid[section] = record.scene_labels[section].any()
   return {
     "image": sized(record.image),
     "patch_labels": _NO_PATCHES if easy else record.patch_labels,
     "patch_valid": np.bool_(not easy),
     "scene_labels": record.scene_labels,
-    "scene_valid": _VALID[easy],
+    "scene_valid": valid,
   }
 
 

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 
 import numpy as np
+from PIL import Image
 import tensorflow_datasets as tfds
 
 from eos_jax.data import easy_vqa, generator, labels, mini_suite, questions
@@ -46,13 +47,12 @@ class Record:
 class Source:
   """The records of one split: `len(source)` and `source[index]`."""
 
-  def __init__(self, name, split, data, texts, path, *, hash_, keep):
+  def __init__(self, name, split, data, path, *, hash_, keep):
     self.name = name
     self.split = split
     self.path = path
     self.generator_hash = hash_
     self._data = data
-    self._texts = texts
     self._kept = {} if keep else None
 
   def __len__(self) -> int:
@@ -77,7 +77,7 @@ class Source:
   def questions_of(self, index: int) -> tuple[Question, ...]:
     """The questions of one picture, without decoding the picture."""
     try:
-      return _questions(self._texts[index])
+      return _questions(self._data[index])
     except Exception as error:
       raise _unreadable(self.path, f"{self}, record {index}", error) from error
 
@@ -98,7 +98,7 @@ def _questions(raw) -> tuple[Question, ...]:
 
 def _record(raw) -> Record:
   return Record(
-    image=np.asarray(raw["image"]),
+    image=np.asarray(Image.open(io.BytesIO(raw["image"]))),
     image_id=raw["image_id"].decode(),
     questions=_questions(raw),
     patch_labels=raw.get("patch_labels"),
@@ -215,8 +215,8 @@ def load(
   builder = build(name, data_dir=data_dir, config=config)
   try:
     with _quiet():
-      data = builder.as_data_source(split)
-      texts = builder.as_data_source(
+      # Pictures are decoded here and only when asked for.
+      data = builder.as_data_source(
         split, decoders={"image": tfds.decode.SkipDecoding()}
       )
       len(data)
@@ -228,7 +228,6 @@ def load(
     name,
     split,
     data,
-    texts,
     builder.data_path,
     hash_=metadata.get("generator_hash"),
     keep=keep,
