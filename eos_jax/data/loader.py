@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 
 import grain
+from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
@@ -26,7 +27,9 @@ _EASY_SECTIONS = [
 ]
 
 
-def sized(image: np.ndarray) -> np.ndarray:
+def sized(
+  image: UInt8[np.ndarray, "height width 3"],
+) -> UInt8[np.ndarray, "96 96 3"]:
   """The picture at 96 x 96 (bicubic), uint8 `[SIDE, SIDE, 3]`."""
   if image.shape[:2] == (labels.SIDE, labels.SIDE):
     return image

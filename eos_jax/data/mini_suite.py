@@ -89,7 +89,10 @@ class MiniSuite(tfds.core.GeneratorBasedBuilder):
     del dl_manager
     counts = self.builder_config.counts
     bar = tqdm.tqdm(
-      desc=f"rendering {self.name}", total=sum(counts.values()), unit="pic"
+      desc=f"rendering {self.name}",
+      total=sum(counts.values()),
+      unit="pic",
+      mininterval=1.0,
     )
     return {
       split: self._generate_examples(split, count, bar)
