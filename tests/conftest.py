@@ -15,10 +15,12 @@ os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 
 import jaxtyping  # noqa: E402  (after the flags above)
 
+import tests.typechecker  # noqa: E402, F401  (the hook calls it by name)
+
 # Shape annotations of the library are checked while tests run. The hook has to
 # stand before anything below these packages is imported.
 jaxtyping.install_import_hook(
-  ["eos_jax.ops", "eos_jax.cost", "eos_jax.search"], "beartype.beartype"
+  ["eos_jax.ops", "eos_jax.cost", "eos_jax.search"], "tests.typechecker.check"
 )
 
 import jax  # noqa: E402

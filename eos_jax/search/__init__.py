@@ -8,7 +8,7 @@ Pure functions; jax and optax only. A search over a model of one's own:
 >>> space = search.SearchSpace(
 ...   sites=("decoder.0", "decoder.2"), tokens=16, layers=4,
 ...   spec=ops.presets.HYBRID, free=("where", "how_many"))
->>> optimizer = search.make_optimizer(optax.adam(0.1), multiplier_lr=1.0)
+>>> optimizer = search.make_optimizer(optax.adam(0.1), multiplier_lr=0.3)
 >>> @jax.jit
 ... def step(state, batch, key, limit):
 ...   def loss_fn(policy, batch, key):  # yours; here: every token is worth 1
@@ -16,7 +16,7 @@ Pure functions; jax and optax only. A search over a model of one's own:
 ...     return -search.site_counts(params, space).sum() / 32, {}
 ...   return search.search_step(
 ...     state, batch, key, space=space, loss_fn=loss_fn, optimizer=optimizer,
-...     constraints=(search.Constraint("layer_average", limit),), penalty=1.0)
+...     constraints=(search.Constraint("layer_average", limit),), penalty=4.0)
 >>> state = search.init_state(
 ...   search.init_policy(space, limit=6.0, multiple=1.5),
 ...   constraints=(search.Constraint("layer_average", 6.0),),

@@ -43,9 +43,12 @@ def lagrangian(
   `(max(0, lam + mu g)^2 - lam^2) / (2 mu)` with g = `excess`,
   lam = `multiplier` and mu = `penalty`. Its derivative by g is
   `max(0, lam + mu g)`: exactly zero where the constraint is slack and lam = 0.
-  Its derivative by lam is `max(g, -lam / mu)`: ascent raises lam while the
-  constraint is violated and lowers it, to zero and no further, while it is
-  slack.
+
+  Gradients: the multiplier's is g itself, for ascent with projection to >= 0:
+  it rises while the constraint is violated and falls to exactly zero while it
+  is slack. (The term's own derivative, `max(g, -lam / mu)`, agrees with it
+  unless the constraint is far below its limit, where it would let the
+  multiplier fade without ever reaching zero.)
 
   Args:
     excess: relative violation g, see `violation`.
@@ -62,8 +65,10 @@ def lagrangian(
   """
   if penalty <= 0:
     raise ValueError(f"penalty={penalty} must be positive.")
-  force = jnp.maximum(multiplier + penalty * excess, 0.0)
-  return (force**2 - multiplier**2) / (2.0 * penalty)
+  fixed = jax.lax.stop_gradient(multiplier)
+  force = jnp.maximum(fixed + penalty * excess, 0.0)
+  ascent = (multiplier - fixed) * jax.lax.stop_gradient(excess)  # value 0
+  return (force**2 - fixed**2) / (2.0 * penalty) + ascent
 
 
 def init_multipliers(

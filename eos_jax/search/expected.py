@@ -1,7 +1,8 @@
 """How many visual tokens a policy keeps: real numbers with gradients."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 import numpy as np
 
 from eos_jax import cost, ops
@@ -63,7 +64,7 @@ MEASURES = {"layer_average": layer_average, "final_count": final_count}
 
 
 def shares(
-  counts: ArrayLike, space: space_lib.SearchSpace
+  counts: Sequence[float] | np.ndarray, space: space_lib.SearchSpace
 ) -> Float[np.ndarray, "S"]:
   """Share of its tokens that each site keeps, for given counts after sites."""
   counts = np.asarray(counts, np.float64)
@@ -71,7 +72,9 @@ def shares(
   return counts / before
 
 
-def layer_weights(space: space_lib.SearchSpace) -> Float[np.ndarray, "segments"]:
+def layer_weights(
+  space: space_lib.SearchSpace,
+) -> Float[np.ndarray, "edges"]:
   """Decoder layers run before the first site's cut, then after each site's.
 
   The sum is L. A site has weight 0 where another one follows before the next

@@ -37,7 +37,8 @@ def ascend(learning_rate: float) -> optax.GradientTransformation:
 
   The step is `lam <- max(0, lam + learning_rate * gradient)`. With the gradient
   of `constraints.lagrangian` and a learning rate equal to its penalty this is
-  the classical update of the method of multipliers.
+  the classical update of the method of multipliers; a policy that needs many
+  steps to follow wants a smaller one.
   """
   return optax.chain(
     optax.scale(learning_rate), optax.keep_params_nonnegative()

@@ -17,7 +17,7 @@ Policy = dict[str, Float[Array, "S ..."]]
 # A warm start keeps this share of a range away from its ends, and gives this
 # share of a mixture to its idle members: at the very end of a sigmoid or a
 # softmax a variable has no gradient and could never leave.
-_MARGIN = 0.05
+_MARGIN = 0.02
 # A warm start's sites act almost fully; 1 would have no gradient either.
 _ACTIVATION = 0.9
 
@@ -68,7 +68,8 @@ def init_policy(
     multiple: the start's layer average as a multiple of `limit`; above 1 leaves
       the search something to decide.
     decay: share of its tokens that every site after the first keeps; the first
-      one is fitted. Without it one fitted share serves all sites.
+      one is fitted. Without it, or where it is too small for that average, one
+      fitted share serves all sites.
     counts: visual tokens after each site, instead of `multiple` and `decay`.
 
   Returns:
@@ -109,6 +110,8 @@ def _fitted_counts(space, average, decay):
       counts.append(min(max(counts[-1] * keep, 1.0), counts[-1]))
     return np.array(counts)
 
+  if weights @ walk(1.0) < average * space.layers:
+    decay = None
   low, high = 1e-6, 1.0
   for _ in range(60):  # bisection in the logarithm; the average rises in share
     middle = float(np.sqrt(low * high))

@@ -27,19 +27,21 @@ def _problems(draw):
   )
   sites = [f"vision.{i}" for i in sorted(vision)]
   sites += [f"decoder.{i}" for i in sorted(decoder)]
-  where = _space(tuple(sites), tokens=tokens, layers=layers)
   share = draw(
     st.lists(st.floats(0.01, 1.0), min_size=len(sites), max_size=len(sites))
   )
-  least = _average([1] * len(sites), where)
-  limit = draw(st.floats(least, max(float(tokens), least)))
-  return where, tokens * np.cumprod(share), limit
+  tightness = draw(st.floats(0.0, 1.0))
+  return tuple(sites), tokens, layers, share, tightness
 
 
 @hypothesis.settings(max_examples=150, deadline=None)
 @hypothesis.given(_problems())
 def test_counts_are_legal_and_near_the_limit(problem):
-  where, relaxed, limit = problem
+  sites, tokens, layers, share, tightness = problem
+  where = _space(sites, tokens=tokens, layers=layers)
+  relaxed = tokens * np.cumprod(share)
+  least = _average([1] * len(sites), where)
+  limit = least + tightness * (tokens - least)
   counts = search.whole_counts(relaxed, where, limit=limit)
   average = _average(counts, where)
   assert average <= limit + 1e-9
@@ -63,7 +65,7 @@ def test_budgets_of_the_tiny_model(layers, limit):
   assert 0.95 * limit <= average <= limit
   assert plan.tokens == 144 and plan.layers == layers and plan.model == "tiny"
   keeps = [site.keep for site in plan.sites]
-  assert all(b < a for a, b in zip([144, *keeps], keeps, strict=False))
+  assert all(b <= a for a, b in zip([144, *keeps], keeps, strict=False))
   again = ops.ReductionPlan.from_json(plan.to_json())
   assert again == plan
 

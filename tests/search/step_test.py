@@ -40,7 +40,7 @@ def _step_fn(where, loss_fn, optimizer, measures=None, name="layer_average"):
 def _run(where, loss_fn, limit, *, steps=400, start=1.5, name="layer_average"):
   optimizer = search.make_optimizer(
     optax.adam(optax.cosine_decay_schedule(0.1, steps, 0.02)),
-    multiplier_lr=PENALTY / 4,
+    multiplier_lr=0.3,
   )
   step = _step_fn(where, loss_fn, optimizer, name=name)
   state = search.init_state(
@@ -165,7 +165,7 @@ def _signals(features):
 def _regression():
   """Somebody else's model: a linear probe on two layers of pooled tokens."""
   keys = jax.random.split(jax.random.key(2), 3)
-  tokens = jax.random.normal(keys[0], (16, 24, 6))
+  tokens = jax.random.normal(keys[0], (8, 24, 6))
   hidden = jax.random.normal(keys[1], (6,))
   target = jnp.mean(tokens, axis=1) @ hidden
   where = search.SearchSpace(
@@ -229,13 +229,13 @@ def test_somebody_elses_model_trained_jointly():
     model={"w": jnp.zeros(6)},
   )
   history = []
-  for _ in range(150):
+  for _ in range(100):
     state, metrics = step(state, batch, jax.random.key(3))
     history.append(metrics)
   assert history[-1]["task"] < 0.7 * history[0]["task"]
   assert history[-1]["value/flops"] <= 1.02 * 60
   assert history[-1]["alignment"] > 0
-  assert state.step == 150
+  assert state.step == 100
 
 
 def test_keys_change_from_step_to_step():
