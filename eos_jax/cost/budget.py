@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from eos_jax.array_typing import Array, Float
 from eos_jax.cost import flops
 from eos_jax.ops import plan as plan_lib
-from eos_jax.ops import select
-from eos_jax.ops import types
+from eos_jax.ops import select, types
 
 
 class UnreachableBudget(ValueError):

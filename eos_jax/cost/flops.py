@@ -8,8 +8,8 @@ encoder with its patch embedding; not counted are normalisations, softmax,
 rotary positions, embedding look-ups, decoding and the selection of tokens.
 """
 
-import dataclasses
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import jax

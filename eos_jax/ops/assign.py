@@ -5,14 +5,11 @@ information that leaves input row j divides over the output rows, summing to 1,
 or to 0 where nothing may move. `KERNELS` lists them by name.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Bool, Float
-from eos_jax.ops import select
-from eos_jax.ops import types
+from eos_jax.ops import score, select, types
 
 # Receivers whose log-mass is below this pass no gradient back to their own
 # selection: it would be multiplied by up to 1 / mass there and by the share
@@ -72,7 +69,7 @@ def softmax(
   whose best receiver lies under `theta` (soft form: a sigmoid gate).
   """
   params, index = site.params, selection.index
-  affinity = params.omega[0] * site.cosine[:, index]
+  affinity = params.omega[0] * selection.take(site.cosine, axis=1)
   if site.signals.grid is not None:
     near = proximity(site.tokens.position, index, grid=site.signals.grid)
     affinity += params.omega[1] * near.astype(affinity.dtype)
@@ -82,17 +79,14 @@ def softmax(
   )
   may = eligible(site, selection)
   logits = jnp.where(may, affinity + receiver[None, :], types.LOG_ZERO)
-  best = jnp.max(logits, 1)
+  best = score.row_max(logits)
   tau = jnp.maximum(params.tau, types.TAU_FLOOR)
-  peak = jax.lax.stop_gradient(best)
-  weight = jnp.where(may, jnp.exp((logits - peak[:, None]) / tau), 0)
-  total = jnp.sum(weight, 1)
   if temperature is None:
-    gate = (best >= params.theta).astype(weight.dtype)
+    gate = best >= params.theta
   else:
     gate = jax.nn.sigmoid((best - params.theta) / temperature)
-  # The greatest weight is 1, so the total is 0 only without a receiver.
-  return weight * (gate / jnp.maximum(total, 1))[:, None]
+  gate = jnp.where(types.present(best), gate.astype(best.dtype), 0)
+  return jax.nn.softmax(logits * (1 / tau), axis=1) * gate[:, None]
 
 
 def none(
@@ -121,33 +115,10 @@ def selected(
   return selection.transport
 
 
-KERNELS: dict[str, Callable[..., Float[Array, "V K"]]] = {
-  "none": none,
-  "softmax": softmax,
-  "selected": selected,
+# Functions of a `Site`, a `Selection` and the temperature of the soft form
+# (None for a hard decision).
+KERNELS: dict[str, types.Kernel] = {
+  "none": types.Kernel(none),
+  "softmax": types.Kernel(softmax, cosine=True),
+  "selected": types.Kernel(selected),
 }
-
-
-def assign(
-  site: select.Site,
-  selection: select.Selection,
-  temperature: Float[Array, ""] | None,
-) -> Float[Array, "V K"]:
-  """Runs the assignment kernel that the operator names.
-
-  Args:
-    site: tokens, signals and numbers.
-    selection: K output rows.
-    temperature: [] T of the soft form, None for a hard decision.
-
-  Returns:
-    [V, K] float32 shares `W^`, before they are weighted by the receiver's
-    mass.
-  """
-  name = site.spec.assign
-  if name not in KERNELS:
-    raise ValueError(
-      f"operator {site.spec.name!r} names the assignment {name!r}, use one of "
-      f"{sorted(KERNELS)}"
-    )
-  return KERNELS[name](site, selection, temperature)

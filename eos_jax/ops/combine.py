@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float
-from eos_jax.ops import select
-from eos_jax.ops import types
+from eos_jax.ops import select, types
 
 # Smallest sum of weights that a mean divides by.
 _LEAST_WEIGHT = 1e-6
@@ -46,7 +45,7 @@ def combine(
     [K, D] features in the dtype of the tokens, and [K] float32 sizes.
   """
   tokens, params, spec = site.tokens, site.params, site.spec
-  x, index = types.working(tokens.x), selection.index
+  x = types.working(tokens.x)
   importance = jax.nn.sigmoid(site.scores)
   removed = jnp.exp(selection.log_rest)
   rho, gamma = params.rho * params.activation, params.gamma
@@ -54,17 +53,18 @@ def combine(
   if spec.sources == "all":
     leaving, gamma = jnp.exp(tokens.log_mass), gamma * params.activation
   source = leaving * _weights(spec.alpha, tokens.size, importance)
-  own = _weights(spec.beta, tokens.size, importance)[index]
+  own = selection.take(_weights(spec.beta, tokens.size, importance))
   own = own if selection.centred else jnp.ones_like(own)
-  scale = spec.chi + rho * importance[index]
-  size = tokens.size[index] if selection.centred else jnp.zeros_like(own)
-  y = scale[:, None] * x[index]
+  scale = spec.chi + rho * selection.take(importance)
+  size = selection.take(tokens.size)
+  size = size if selection.centred else jnp.zeros_like(size)
+  y = scale[:, None] * selection.take(x)
   if spec.assign == "none":
     return y.astype(tokens.x.dtype), size
-  vectors = jnp.stack([source, removed * tokens.size], 1)
-  weight, gained = jnp.moveaxis(shares.T @ vectors, 1, 0)
-  total = weight / own
+  weight = source @ shares
+  gained = (removed * tokens.size) @ shares
   moved = shares.T @ (source[:, None] * x)
+  total = weight / own
   divisor = jnp.maximum(weight, _LEAST_WEIGHT) if spec.zeta else own
   y += gamma * moved / divisor[:, None]
   y *= (1 + gamma * total)[:, None] ** -params.eta

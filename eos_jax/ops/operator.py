@@ -10,12 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float, Scalar
-from eos_jax.ops import assign
-from eos_jax.ops import combine
-from eos_jax.ops import propagate
-from eos_jax.ops import score
-from eos_jax.ops import select
-from eos_jax.ops import types
+from eos_jax.ops import assign, combine, needs, propagate, score, select, types
 
 
 def _reduce(
@@ -26,15 +21,15 @@ def _reduce(
   budget: select.Budget,
 ) -> types.Reduced:
   """The five stages."""
-  score.check_signals(spec, signals)
+  needs.check_signals(spec, signals)
   cosine = None
-  if score.uses_cosine(spec):
+  if needs.uses_cosine(spec):
     source = signals.keys if spec.affinity == "keys" else tokens.x
     cosine = score.cosine_matrix(source)
   scores = score.mixture(tokens, signals, params.pi, cosine, spec=spec)
   site = select.Site(tokens, signals, params, spec, scores, cosine)
-  selection = select.select(site, budget)
-  shares = assign.assign(site, selection, budget.temperature)
+  selection = select.KERNELS[spec.select].run(site, budget)
+  shares = assign.KERNELS[spec.assign].run(site, selection, budget.temperature)
   y, size = combine.combine(site, selection, shares)
   return types.Reduced(
     tokens=propagate.propagate(site, selection, y, size),

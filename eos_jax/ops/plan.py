@@ -9,7 +9,7 @@ import json
 import re
 from typing import Any
 
-from eos_jax.ops import types
+from eos_jax.ops import needs, types
 
 _SITE = re.compile(r"(vision|decoder)\.(0|[1-9][0-9]*)")
 _FORMAT = "eos_jax.ReductionPlan/1"
@@ -153,6 +153,10 @@ def _faults(plan: ReductionPlan) -> list[str]:
         f"site {planned.site!r} does not exist: the last of {plan.layers} "
         f"layers is decoder.{plan.layers - 1}"
       )
+    faults += [
+      f"site {planned.site!r}: {fault}"
+      for fault in needs.unknown_kernels(planned.spec)
+    ]
     if place <= last:
       faults.append(
         f"site {planned.site!r} comes after a later one or twice, list "

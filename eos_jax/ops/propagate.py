@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float
-from eos_jax.ops import select
-from eos_jax.ops import types
+from eos_jax.ops import select, types
 
 
 def propagate(
@@ -32,20 +31,20 @@ def propagate(
     K tokens with the original raster positions of the rows they stand for.
     Empty rows have size 1 and bias 0.
   """
-  tokens, params, index = site.tokens, site.params, selection.index
+  tokens, params, take = site.tokens, site.params, selection.take
   there = types.present(selection.log_mass)
   size = jnp.where(there, size, 1)
-  bias, before = tokens.bias[index], tokens.size[index]
+  bias, before = take(tokens.bias), take(tokens.size)
   if not selection.centred:
     bias, before = jnp.zeros_like(bias), jnp.ones_like(before)
   bias += params.delta * (jnp.log(size) - jnp.log(before))
-  weight = jax.nn.log_sigmoid(site.scores[index])
+  weight = jax.nn.log_sigmoid(take(site.scores))
   bias += params.rho_attn * params.activation * weight
   return types.TokenSet(
     x=y,
     log_mass=selection.log_mass,
     size=size,
     bias=jnp.where(there, bias, 0),
-    position=tokens.position[index],
-    image=tokens.image[index],
+    position=take(tokens.position),
+    image=take(tokens.image),
   )

@@ -5,15 +5,15 @@ standardises each over the present tokens, adds them with weights `pi` and
 standardises the sum again, so that one temperature suits every mixture.
 """
 
-import functools
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from eos_jax.array_typing import Array, Float
-from eos_jax.ops import types
+from eos_jax.ops import topk, types
 
 # Smallest standard deviation that a score is divided by. Attention shares of
 # thousands of keys vary by about 1e-5, so this only catches constants.
@@ -59,9 +59,25 @@ def cosine_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
   return rows @ rows.T
 
 
-def norm(
-  tokens: types.TokenSet, signals: types.Signals
-) -> Float[Array, "V"]:
+@jax.custom_jvp
+def row_max(values: Float[Array, "V K"]) -> Float[Array, "V"]:
+  """Greatest entry of each row, [V].
+
+  The derivative is that of every entry equal to the greatest, summed; `jnp.max`
+  divides by their number, for which it goes over the matrix twice more.
+  """
+  return jnp.max(values, 1)
+
+
+@row_max.defjvp
+def _row_max_jvp(primals, tangents):
+  (values,), (d_values,) = primals, tangents
+  best = jnp.max(values, 1)
+  at_best = values == best[:, None]
+  return best, jnp.sum(jnp.where(at_best, d_values, 0), 1)
+
+
+def norm(tokens: types.TokenSet, signals: types.Signals) -> Float[Array, "V"]:
   """Euclidean norm of the features, [V]."""
   del signals
   x = types.working(tokens.x)
@@ -110,9 +126,7 @@ def _spread_rank(rows: int, columns: int) -> np.ndarray:
   return rank
 
 
-def grid(
-  tokens: types.TokenSet, signals: types.Signals
-) -> Float[Array, "V"]:
+def grid(tokens: types.TokenSet, signals: types.Signals) -> Float[Array, "V"]:
   """A spatial order whose k best spread evenly over the grid for any k, [V].
 
   No gradient. Uses `position` and the static `signals.grid`.
@@ -146,18 +160,14 @@ def uniqueness(
     [V] uniqueness in [-1, 1]. The gradient flows to the cosine of the nearest
     better token and to its mass.
   """
-  order = jax.lax.stop_gradient(order)
-  index = jnp.arange(order.shape[0])
-  mine, other = order[:, None], order[None, :]
-  better = (other > mine) | (
-    (other == mine) & (index[None, :] < index[:, None])
-  )
+  rank = topk.descending_rank(order)
+  better = rank[None, :] < rank[:, None]
   better &= types.present(log_mass)[None, :]
   if image is not None:
     better &= image[:, None] == image[None, :]
   # -1 + m (1 + cos) is m cos - (1 - m).
   closeness = jnp.exp(log_mass)[None, :] * (1 + cosine)
-  return 1 - jnp.max(jnp.where(better, closeness, 0), 1)
+  return 1 - row_max(jnp.where(better, closeness, 0))
 
 
 def _signal(name: str) -> Callable[..., Float[Array, "V"]]:
@@ -171,71 +181,23 @@ def _signal(name: str) -> Callable[..., Float[Array, "V"]]:
   return read
 
 
-# Every score function by name, with the signals that it reads.
-SCORES: dict[str, tuple[Callable[..., Float[Array, "V"]], tuple[str, ...]]] = {
-  "last_row": (_signal("last_row"), ("last_row",)),
-  "last_row_previous": (_signal("last_row_previous"), ("last_row_previous",)),
-  "text_rows": (_signal("text_rows"), ("text_rows",)),
-  "class_row": (_signal("class_row"), ("class_row",)),
-  "received": (_signal("received"), ("received",)),
-  "norm": (norm, ()),
-  "relevance": (relevance, ("text",)),
-  "relevance_max": (relevance_max, ("text",)),
-  "grid": (grid, ("grid",)),
-  "random": (_signal("noise"), ("noise",)),
-  "uniqueness": (uniqueness, ()),
+# Functions of (tokens, signals), and those that compare tokens
+# (`cosine=True`), which are functions of (cosine, order, log_mass, image).
+SCORES: dict[str, types.Kernel] = {
+  "last_row": types.Kernel(_signal("last_row"), ("last_row",)),
+  "last_row_previous": types.Kernel(
+    _signal("last_row_previous"), ("last_row_previous",)
+  ),
+  "text_rows": types.Kernel(_signal("text_rows"), ("text_rows",)),
+  "class_row": types.Kernel(_signal("class_row"), ("class_row",)),
+  "received": types.Kernel(_signal("received"), ("received",)),
+  "norm": types.Kernel(norm),
+  "relevance": types.Kernel(relevance, ("text",)),
+  "relevance_max": types.Kernel(relevance_max, ("text",)),
+  "grid": types.Kernel(grid, ("grid",)),
+  "random": types.Kernel(_signal("noise"), ("noise",)),
+  "uniqueness": types.Kernel(uniqueness, cosine=True),
 }
-
-
-def required_signals(spec: types.OperatorSpec) -> tuple[str, ...]:
-  """Names of the `Signals` fields that an operator reads, sorted.
-
-  A model computes these and leaves the others `None`.
-
-  >>> from eos_jax.ops import presets
-  >>> required_signals(presets.FASTV)
-  ('last_row_previous',)
-  """
-  names = set()
-  for name in spec.scores:
-    names.update(_lookup(name, spec)[1])
-  if spec.diversity == "grid" or spec.select == "cells":
-    names.add("grid")
-  if spec.affinity == "keys" and uses_cosine(spec):
-    names.add("keys")
-  return tuple(sorted(names))
-
-
-def uses_cosine(spec: types.OperatorSpec) -> bool:
-  """Whether an operator compares tokens with each other."""
-  return (
-    "uniqueness" in spec.scores
-    or spec.diversity == "uniqueness"
-    or spec.select == "bipartite"
-    or spec.assign == "softmax"
-  )
-
-
-def check_signals(spec: types.OperatorSpec, signals: types.Signals) -> None:
-  """Raises `ValueError` for the signals that an operator lacks."""
-  missing = [
-    n for n in required_signals(spec) if getattr(signals, n) is None
-  ]
-  if missing:
-    raise ValueError(
-      f"operator {spec.name!r} reads the signals {missing}, which are None: "
-      "let the model compute them (required_signals(spec) lists them) or "
-      "choose another score"
-    )
-
-
-def _lookup(name: str, spec: types.OperatorSpec):
-  if name not in SCORES:
-    raise ValueError(
-      f"operator {spec.name!r} names the score {name!r}, use one of "
-      f"{sorted(SCORES)}"
-    )
-  return SCORES[name]
 
 
 def mixture(
@@ -248,26 +210,31 @@ def mixture(
 ) -> Float[Array, "V"]:
   """The standardised score of each token under the mixture of a spec.
 
-  The order that "uniqueness" follows is the mixture of the other functions.
+  Functions that compare tokens follow the order of the mixture of the others;
+  without others all are equal, and the index decides.
 
   Args:
     tokens: V tokens.
     signals: what the score functions read.
     pi: [F] weights of `spec.scores`.
-    cosine: [V, V] cosine of every pair, when `uses_cosine(spec)`.
+    cosine: [V, V] cosine of every pair, where a function compares tokens.
     spec: names the score functions.
 
   Returns:
     [V] scores of mean 0 and deviation 1 over the present tokens, 0 on absent
     ones; all 0 without score functions.
   """
-  total = jnp.zeros_like(tokens.log_mass)
+  order = jnp.zeros_like(tokens.log_mass)
+  comparing = []
   for i, name in enumerate(spec.scores):
-    if name != "uniqueness":
-      values = _lookup(name, spec)[0](tokens, signals)
-      total += pi[i] * standardise(values, tokens.log_mass)
-  if "uniqueness" in spec.scores:
-    values = uniqueness(cosine, total, tokens.log_mass, tokens.image)
-    weight = pi[spec.scores.index("uniqueness")]
+    kernel = SCORES[name]
+    if kernel.cosine:
+      comparing.append((pi[i], kernel))
+    else:
+      values = kernel.run(tokens, signals)
+      order += pi[i] * standardise(values, tokens.log_mass)
+  total = order
+  for weight, kernel in comparing:
+    values = kernel.run(cosine, order, tokens.log_mass, tokens.image)
     total += weight * standardise(values, tokens.log_mass)
   return standardise(total, tokens.log_mass)

@@ -7,16 +7,12 @@ static number of output rows). `KERNELS` lists them by name.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Bool, Float, Int
-from eos_jax.ops import cells
-from eos_jax.ops import score
-from eos_jax.ops import topk
-from eos_jax.ops import types
+from eos_jax.ops import cells, score, topk, types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Selection:
     transport: [V, K] where a kernel itself says where each row's information
       goes (edges, cells), rows summing to at most 1; None otherwise.
     centred: static; False where output rows have no token of their own.
+    gathered: static; False where output row k is input row k.
   """
 
   log_kept: Array
@@ -75,6 +72,17 @@ class Selection:
   log_mass: Array
   transport: Any = None
   centred: bool = True
+  gathered: bool = True
+
+  def take(self, values: Array, *, axis: int = 0) -> Array:
+    """Entries of input rows in the order of the output rows.
+
+    Without a gather where the rows are the same: its transpose is a scatter,
+    which costs a CPU more than the rest of the operator.
+    """
+    if not self.gathered:
+      return values
+    return jnp.take(values, self.index, axis=axis, mode="clip")
 
 
 def protected(site: Site) -> Bool[Array, "V"]:
@@ -117,27 +125,35 @@ def _emit(log_kept, log_rest, order, budget, transport=None) -> Selection:
   else:
     absent = ~types.present(log_kept)
     index = jnp.lexsort((order, absent))[: budget.rows].astype(jnp.int32)
-  log_mass = log_kept[index]
-  if transport is not None:
-    transport = transport(index)
-  return Selection(log_kept, log_rest, index, log_mass, transport)
+  gathered = budget.rows is not None
+  return Selection(
+    log_kept=log_kept,
+    log_rest=log_rest,
+    index=index,
+    log_mass=log_kept[index] if gathered else log_kept,
+    transport=None if transport is None else transport(index),
+    gathered=gathered,
+  )
 
 
-def diversity_scores(site: Site) -> Float[Array, "V"]:
-  """Score by which the second share of the budget is given, [V]."""
-  name, tokens = site.spec.diversity, site.tokens
-  if name == "grid":
-    values = score.grid(tokens, site.signals)
-  elif name == "uniqueness":
-    values = score.uniqueness(
-      site.cosine, site.scores, tokens.log_mass, tokens.image
-    )
-  else:
-    raise ValueError(
-      f"operator {site.spec.name!r} names the diversity {name!r}, use "
-      "'none', 'grid' or 'uniqueness'"
-    )
-  return score.standardise(values, tokens.log_mass)
+def _grid(site: Site) -> Float[Array, "V"]:
+  """An even spread over the grid."""
+  return score.grid(site.tokens, site.signals)
+
+
+def _uniqueness(site: Site) -> Float[Array, "V"]:
+  """Unlikeness to the tokens of greater importance, the kept ones first."""
+  tokens = site.tokens
+  return score.uniqueness(
+    site.cosine, site.scores, tokens.log_mass, tokens.image
+  )
+
+
+# Functions of a `Site` that score the tokens for the second share of a budget.
+DIVERSITY: dict[str, types.Kernel] = {
+  "grid": types.Kernel(_grid, ("grid",)),
+  "uniqueness": types.Kernel(_uniqueness, cosine=True),
+}
 
 
 def top_k(site: Site, budget: Budget) -> Selection:
@@ -164,8 +180,9 @@ def top_k(site: Site, budget: Budget) -> Selection:
       first,
       temperature=budget.temperature,
     )
+    diverse = DIVERSITY[site.spec.diversity].run(site)
     kept_2, rest = split(
-      diversity_scores(site),
+      score.standardise(diverse, log_mass),
       rest_1,
       free - first,
       temperature=budget.temperature,
@@ -265,9 +282,7 @@ def pooled(site: Site, budget: Budget) -> Selection:
     slots=slots,
     protect=site.spec.protect,
   )
-  inside = jnp.where(
-    member > 0, tokens.log_mass[:, None], jnp.asarray(types.LOG_ZERO)
-  )
+  inside = jnp.where(member > 0, tokens.log_mass[:, None], types.LOG_ZERO)
   return Selection(
     log_kept=jnp.full_like(tokens.log_mass, types.LOG_ZERO),
     log_rest=tokens.log_mass,
@@ -278,19 +293,9 @@ def pooled(site: Site, budget: Budget) -> Selection:
   )
 
 
-KERNELS: dict[str, Callable[[Site, Budget], Selection]] = {
-  "top_k": top_k,
-  "bipartite": bipartite,
-  "cells": pooled,
+# Functions of a `Site` and a `Budget`.
+KERNELS: dict[str, types.Kernel] = {
+  "top_k": types.Kernel(top_k),
+  "bipartite": types.Kernel(bipartite, cosine=True),
+  "cells": types.Kernel(pooled, ("grid",)),
 }
-
-
-def select(site: Site, budget: Budget) -> Selection:
-  """Runs the selection kernel that the operator names."""
-  name = site.spec.select
-  if name not in KERNELS:
-    raise ValueError(
-      f"operator {site.spec.name!r} names the selection {name!r}, use one of "
-      f"{sorted(KERNELS)}"
-    )
-  return KERNELS[name](site, budget)

@@ -107,9 +107,7 @@ def _soft_top_k_jvp(primals, tangents):
   d_kept = d_log_mass + jnp.where(
     inside, off * move - slope(log_off) * d_mass, 0
   )
-  d_rest = jnp.where(
-    inside, d_log_mass - on * move + slope(log_on) * d_mass, 0
-  )
+  d_rest = jnp.where(inside, d_log_mass - on * move + slope(log_on) * d_mass, 0)
   return (kept, rest), (d_kept, d_rest)
 
 

@@ -5,6 +5,7 @@
 at one site; callers `jax.vmap` over the batch.
 """
 
+from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
@@ -280,6 +281,21 @@ def _faults(spec: OperatorSpec) -> list[str]:
   if spec.depth < 1 or any(not 0 <= n < spec.depth for n in spec.layers):
     faults.append(f"layers {spec.layers} do not lie in 0..{spec.depth - 1}")
   return faults
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """An entry of a registry: a function of one stage, and what it reads.
+
+  Attributes:
+    run: the function; each registry states its signature.
+    signals: `Signals` fields that it reads.
+    cosine: whether it reads the cosine of every pair of tokens.
+  """
+
+  run: Callable[..., Any]
+  signals: tuple[str, ...] = ()
+  cosine: bool = False
 
 
 def working(x: Num[Array, "..."]) -> Float[Array, "..."]:

@@ -1,0 +1,68 @@
+"""What an operator reads, from the registries of its stages."""
+
+from eos_jax.ops import assign, score, select, types
+
+_REGISTRIES = {
+  "scores": score.SCORES,
+  "select": select.KERNELS,
+  "diversity": select.DIVERSITY,
+  "assign": assign.KERNELS,
+}
+
+
+def unknown_kernels(spec: types.OperatorSpec) -> list[str]:
+  """The kernel names of a spec that no registry has, in words."""
+  faults = []
+  for field, name in _names(spec):
+    known = _REGISTRIES[field]
+    if name not in known:
+      faults.append(f"{field} names {name!r}, use one of {sorted(known)}")
+  return faults
+
+
+def kernels(spec: types.OperatorSpec) -> list[types.Kernel]:
+  """The registry entries that an operator runs; ValueError for unknown ones."""
+  faults = unknown_kernels(spec)
+  if faults:
+    raise ValueError(f"operator {spec.name!r}: " + "; ".join(faults))
+  return [_REGISTRIES[field][name] for field, name in _names(spec)]
+
+
+def required_signals(spec: types.OperatorSpec) -> tuple[str, ...]:
+  """Names of the `Signals` fields that an operator reads, sorted.
+
+  A model computes these and leaves the others None.
+
+  >>> from eos_jax.ops import presets
+  >>> required_signals(presets.FASTV)
+  ('last_row_previous',)
+  """
+  names = {name for kernel in kernels(spec) for name in kernel.signals}
+  if spec.affinity == "keys" and uses_cosine(spec):
+    names.add("keys")
+  return tuple(sorted(names))
+
+
+def uses_cosine(spec: types.OperatorSpec) -> bool:
+  """Whether an operator compares tokens with each other."""
+  return any(kernel.cosine for kernel in kernels(spec))
+
+
+def check_signals(spec: types.OperatorSpec, signals: types.Signals) -> None:
+  """Raises `ValueError` for the signals that an operator lacks."""
+  missing = [n for n in required_signals(spec) if getattr(signals, n) is None]
+  if missing:
+    raise ValueError(
+      f"operator {spec.name!r} reads the signals {missing}, which are None: "
+      "let the model compute what required_signals(spec) lists, or choose "
+      "another score"
+    )
+
+
+def _names(spec: types.OperatorSpec) -> list[tuple[str, str]]:
+  """(registry, kernel name) of every kernel of a spec."""
+  names = [("scores", name) for name in spec.scores]
+  names += [("select", spec.select), ("assign", spec.assign)]
+  if spec.diversity != "none":
+    names.append(("diversity", spec.diversity))
+  return names
