@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # Second stage: projector and decoder, on answers.
   config.answers = ml_collections.ConfigDict()
-  config.answers.steps = 3600
+  config.answers.steps = 4000
   config.answers.batch = 24
   config.answers.learning_rate = 1.5e-3
   config.answers.warmup = 150

@@ -1,6 +1,7 @@
-"""Metrics of a run as JSON lines."""
+"""Files that a run writes: metrics as JSON lines, results as JSON."""
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -23,3 +24,20 @@ class JsonlWriter:
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file such that nobody ever sees half of it."""
+  part = path.with_name(path.name + ".part")
+  part.write_text(text, encoding="utf-8")
+  os.replace(part, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a value as indented JSON, whole or not at all."""
+  write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Reads a JSON file."""
+  return json.loads(path.read_text(encoding="utf-8"))

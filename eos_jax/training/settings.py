@@ -66,6 +66,95 @@ class PretrainSettings:
   output: str
 
 
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+  """The search for reduction plans.
+
+  Attributes:
+    seed: of the order of the questions.
+    data: the data sets.
+    weights: share of questions from mini_suite and easy_vqa.
+    budgets: layer averages of visual tokens to find a plan for.
+    sites: names of the sites; () = every decoder site.
+    start: preset whose numbers the search starts from.
+    free: groups of operator variables that move (`search.GROUPS`).
+    mode: "frozen" (the policy alone moves) or "joint" (projector and decoder
+      too).
+    steps: steps for each budget.
+    batch: questions a step.
+    learning_rate: of the policy (Adam).
+    model_learning_rate: of the model in joint mode.
+    multiplier_learning_rate: ascent step of the Lagrange multipliers.
+    penalty: weight of the quadratic constraint term.
+    align: weight of the alignment with the unreduced model's hidden states.
+    start_multiple: a budget's first layer average, as a multiple of its limit.
+    start_decay: share of tokens that each site after the first keeps at the
+      very start.
+    temperature_start: of the soft top-k, at the first step of a budget.
+    temperature_end: the same once annealed.
+    anneal_share: share of a budget's steps over which it is annealed.
+    check_every: steps between hard checks; divides `steps`.
+    check_questions: validation questions of a hard check.
+    check_batch: questions a batch of a hard check.
+    log_every: steps between lines of metrics.
+    save_every: steps between checkpoints.
+  """
+
+  seed: int
+  data: DataSettings
+  weights: tuple[float, ...]
+  budgets: tuple[float, ...]
+  sites: tuple[str, ...]
+  start: str
+  free: tuple[str, ...]
+  mode: str
+  steps: int
+  batch: int
+  learning_rate: float
+  model_learning_rate: float
+  multiplier_learning_rate: float
+  penalty: float
+  align: float
+  start_multiple: float
+  start_decay: float
+  temperature_start: float
+  temperature_end: float
+  anneal_share: float
+  check_every: int
+  check_questions: int
+  check_batch: int
+  log_every: int
+  save_every: int
+
+  def __post_init__(self):
+    if self.mode not in ("frozen", "joint"):
+      raise ValueError(f"mode is {self.mode!r}; use 'frozen' or 'joint'")
+    if not self.budgets or min(self.budgets) <= 0:
+      raise ValueError(f"budgets is {self.budgets}; give positive numbers")
+    if self.steps % self.check_every:
+      raise ValueError(
+        f"check_every={self.check_every} does not divide steps={self.steps};"
+        " the last check of a budget judges its plan"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+  """The comparison of plans on the test split.
+
+  Attributes:
+    questions: size of the fixed part of the test split; 0 = all of it.
+    batch: questions a batch.
+    seed: chooses the part, and draws the noise of the preset "random".
+    presets: hand-made operators to compare with.
+  """
+
+  questions: int
+  batch: int
+  seed: int
+  presets: tuple[str, ...]
+
+
 def build(kind: type, values: Any, path: str = "config") -> Any:
   """Builds a settings dataclass from a mapping, listing every fault at once.
 
@@ -100,7 +189,13 @@ def _build(kind, values, path, faults):
         faults.append(f"{where} is missing")
       continue
     found[name] = _convert(hints[name], values[name], where, faults)
-  return None if faults else kind(**found)
+  if faults:
+    return None
+  try:
+    return kind(**found)
+  except ValueError as error:
+    faults.append(f"{path}: {error}")
+    return None
 
 
 def _convert(hint, value, where, faults):

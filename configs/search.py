@@ -1,0 +1,90 @@
+"""The main job: search reduction plans for the shipped model and judge them.
+
+`--config=configs/search.py` runs on two CPU cores in minutes; `:ci` is the same
+in a shortened form, for tests.
+"""
+
+import ml_collections
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; `arg` is "", "tiny" (the same) or "ci"."""
+  if arg not in ("", "tiny", "ci"):
+    raise ValueError(f"variant {arg!r} is unknown; use '', 'tiny' or 'ci'")
+  config = ml_collections.ConfigDict()
+  config.task = "search"
+  config.seed = 0
+  config.weights_path = ""  # "" = the weights inside the package
+
+  config.data = ml_collections.ConfigDict()
+  config.data.suite = "default"
+  config.data.directory = ""  # "" = where tensorflow_datasets keeps its data
+  config.weights = (0.85, 0.15)  # share of mini_suite and easy_vqa pictures
+
+  # Visual tokens, averaged over the decoder's layers; the model has 144.
+  config.budgets = (48.0, 32.0, 16.0, 4.0)
+
+  # Where the search starts and what it may change.
+  config.sites = ()  # () = every decoder site
+  config.start = "hybrid"
+  config.free = (
+    "where",
+    "how_many",
+    "scores",
+    "diversity",
+    "transfer",
+    "temperature",
+    "reweight",
+    "normalization",
+    "size_bias",
+    "affinity",
+  )
+  config.mode = "frozen"
+
+  # Optimisation, for each budget.
+  config.steps = 60
+  config.batch = 24
+  config.learning_rate = 0.05
+  config.model_learning_rate = 1e-4
+  config.multiplier_learning_rate = 0.5
+  config.penalty = 5.0
+  config.align = 0.3
+  config.start_multiple = 1.1
+  config.start_decay = 0.8
+  config.temperature_start = 0.5
+  config.temperature_end = 0.02
+  config.anneal_share = 0.8
+
+  # Hard checks while the search runs, on validation questions.
+  config.check_every = 30
+  config.check_questions = 384
+  config.check_batch = 64
+  config.log_every = 5
+  config.save_every = 30
+
+  config.evaluation = ml_collections.ConfigDict()
+  config.evaluation.questions = 1000
+  config.evaluation.batch = 125
+  config.evaluation.seed = 0
+  config.evaluation.presets = (
+    "prune",
+    "reweight",
+    "merge",
+    "merge_proportional",
+    "pool_soft",
+    "random",
+    "grid",
+    "pool",
+    "fastv",
+    "tome",
+  )
+
+  if arg == "ci":
+    config.data.suite = "tiny"
+    config.budgets = (32.0, 8.0)
+    config.steps, config.batch, config.check_every = 4, 8, 2
+    config.check_questions, config.check_batch = 16, 8
+    config.log_every, config.save_every = 1, 2
+    config.evaluation.questions, config.evaluation.batch = 32, 16
+    config.evaluation.presets = ("prune", "pool", "fastv", "tome")
+  return config.lock()

@@ -1,0 +1,1 @@
+"""Hard evaluation of reduction plans: benchmarks, metrics, tables, plots."""

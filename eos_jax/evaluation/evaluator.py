@@ -1,0 +1,221 @@
+"""Runs a model under reduction plans, tokens really dropped."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eos_jax import cost, models, ops
+from eos_jax.evaluation import metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """One line of a comparison.
+
+  Attributes:
+    name: operator, "dense" or "eos".
+    limit: budget (layer average) that the line belongs to; None for dense.
+    plan: what was run; None for dense and for unreachable budgets.
+    reason: why the budget cannot be reached, else "".
+    accuracy: by task.
+    mean: over the tasks.
+    error: standard error of the mean.
+    layer_average: visual tokens, mean over decoder layers as executed.
+    final: visual tokens after the last site.
+    flops: of a prefill, pixels to first answer token.
+    kv_bytes: key-value cache behind the prefill, two bytes a number.
+  """
+
+  name: str
+  limit: float | None
+  plan: ops.ReductionPlan | None
+  reason: str = ""
+  accuracy: dict[str, float] = dataclasses.field(default_factory=dict)
+  mean: float = float("nan")
+  error: float = float("nan")
+  layer_average: float = float("nan")
+  final: int = 0
+  flops: int = 0
+  kv_bytes: int = 0
+
+  def to_dict(self) -> dict[str, Any]:
+    """Plain values for JSON; numbers that were not measured are null."""
+    values = dataclasses.asdict(dataclasses.replace(self, plan=None))
+    values = {
+      name: None if isinstance(v, float) and np.isnan(v) else v
+      for name, v in values.items()
+    }
+    values["sites"] = {
+      site.site: site.keep for site in (self.plan.sites if self.plan else ())
+    }
+    values["note"] = self.plan.note if self.plan else ""
+    return values
+
+
+class Evaluator:
+  """Answers a fixed set of questions under one plan after the other.
+
+  Pictures are encoded once; only plans that reduce inside the vision encoder
+  encode them again.
+  """
+
+  def __init__(
+    self,
+    cfg: models.VLMConfig,
+    params: Any,
+    questions: Any,
+    *,
+    batch: int,
+    seed: int,
+    normalize: Callable[[jax.Array], jax.Array],
+    steps: int,
+    placement: Any,
+  ):
+    """Encodes all pictures.
+
+    Args:
+      cfg: shape of the model.
+      params: its parameters.
+      questions: a `data.loader.EvaluationSet`.
+      batch: questions a batch.
+      seed: draws the noise of the score "random".
+      normalize: uint8 pictures -> what the model reads.
+      steps: most tokens of an answer.
+      placement: sharding of a batch.
+    """
+    self._cfg, self._params, self._questions = cfg, params, questions
+    self._steps, self._normalize = steps, normalize
+    key = jax.random.key(seed)
+    see = jax.jit(functools.partial(self._see, reduction=None))
+    self._batches = []
+    for number, raw in enumerate(questions.batches(batch)):
+      raw = dict(raw)
+      valid = raw.pop("valid")
+      placed = jax.device_put(
+        {n: raw[n] for n in ("image", "tokens", "mask", "prompt_length")},
+        placement,
+      )
+      noise = jax.random.fold_in(key, number)
+      seen = see(params, placed["image"], noise)
+      self._batches.append((placed, valid, noise, seen))
+
+  def _see(self, params, image, key, reduction):
+    image = self._normalize(image)
+    return models.see(self._cfg, params, image, reduction, key=key)
+
+  @property
+  def questions(self) -> Any:
+    """The questions that are asked."""
+    return self._questions
+
+  def predict(self, plan: ops.ReductionPlan | None) -> list[str]:
+    """Greedy answers to all questions, in their order."""
+    tokenizer = self._questions.tokenizer
+
+    def answer(params, batch, seen):
+      slots = jnp.arange(batch["tokens"].shape[1])[None]
+      text = models.Text(
+        tokens=batch["tokens"],
+        mask=slots < batch["prompt_length"][:, None],
+        prompt_length=batch["prompt_length"],
+      )
+      return models.answer(
+        self._cfg,
+        params,
+        seen,
+        text,
+        plan,
+        steps=self._steps,
+        stop=tokenizer.eos_id,
+      )
+
+    answer = jax.jit(answer)
+    see = None
+    if plan is not None and any(s.site.startswith("vision.") for s in plan.sites):
+      see = jax.jit(functools.partial(self._see, reduction=plan))
+    predictions = []
+    for batch, valid, noise, seen in self._batches:
+      if see is not None:
+        seen = see(self._params, batch["image"], noise)
+      ids = np.asarray(answer(self._params, batch, seen))
+      rows = ids[np.asarray(valid)]
+      predictions += [tokenizer.decode(row.tolist()) for row in rows]
+    return predictions
+
+  def evaluate(
+    self, name: str, limit: float | None, plan: ops.ReductionPlan | None
+  ) -> Result:
+    """Accuracy and cost of a plan (None: the dense model)."""
+    predictions = self.predict(plan)
+    tasks = [question.task for question in self._questions.questions]
+    right = metrics.exact_match(predictions, self._questions.answers)
+    accuracy = metrics.accuracy_by_task(right, tasks)
+    text = len(self._cfg.prefix) + round(
+      float(
+        np.mean(
+          np.concatenate(
+            [np.asarray(b["prompt_length"])[v] for b, v, _, _ in self._batches]
+          )
+        )
+      )
+    )
+    shape = model_shape(self._cfg)
+    if plan is None:
+      counts = (self._cfg.vision.tokens,) * self._cfg.decoder.layers
+      rows = None
+    else:
+      counts = cost.layer_counts(plan)
+      rows = cost.vision_row_counts(plan, shape)
+    return Result(
+      name=name,
+      limit=limit,
+      plan=plan,
+      accuracy=accuracy,
+      mean=float(np.mean(list(accuracy.values()))),
+      error=metrics.standard_error(right, tasks),
+      layer_average=float(cost.layer_average(counts)),
+      final=int(cost.final_count(counts)),
+      flops=int(cost.prefill_flops(shape, counts, text, rows)),
+      kv_bytes=int(cost.kv_cache_bytes(shape, counts, text)),
+    )
+
+  def evaluate_preset(self, spec: ops.OperatorSpec, limit: float) -> Result:
+    """A hand-made operator at a budget, at its place or moved."""
+    try:
+      plan = cost.budget_plan(
+        spec,
+        limit=limit,
+        tokens=self._cfg.vision.tokens,
+        layers=self._cfg.decoder.layers,
+        vision_layers=self._cfg.vision.layers,
+        model=self._cfg.name,
+      )
+    except cost.UnreachableBudget as error:
+      return Result(spec.name, limit, None, reason=str(error))
+    return self.evaluate(spec.name, limit, plan)
+
+
+def model_shape(cfg: models.VLMConfig) -> cost.ModelShape:
+  """The sizes that the cost model needs."""
+  vision, decoder = cfg.vision, cfg.decoder
+  return cost.ModelShape(
+    vision_layers=vision.layers,
+    vision_width=vision.width,
+    vision_mlp=vision.mlp,
+    vision_heads=vision.heads,
+    patch_dim=3 * vision.patch_size**2,
+    vision_tokens=vision.tokens + 1,
+    projector_hidden=cfg.projector,
+    layers=decoder.layers,
+    width=decoder.width,
+    heads=decoder.heads,
+    kv_heads=decoder.kv_heads,
+    head_dim=decoder.head_dim,
+    mlp=decoder.mlp,
+    vocab=decoder.vocab,
+  )

@@ -1,0 +1,102 @@
+"""Tables and plots of a comparison."""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from eos_jax.evaluation import evaluator
+
+
+def table(results: Sequence[evaluator.Result]) -> str:
+  """The comparison as text: a block for each budget, best mean first."""
+  tasks = sorted({task for r in results for task in r.accuracy})
+  width = max(len(r.name) for r in results) + 2
+  head = (
+    f"{'operator':<{width}}{'mean':>7}{'+-':>6}"
+    + "".join(f"{task[:9]:>10}" for task in tasks)
+    + f"{'layer avg':>11}{'final':>7}{'MFLOPs':>9}{'KV KiB':>8}  note"
+  )
+  lines = []
+  for limit in _limits(results):
+    block = [r for r in results if r.limit == limit]
+    block.sort(key=lambda r: -r.mean if r.accuracy else math.inf)
+    title = "dense" if limit is None else f"budget {limit:g} visual tokens"
+    lines += ["", f"{title} (layer average)" if limit else title, head]
+    lines += [_line(r, tasks, width) for r in block]
+  return "\n".join(lines[1:])
+
+
+def _limits(results):
+  found = {r.limit for r in results}
+  return sorted(found, key=lambda x: -math.inf if x is None else -x)
+
+
+def _line(result, tasks, width):
+  if not result.accuracy:
+    return f"{result.name:<{width}}  cannot reach it: {result.reason}"
+  note = result.plan.note if result.plan else ""
+  return (
+    f"{result.name:<{width}}{result.mean:7.3f}{result.error:6.3f}"
+    + "".join(f"{result.accuracy[task]:10.3f}" for task in tasks)
+    + f"{result.layer_average:11.2f}{result.final:7d}"
+    + f"{result.flops / 1e6:9.1f}{result.kv_bytes / 1024:8.1f}  {note}"
+  ).rstrip()
+
+
+def write_json(
+  path: pathlib.Path, results: Sequence[evaluator.Result], facts: dict[str, Any]
+) -> None:
+  """Writes all numbers and the facts of the run."""
+  value = {**facts, "results": [r.to_dict() for r in results]}
+  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def plot(path: pathlib.Path, results: Sequence[evaluator.Result]) -> None:
+  """Accuracy against prefill FLOPs: every operator a line over the budgets."""
+  # Only a report needs it, and it takes a second to import.
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(figsize=(8, 5.5))
+  measured = [r for r in results if r.accuracy]
+  names = sorted({r.name for r in measured if r.limit is not None})
+  colors = pyplot.get_cmap("tab20")
+  for index, name in enumerate(names):
+    rows = sorted(
+      (r for r in measured if r.name == name), key=lambda r: r.flops
+    )
+    searched = name == "eos"
+    axes.errorbar(
+      [r.flops / 1e6 for r in rows],
+      [r.mean for r in rows],
+      yerr=[r.error for r in rows],
+      label=name,
+      marker="*" if searched else "o",
+      markersize=11 if searched else 4,
+      linewidth=2.5 if searched else 1,
+      color="black" if searched else colors(index % 20),
+      capsize=2,
+      zorder=3 if searched else 2,
+    )
+  for dense in (r for r in measured if r.limit is None):
+    axes.axhline(dense.mean, linestyle="--", color="gray", linewidth=1)
+    axes.annotate(
+      f"dense, {dense.flops / 1e6:.0f} MFLOPs",
+      (1, dense.mean),
+      xycoords=("axes fraction", "data"),
+      xytext=(-4, 4),
+      textcoords="offset points",
+      ha="right",
+    )
+  axes.set_xlabel("FLOPs of a prefill, millions (vision encoder included)")
+  axes.set_ylabel("accuracy, mean over tasks")
+  axes.set_title("Accuracy against cost, tokens really dropped")
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8, ncols=2, loc="lower right")
+  figure.tight_layout()
+  figure.savefig(path, dpi=150)
+  pyplot.close(figure)
