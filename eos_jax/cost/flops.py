@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float, Scalar
+from eos_jax.ops import types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def polynomial(
   """Sum of `square n^2 + linear n` over counts: exact for integers."""
   if isinstance(counts, jax.Array):
     # float32 holds any total to 7 digits; coefficients may exceed int32.
-    n = counts.astype(jnp.promote_types(counts.dtype, jnp.float32))
+    n = types.working(counts)
     return jnp.sum(float(square) * n * n + float(linear) * n)
   return sum((square * n + linear) * n for n in counts)
 

@@ -181,10 +181,10 @@ def _static_count(keep: Any, rows: int, spec: types.OperatorSpec) -> int:
 
 
 def keep_count(
-  mass_total: Float[Array, "*S"],
-  activation: Float[Array, "*S"],
-  retention: Float[Array, "*S"],
-) -> Float[Array, "*S"]:
+  mass_total: Float[Array, "*S"] | float,
+  activation: Float[Array, "*S"] | float,
+  retention: Float[Array, "*S"] | float,
+) -> Float[Array, "*S"] | float:
   """How much of the present mass stays: `M (1 - a (1 - r))`.
 
   Relative to what reaches the site, so counts fall from site to site; a = 0
@@ -196,7 +196,7 @@ def keep_count(
     retention: r in [0, 1].
 
   Returns:
-    Mass to keep, in tokens, same shape.
+    [*S] mass to keep, in tokens.
 
   >>> float(keep_count(144.0, 1.0, 0.25))
   36.0

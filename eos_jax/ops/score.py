@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eos_jax.array_typing import Array, Float
+from eos_jax.array_typing import Array, Float, Int
 from eos_jax.ops import topk, types
 
 # Smallest standard deviation that a score is divided by. Attention shares of
@@ -110,19 +110,24 @@ def _spread_rank(rows: int, columns: int) -> np.ndarray:
 
   Farthest-point order on the torus: every prefix of it covers the grid about
   evenly, and for a 12 x 12 grid the first 4 and the first 16 are lattices of
-  stride 6 and 3. Ties go to the lowest raster index.
+  stride 6 and 3. Of equally far cells the one that the others repel least
+  (sum of 1 / distance^2) comes next, then the lowest raster index.
   """
   r, c = np.divmod(np.arange(rows * columns), columns)
   nearest = np.full(rows * columns, np.inf)
+  repulsion = np.zeros(rows * columns)
   rank = np.zeros(rows * columns, np.int32)
   pick = rows // 3 * columns + columns // 3
   for step in range(rows * columns):
     rank[pick] = step
     dr, dc = np.abs(r - r[pick]), np.abs(c - c[pick])
     dr, dc = np.minimum(dr, rows - dr), np.minimum(dc, columns - dc)
-    nearest = np.minimum(nearest, dr * dr + dc * dc)
-    nearest[pick] = -1
-    pick = int(np.argmax(nearest))
+    squared = dr * dr + dc * dc
+    nearest = np.minimum(nearest, squared)
+    repulsion += 1 / np.maximum(squared, 1)
+    # Rounded, so that the order does not hang on the last bits.
+    far = np.where(nearest == nearest.max(), repulsion.round(9), np.inf)
+    pick = int(np.argmin(far))
   return rank
 
 
@@ -141,7 +146,7 @@ def uniqueness(
   cosine: Float[Array, "V V"],
   order: Float[Array, "V"],
   log_mass: Float[Array, "V"],
-  image: Float[Array, "V"] | None = None,
+  image: Int[Array, "V"] | None = None,
 ) -> Float[Array, "V"]:
   """Minus the greatest cosine to a better-scored present token, in parallel.
 

@@ -298,12 +298,18 @@ class Kernel:
   cosine: bool = False
 
 
-def working(x: Num[Array, "..."]) -> Float[Array, "..."]:
-  """`x` in the dtype of score and softmax arithmetic.
+def working_dtype(dtype: Any) -> Any:
+  """The dtype of score and softmax arithmetic on arrays of a dtype.
 
-  float32 whatever the dtype of the model; float64 stays, for tests.
+  float32 whatever the dtype of the model; float64 stays, for tests. (Strict
+  dtype promotion has no common dtype for the two.)
   """
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def working(x: Num[Array, "..."]) -> Float[Array, "..."]:
+  """`x` in `working_dtype`."""
+  return x.astype(working_dtype(x.dtype))
 
 
 def present(log_mass: Float[Array, "V"]) -> Bool[Array, "V"]:
@@ -335,7 +341,7 @@ def token_set(
   [1.0, 1.0, 0.0]
   """
   count = x.shape[0]
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  dtype = working_dtype(x.dtype)
   if position is None:
     position = jnp.arange(count, dtype=jnp.int32)
   if image is None:
