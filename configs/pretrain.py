@@ -30,8 +30,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # Second stage: projector and decoder, on answers.
   config.answers = ml_collections.ConfigDict()
   config.answers.steps = 4000
-  config.answers.batch = 24
-  config.answers.learning_rate = 1.5e-3
+  config.answers.batch = 16
+  config.answers.learning_rate = 1.2e-3
   config.answers.warmup = 150
   config.answers.weight_decay = 0.05
 

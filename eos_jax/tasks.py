@@ -19,7 +19,14 @@ import eos_jax
 from eos_jax import models, ops
 from eos_jax.data import generator, loader, prompts, sources, tokenizer
 from eos_jax.evaluation import evaluator, report
-from eos_jax.training import metrics, partition, pretrain, search, settings
+from eos_jax.training import (
+  metrics,
+  partition,
+  pretrain,
+  search,
+  search_loop,
+  settings,
+)
 
 ANSWER_TOKENS = 6  # the longest answer and </s>
 
@@ -91,14 +98,12 @@ def run_search(config: Any, workdir: pathlib.Path) -> None:
   params = models.weights.load(path, like)
   fingerprint = models.weights.fingerprint(params)
   print(_describe(cfg, params, chosen), flush=True)
-  problem = search.Problem(
-    cfg, params, search.make_space(cfg, chosen), chosen
-  )
+  problem = search.Problem(cfg, params, search.make_space(cfg, chosen), chosen)
   validation = _sources("validation", chosen.data)
   checks = loader.evaluation_set(
     validation, words, count=chosen.check_questions, seed=chosen.seed
   )
-  found, facts = search.run(
+  found, facts = search_loop.run(
     problem, validation, checks, words, fingerprint, workdir
   )
   searched = time.time()
@@ -191,9 +196,7 @@ def run_pretrain(config: Any, workdir: pathlib.Path) -> None:
   for stage in stages:
     stage.mkdir(exist_ok=True)
   encoder = pretrain.train_vision(cfg, chosen, train, stages[0])
-  params = pretrain.train_answers(
-    cfg, chosen, encoder, train, words, stages[1]
-  )
+  params = pretrain.train_answers(cfg, chosen, encoder, train, words, stages[1])
   path = workdir / chosen.output
   models.weights.save(path, params, {"generator": generator.generator_hash()})
   # What is judged is the file as it is shipped: float16.

@@ -1,8 +1,8 @@
 """Runs a model under reduction plans, tokens really dropped."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -136,7 +136,9 @@ class Evaluator:
 
     answer = jax.jit(answer)
     see = None
-    if plan is not None and any(s.site.startswith("vision.") for s in plan.sites):
+    if plan is not None and any(
+      s.site.startswith("vision.") for s in plan.sites
+    ):
       see = jax.jit(functools.partial(self._see, reduction=plan))
     predictions = []
     for batch, valid, noise, seen in self._batches:

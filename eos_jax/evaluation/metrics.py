@@ -1,10 +1,12 @@
 """Scores of generated answers."""
 
-import math
 from collections.abc import Sequence
+import math
 
 
-def exact_match(predicted: Sequence[str], expected: Sequence[str]) -> list[bool]:
+def exact_match(
+  predicted: Sequence[str], expected: Sequence[str]
+) -> list[bool]:
   """Whether answers are equal, apart from case and outer white space.
 
   >>> exact_match(["Red ", "2"], ["red", "3"])

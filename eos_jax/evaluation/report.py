@@ -1,9 +1,9 @@
 """Tables and plots of a comparison."""
 
+from collections.abc import Sequence
 import json
 import math
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 from eos_jax.evaluation import evaluator

@@ -4,7 +4,15 @@ Flax is used as a factory of pure `init` and `apply` functions over plain nested
 dicts; no mutable collections, no lifted transformations.
 """
 
-from eos_jax.models import config, decoder, heads, reduction, vision, vlm, weights
+from eos_jax.models import (
+  config,
+  decoder,
+  heads,
+  reduction,
+  vision,
+  vlm,
+  weights,
+)
 from eos_jax.models.config import (
   DecoderConfig,
   VisionConfig,

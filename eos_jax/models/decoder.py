@@ -16,9 +16,8 @@ import jax.numpy as jnp
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float, Int
-from eos_jax.models import blocks
+from eos_jax.models import blocks, layers
 from eos_jax.models import config as config_lib
-from eos_jax.models import layers
 from eos_jax.models import reduction as reduction_lib
 
 
@@ -138,8 +137,8 @@ def logits(
   """Next-token logits in float32 from normalised hidden states."""
   if cfg.tied:
     return (hidden @ params["embed"].T.astype(hidden.dtype)).astype(jnp.float32)
-  return _Head(cfg).apply({"params": params["head"]}, hidden).astype(
-    jnp.float32
+  return (
+    _Head(cfg).apply({"params": params["head"]}, hidden).astype(jnp.float32)
   )
 
 

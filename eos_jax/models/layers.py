@@ -10,6 +10,11 @@ from eos_jax.array_typing import Array, Float, Int
 MASKED = -1e9
 
 
+def along_last(x: Float[Array, "D"], rank: int) -> Array:
+  """A vector with leading axes of size 1, up to `rank` axes."""
+  return x.reshape((1,) * (rank - 1) + x.shape)
+
+
 class Dense(nn.Module):
   """Affine map over the last axis, computed on tokens flattened to rows.
 
@@ -45,7 +50,7 @@ class RMSNorm(nn.Module):
     wide *= jax.lax.rsqrt(
       jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps
     )
-    return (wide * scale).astype(x.dtype)
+    return (wide * along_last(scale, x.ndim)).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -62,6 +67,7 @@ class LayerNorm(nn.Module):
     wide *= jax.lax.rsqrt(
       jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps
     )
+    scale, bias = along_last(scale, x.ndim), along_last(bias, x.ndim)
     return (wide * scale + bias).astype(x.dtype)
 
 
@@ -88,7 +94,8 @@ def rotate(
   """
   half = x.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions.astype(jnp.float32)[:, None, :, None] * frequency
+  angle = positions.astype(jnp.float32)[:, None, :, None]
+  angle = angle * along_last(frequency, 4)
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate(

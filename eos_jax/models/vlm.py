@@ -9,10 +9,8 @@ import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float, Int
 from eos_jax.models import config as config_lib
-from eos_jax.models import decoder
-from eos_jax.models import layers
+from eos_jax.models import decoder, layers, vision
 from eos_jax.models import reduction as reduction_lib
-from eos_jax.models import vision
 
 
 class Projector(nn.Module):

@@ -1,5 +1,6 @@
 """Checkpoints of a run: arrays, data iterator and facts, through Orbax."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -29,11 +30,18 @@ class Checkpointer:
   def save(
     self, step: int, state: Any, iterator: Any, facts: dict[str, Any]
   ) -> None:
-    """Saves in the background; typed keys in `state` are unwrapped."""
+    """Saves in the background.
+
+    Args:
+      step: number of steps done.
+      state: pytree of arrays and typed keys.
+      iterator: grain iterator that stands behind the last batch used.
+      facts: what must hold when the run is resumed; plain JSON values.
+    """
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_raw(state)),
+        state=ocp.args.StandardSave(_table(state)),
         data=grain.checkpoint.CheckpointSave(iterator),
         facts=ocp.args.JsonSave(facts),
       ),
@@ -59,6 +67,7 @@ class Checkpointer:
     saved = self._manager.restore(
       step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
     )["facts"]
+    facts = json.loads(json.dumps(facts))  # as it was stored: no tuples
     changed = [
       f"{name}: saved {saved.get(name)!r}, now {facts.get(name)!r}"
       for name in sorted(saved.keys() | facts.keys())
@@ -70,12 +79,10 @@ class Checkpointer:
         " run; use a new --workdir or restore these settings:\n  "
         + "\n  ".join(changed)
       )
-    abstract = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=leaf.sharding
-      ),
-      _raw(like),
-    )
+    abstract = {
+      name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+      for name, leaf in _table(like).items()
+    }
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -83,7 +90,7 @@ class Checkpointer:
         data=grain.checkpoint.CheckpointRestore(iterator),
       ),
     )
-    return _typed(restored["state"], like), restored["data"]
+    return _tree(restored["state"], like), restored["data"]
 
   def close(self) -> None:
     """Waits for pending saves."""
@@ -95,18 +102,24 @@ def _is_key(leaf):
   return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _raw(tree):
-  """Typed random keys as plain integers, which is what Orbax stores."""
-  return jax.tree.map(
-    lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree
-  )
+def _table(state):
+  """Leaves by path: independent of the classes that hold them.
+
+  Typed random keys become plain integers, which is what Orbax stores.
+  """
+  return {
+    jax.tree_util.keystr(path): jax.random.key_data(leaf)
+    if _is_key(leaf)
+    else leaf
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+  }
 
 
-def _typed(tree, like):
-  return jax.tree.map(
-    lambda leaf, model: jax.random.wrap_key_data(leaf)
-    if _is_key(model)
-    else leaf,
-    tree,
-    like,
+def _tree(table, like):
+  """Inverse of `_table`."""
+  paths, treedef = jax.tree_util.tree_flatten_with_path(like)
+  leaves = [table[jax.tree_util.keystr(path)] for path, _ in paths]
+  return treedef.unflatten(
+    jax.random.wrap_key_data(leaf) if _is_key(model) else leaf
+    for leaf, (_, model) in zip(leaves, paths, strict=True)
   )

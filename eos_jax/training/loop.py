@@ -1,8 +1,8 @@
 """The loop that every training task runs, and jit with explicit shardings."""
 
+from collections.abc import Callable
 import signal
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import jax

@@ -15,7 +15,10 @@ AXES = ("data", "fsdp", "tensor")
 # Ordered: the first pattern found in a path decides. Stacked blocks have a
 # leading layer axis, which is never cut.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
-  (r"blocks.*(q|k|v|gate|up|fc1)\.kernel$", PartitionSpec(None, "fsdp", "tensor")),
+  (
+    r"blocks.*(q|k|v|gate|up|fc1)\.kernel$",
+    PartitionSpec(None, "fsdp", "tensor"),
+  ),
   (r"blocks.*(out|down|fc2)\.kernel$", PartitionSpec(None, "tensor", "fsdp")),
   (r"(embed|head\.out\.kernel)$", PartitionSpec(None, "fsdp")),
   (r".*", PartitionSpec()),

@@ -6,9 +6,11 @@
    several questions about a picture share a sequence.
 """
 
+from collections.abc import Callable
+import contextlib
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -118,7 +120,7 @@ def answer_loss(
   cross = optax.softmax_cross_entropy_with_integer_labels(logits, target)
   loss = _mean(cross, weight.astype(jnp.float32))
   wrong = weight & (jnp.argmax(logits, -1) != target)
-  questions = jnp.arange(1, 33)
+  questions = jnp.arange(1, 33)[None, None]
   segment = batch["segments"][:, 1:, None] == questions
   asked = jnp.any(segment, axis=1)
   missed = jnp.any(segment & wrong[..., None], axis=1)
@@ -209,28 +211,32 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
   state = {"params": params, "opt": transform.init(params)}
   state = jax.device_put(state, replicated)
   iterator = iter(batches)
-  saver = checkpoint.Checkpointer(workdir / "checkpoints")
-  facts = {"seed": settings.seed, "steps": stage.steps, "batch": stage.batch}
-  start = saver.latest or 0
-  if start:
-    state, iterator = saver.restore(state, iterator, facts)
-  writer = metrics.JsonlWriter(workdir / "metrics.jsonl")
-  state = loop.run(
-    lambda _, state, batch: compiled(
-      state, jax.device_put(batch, cut), *constants
-    ),
-    state,
-    iterator,
-    start=start,
-    stop=stage.steps,
-    label=workdir.name,
-    log=_logger(writer),
-    log_every=settings.log_every,
-    save=lambda done, state: saver.save(done, state, iterator, facts),
-    save_every=settings.save_every,
-  )
-  saver.close()
-  writer.close()
+  facts = {"seed": settings.seed, **dataclasses.asdict(stage)}
+  with (
+    contextlib.closing(
+      checkpoint.Checkpointer(workdir / "checkpoints")
+    ) as saver,
+    contextlib.closing(
+      metrics.JsonlWriter(workdir / "metrics.jsonl")
+    ) as writer,
+  ):
+    start = saver.latest or 0
+    if start:
+      state, iterator = saver.restore(state, iterator, facts)
+    state = loop.run(
+      lambda _, state, batch: compiled(
+        state, jax.device_put(batch, cut), *constants
+      ),
+      state,
+      iterator,
+      start=start,
+      stop=stage.steps,
+      label=workdir.name,
+      log=_logger(writer),
+      log_every=settings.log_every,
+      save=lambda done, state: saver.save(done, state, iterator, facts),
+      save_every=settings.save_every,
+    )
   return jax.device_get(state["params"])
 
 

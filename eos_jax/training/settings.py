@@ -210,8 +210,7 @@ def _convert(hint, value, where, faults):
     isinstance(value, bool) and hint is not bool
   ):
     faults.append(
-      f"{where} must be {hint.__name__}, got {value!r}"
-      f" ({type(value).__name__})"
+      f"{where} must be {hint.__name__}, got {value!r} ({type(value).__name__})"
     )
     return value
   return hint(value)
