@@ -84,7 +84,7 @@ def whole_counts(
   """
   expected.check_reachable(space, limit)
   weights = expected.layer_weights(space)
-  room = limit * space.layers - weights[0] * space.tokens
+  room = limit * space.layers - weights[0] * space.tokens + expected.ROUNDING
   weights = weights[1:]
 
   def scaled(factor):

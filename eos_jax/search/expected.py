@@ -59,6 +59,9 @@ def final_count(
   return cost.final_count(expected_counts(params, space))
 
 
+# What the product of a fractional limit and L may be off by.
+ROUNDING = 1e-9
+
 # Measures that need nothing but the space; see `objective.measure`.
 MEASURES = {"layer_average": layer_average, "final_count": final_count}
 
@@ -88,7 +91,7 @@ def check_reachable(space: space_lib.SearchSpace, limit: float) -> None:
   """Raises `cost.UnreachableBudget` where one token a site is too many."""
   weights = layer_weights(space)
   least = float(weights[0] * space.tokens + weights[1:].sum()) / space.layers
-  if least > limit:
+  if least > limit + ROUNDING:
     raise cost.UnreachableBudget(
       least,
       f"{int(weights[0])} of {space.layers} decoder layers run before the first"

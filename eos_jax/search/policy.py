@@ -58,7 +58,7 @@ def init_policy(
   limit: float,
   multiple: float = 1.0,
   decay: float | None = None,
-  counts: Sequence[float] | None = None,
+  counts: Sequence[float] | np.ndarray | None = None,
 ) -> Policy:
   """Warm start: the numbers of the spec, at a chosen number of tokens.
 

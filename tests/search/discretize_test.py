@@ -78,6 +78,16 @@ def test_whole_counts_that_fit_stay():
   assert counts == [80, 35, 10]
 
 
+def test_fractional_limits_are_used_in_full():
+  where = _space()
+  for total in range(5, 300, 7):
+    counts = search.whole_counts(
+      np.array([60.0, 30.0, 10.0]), where, limit=total / 5
+    )
+    # The first site feeds one layer only, so it takes any remainder.
+    assert counts[0] + 2 * counts[1] + 2 * counts[2] == total
+
+
 def test_slack_goes_where_rounding_took_most():
   where = _space(("decoder.0", "decoder.4"))
   # 4 * 10 + 1.9 < 42: the second count rises, the first cannot.
