@@ -44,7 +44,7 @@ def eligible(
   protected token.
   """
   index, image = selection.index, site.tokens.image
-  rows = jnp.arange(image.shape[0])
+  rows = jnp.arange(image.shape[0], dtype=jnp.int32)
   fixed = select.protected(site)
   giver = types.present(site.tokens.log_mass) & ~fixed
   taker = types.present(selection.log_mass) & ~fixed[index]
@@ -86,7 +86,10 @@ def softmax(
   else:
     gate = jax.nn.sigmoid((best - params.theta) / temperature)
   gate = jnp.where(types.present(best), gate.astype(best.dtype), 0)
-  return jax.nn.softmax(logits * (1 / tau), axis=1) * gate[:, None]
+  # The greatest is taken away before the division: afterwards its rounding,
+  # on rows of -1e9, is large enough to overflow the exponential.
+  logits -= jax.lax.stop_gradient(best)[:, None]
+  return jax.nn.softmax(logits / tau, axis=1) * gate[:, None]
 
 
 def none(

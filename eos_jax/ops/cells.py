@@ -75,9 +75,9 @@ def members(
   high = -((-(place + 1) * side[None, :]) // shape[None, :])
   at = jnp.stack([position // grid[1], position % grid[1]], 1)
   inside = (at[:, None] >= low[None]) & (at[:, None] < high[None])
-  free = valid & (jnp.arange(tokens) >= protect)
+  free = valid & (jnp.arange(tokens, dtype=jnp.int32) >= protect)
   member = jnp.all(inside, -1) & used[None, :] & free[:, None]
-  own = jnp.arange(tokens)[:, None] == jnp.arange(slots)[None, :]
+  own = jnp.eye(tokens, slots, dtype=bool)
   member |= own & (valid & ~free)[:, None]
   # Twice the distance to the middle, in integers, so that ties are exact.
   off = 2 * at[:, None] - (low + high - 1)[None]

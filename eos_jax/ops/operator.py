@@ -126,7 +126,7 @@ def reduce_hard(
   params: types.OperatorParams,
   *,
   spec: types.OperatorSpec,
-  keep: int,
+  keep: Scalar,
 ) -> types.Reduced:
   """The operator that really drops tokens: K rows, K static.
 
@@ -135,7 +135,7 @@ def reduce_hard(
     signals: what the operator reads.
     params: its numbers.
     spec: the operator.
-    keep: K, 1 <= K <= V, protected tokens included.
+    keep: K, a static integer, 1 <= K <= V, protected tokens included.
 
   Returns:
     `Reduced` of K rows, ascending for top-k selections. Where fewer than K

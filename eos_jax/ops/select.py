@@ -87,8 +87,8 @@ class Selection:
 
 def protected(site: Site) -> Bool[Array, "V"]:
   """True for the leading present tokens that always stay."""
-  leading = jnp.arange(site.scores.shape[0]) < site.spec.protect
-  return leading & types.present(site.tokens.log_mass)
+  rows = jnp.arange(site.scores.shape[0], dtype=jnp.int32)
+  return (rows < site.spec.protect) & types.present(site.tokens.log_mass)
 
 
 def split(
@@ -194,7 +194,7 @@ def top_k(site: Site, budget: Budget) -> Selection:
     kept = jnp.where(everything, log_mass, kept)
     rest = jnp.where(everything, types.LOG_ZERO, rest)
   kept = jnp.maximum(kept, types.LOG_ZERO)
-  return _emit(kept, rest, jnp.arange(kept.shape[0]), budget)
+  return _emit(kept, rest, jnp.arange(kept.shape[0], dtype=jnp.int32), budget)
 
 
 def bipartite_minimum(tokens: int, *, protect: int = 0) -> int:
@@ -233,7 +233,8 @@ def bipartite(site: Site, budget: Budget) -> Selection:
   giver, taker = free & ~odd, free & odd
   allowed = giver[:, None] & taker[None, :] & (image[:, None] == image[None, :])
   edges = jnp.where(allowed, site.cosine, -jnp.inf)
-  partner, best = jnp.argmax(edges, 1), jnp.max(edges, 1)
+  best = jnp.max(edges, 1)
+  partner = jnp.argmax(edges, 1).astype(jnp.int32)
   giver &= jnp.isfinite(best)
   best = jnp.where(giver, best, 0)
   log_giver = jnp.where(giver, log_mass, types.LOG_ZERO)
@@ -245,15 +246,15 @@ def bipartite(site: Site, budget: Budget) -> Selection:
     leaving = giver & (rank < jnp.sum(valid) - topk.whole(budget.count))
     kept = jnp.where(leaving, types.LOG_ZERO, log_mass)
     rest = jnp.where(leaving, log_mass, types.LOG_ZERO)
-    place = jnp.arange(count) if site.spec.protect else rank
+    place = jnp.arange(count, dtype=jnp.int32) if site.spec.protect else rank
   else:
     kept, rest = _among(
       giver, distance, log_mass, budget.count, budget.temperature
     )
-    place = jnp.arange(count)
+    place = jnp.arange(count, dtype=jnp.int32)
   in_b = free & odd
   group = jnp.where(~free, 0, jnp.where(in_b, 2, 1))
-  place = jnp.where(group == 1, place, jnp.arange(count))
+  place = jnp.where(group == 1, place, jnp.arange(count, dtype=jnp.int32))
 
   def transport(index: Int[Array, "K"]) -> Float[Array, "V K"]:
     hit = (partner[:, None] == index[None, :]) & giver[:, None]

@@ -11,9 +11,10 @@ from eos_jax.ops import types
 _BISECTIONS = 14
 _NEWTON_STEPS = 8
 # Kept share of the mass above which nothing is removed, and smallest mass
-# that can be asked for.
+# that can be asked for: next to nothing even to the power 1 / tau of a warm
+# assignment, and still a normal float32.
 _ALL = 1 - 1e-6
-_LEAST = 1e-6
+_LEAST = 1e-30
 # exp of this is the largest derivative of a log-mass; float32 overflows at 88.
 _LOG_SLOPE_MAX = 60.0
 
@@ -132,7 +133,7 @@ def soft_top_k(
   Args:
     scores: [V] scores z.
     log_mass: [V] log-mass l.
-    keep: [] mass to keep; anything under 1e-6 counts as 1e-6.
+    keep: [] mass to keep; anything under 1e-30 counts as 1e-30.
     temperature: [] T > 0.
 
   Returns:

@@ -125,13 +125,15 @@ def test_pooling(name):
   keep = data["out_pooled"].shape[1]
   spec = ops.presets.POOL
   pooled = jax.vmap(
-    lambda x: forms.hard(
-      ops.token_set(x),
-      ops.Signals(grid=(side, side)),
-      spec.params(),
-      spec=spec,
-      keep=keep,
-    ).tokens
+    lambda x: (
+      forms.hard(
+        ops.token_set(x),
+        ops.Signals(grid=(side, side)),
+        spec.params(),
+        spec=spec,
+        keep=keep,
+      ).tokens
+    )
   )(jnp.asarray(data["in_x"]))
   _close(pooled.x, data["out_pooled"])
   np.testing.assert_allclose(pooled.size, side * side / keep, rtol=1e-5)
@@ -148,6 +150,8 @@ def test_soft_top_k_of_vision_selector(name):
     )
     return jnp.exp(kept)
 
-  value, pullback = jax.vjp(jax.jit(jax.vmap(mask)), jnp.asarray(data["in_scores"]))
+  value, pullback = jax.vjp(
+    forms.jit(jax.vmap(mask)), jnp.asarray(data["in_scores"])
+  )
   _close(value, data["out_soft_mask"])
   _close(pullback(jnp.asarray(data["in_cotangent"]))[0], data["out_vjp"])

@@ -125,9 +125,7 @@ def test_tome_twice_carries_sizes():
   spec = ops.presets.TOME.replace(protect=0)
   first = _hard(spec, tokens, signals, 10)
   keys = signals.keys[first.index]
-  second = _hard(
-    spec, first.tokens, ops.Signals(keys=keys, grid=forms.GRID), 6
-  )
+  second = _hard(spec, first.tokens, ops.Signals(keys=keys, grid=forms.GRID), 6)
   y, size, *_ = reference.tome(
     np.asarray(first.tokens.x, np.float64),
     np.asarray(keys),

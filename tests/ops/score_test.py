@@ -139,7 +139,7 @@ def test_every_function_has_a_finite_gradient_and_ignores_absent(name):
   spec = _SPEC.replace(scores=(name,), pi=(1.0,))
   absent = (2, 9)
 
-  @jax.jit
+  @forms.jit
   def f(tokens, signals):
     z = _mixture(tokens, signals, spec)
     return jnp.sum(jnp.where(tokens.log_mass == 0, jnp.cos(z), 0)), z
@@ -157,9 +157,7 @@ def test_every_function_has_a_finite_gradient_and_ignores_absent(name):
   other, _ = forms.example(2, absent=absent)
   x = other.x.at[jnp.array(absent)].set(77.0)
   moved = f(ops.TokenSet(**{**vars(tokens), "x": x}), signals)[1]
-  np.testing.assert_allclose(
-    moved, f(tokens, signals)[1], rtol=1e-5, atol=1e-5
-  )
+  np.testing.assert_allclose(moved, f(tokens, signals)[1], rtol=1e-5, atol=1e-5)
 
 
 def test_missing_signal_is_named():
@@ -169,9 +167,7 @@ def test_missing_signal_is_named():
     ops.reduce_hard(tokens, ops.Signals(), spec.params(), spec=spec, keep=2)
 
 
-@pytest.mark.parametrize(
-  "field", ["scores", "select", "assign", "diversity"]
-)
+@pytest.mark.parametrize("field", ["scores", "select", "assign", "diversity"])
 def test_unknown_kernel_is_named(field):
   tokens, signals = forms.example(0)
   change = {"scores": ("nope",), "pi": (1.0,)}

@@ -8,26 +8,27 @@ import numpy as np
 import pytest
 
 from eos_jax import ops
+from tests.ops import forms
 
 V = 24
-_soft = jax.jit(
-  lambda z, l, k, t: ops.soft_top_k(z, l, k, temperature=t),
+_soft = forms.jit(
+  lambda z, m, k, t: ops.soft_top_k(z, m, k, temperature=t),
 )
-_MANY = jax.jit(
+_MANY = forms.jit(
   jax.vmap(
-    lambda z, l, k, t: ops.soft_top_k(z, l, k, temperature=t),
+    lambda z, m, k, t: ops.soft_top_k(z, m, k, temperature=t),
     in_axes=(0, 0, None, None),
   )
 )
 
 
-def _loss(z, l, k, t):
+def _loss(z, m, k, t):
   weight = jnp.sin(jnp.arange(V, dtype=z.dtype))
-  kept, rest = ops.soft_top_k(z, l, k, temperature=t)
+  kept, rest = ops.soft_top_k(z, m, k, temperature=t)
   return jnp.sum(weight * jnp.exp(kept)) + jnp.sum(weight**2 * jnp.exp(rest))
 
 
-_GRADS = jax.jit(jax.grad(_loss, (0, 1, 2, 3)))
+_GRADS = forms.jit(jax.grad(_loss, (0, 1, 2, 3)))
 
 
 def _case(seed, masses="ones"):
@@ -97,8 +98,8 @@ def test_gradients_are_finite(keep, temperature, masses):
 def test_derivative_in_keep_is_the_softmax_of_the_design(temperature):
   scores, log_mass = _case(5, "ones")
   kept_mass = lambda k: jnp.exp(_soft(scores, log_mass, k, temperature)[0])
-  forward = jax.jit(jax.jacfwd(kept_mass))(6.3)
-  reverse = jax.jit(jax.jacrev(kept_mass))(6.3)
+  forward = forms.jit(jax.jacfwd(kept_mass))(6.3)
+  reverse = forms.jit(jax.jacrev(kept_mass))(6.3)
   mass = kept_mass(6.3)
   expected = mass * (1 - mass) / jnp.sum(mass * (1 - mass))
   np.testing.assert_allclose(forward.sum(), 1, rtol=1e-4)
@@ -112,7 +113,7 @@ def test_derivative_on_a_plateau_still_sums_to_one():
   kept = lambda k: jnp.exp(
     ops.soft_top_k(scores, jnp.zeros(8), k, temperature=0.02)[0]
   )
-  slope = jax.jit(jax.jacfwd(kept))(3.0)
+  slope = forms.jit(jax.jacfwd(kept))(3.0)
   np.testing.assert_allclose(slope.sum(), 1, rtol=1e-3)
   np.testing.assert_allclose(slope[:4].sum(), 0, atol=1e-6)
 
@@ -128,8 +129,8 @@ def test_gradients_equal_finite_differences(masses, keep):
     args = (scores, log_mass, cast(keep), cast(0.3))
     weight = jax.random.normal(jax.random.key(1), (2, V), jnp.float64)
 
-    def loss(z, l, k, t):
-      kept, rest = ops.soft_top_k(z, l, k, temperature=t)
+    def loss(z, m, k, t):
+      kept, rest = ops.soft_top_k(z, m, k, temperature=t)
       return jnp.sum(weight[0] * kept) + jnp.sum(weight[1] * jnp.exp(rest))
 
     direction = tuple(
@@ -137,16 +138,14 @@ def test_gradients_equal_finite_differences(masses, keep):
       for i, a in enumerate(args)
     )
     eps = 1e-6
-    value = jax.jit(loss)
+    value = forms.jit(loss)
     at = lambda s: value(
       *(a + s * d for a, d in zip(args, direction, strict=True))
     )
     numeric = (at(eps) - at(-eps)) / (2 * eps)
     _, forward = jax.jvp(value, args, direction)
     grads = jax.grad(value, (0, 1, 2, 3))(*args)
-    reverse = sum(
-      jnp.sum(g * d) for g, d in zip(grads, direction, strict=True)
-    )
+    reverse = sum(jnp.sum(g * d) for g, d in zip(grads, direction, strict=True))
     np.testing.assert_allclose(forward, numeric, rtol=1e-5)
     np.testing.assert_allclose(reverse, forward, rtol=1e-9)
 
@@ -175,8 +174,8 @@ def test_hard_absent_tokens_are_never_chosen():
 
 def test_vmap_equals_loop_and_jit_equals_eager():
   cases = [_case(s, "soft") for s in range(3)]
-  z, l = (jnp.stack(a) for a in zip(*cases, strict=True))
-  batched = _MANY(z, l, 4.0, 0.2)
+  z, m = (jnp.stack(a) for a in zip(*cases, strict=True))
+  batched = _MANY(z, m, 4.0, 0.2)
   for i, case in enumerate(cases):
     single = ops.soft_top_k(*case, 4.0, temperature=0.2)
     for a, b in zip(batched, single, strict=True):
