@@ -21,18 +21,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # First stage: the vision encoder, on patches and on the class token.
   config.vision = ml_collections.ConfigDict()
-  config.vision.steps = 1500
+  config.vision.steps = 700
   config.vision.batch = 32
-  config.vision.learning_rate = 1.5e-3
+  config.vision.learning_rate = 2e-3
   config.vision.warmup = 100
   config.vision.weight_decay = 0.05
 
   # Second stage: projector and decoder, on answers.
   config.answers = ml_collections.ConfigDict()
-  config.answers.steps = 4000
+  config.answers.steps = 2500
   config.answers.batch = 16
-  config.answers.learning_rate = 1.2e-3
-  config.answers.warmup = 150
+  config.answers.learning_rate = 2e-3
+  config.answers.warmup = 100
   config.answers.weight_decay = 0.05
 
   config.questions = 8  # questions of a picture that share a sequence

@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.weights_path = ""  # "" = the weights inside the package
 
   config.data = ml_collections.ConfigDict()
-  config.data.suite = "default"
+  config.data.suite = "held_out"  # validation and test pictures
   config.data.directory = ""  # "" = where tensorflow_datasets keeps its data
   config.weights = (0.85, 0.15)  # share of mini_suite and easy_vqa pictures
 

@@ -9,8 +9,8 @@ can be imported.
 import pathlib
 import sys
 
-import jax
 from absl import app, flags, logging
+import jax
 from ml_collections import config_flags
 
 from eos_jax import tasks

@@ -16,6 +16,8 @@ from eos_jax.data import generator, labels, rendering
 
 COUNTS = {
   "default": {"train": 24_000, "validation": 2_000, "test": 3_000},
+  # The same pictures without those that only pretraining needs.
+  "held_out": {"validation": 2_000, "test": 3_000},
   "tiny": {"train": 256, "validation": 64, "test": 64},
 }
 _DESCRIPTION = """\

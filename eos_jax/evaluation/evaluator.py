@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -90,23 +89,38 @@ class Evaluator:
     """
     self._cfg, self._params, self._questions = cfg, params, questions
     self._steps, self._normalize = steps, normalize
+    # One compiled function each: plans that leave equally many tokens at the
+    # decoder input share the decoder.
+    self._see = jax.jit(self._see_fn, static_argnames="plan")
+    self._reduce = jax.jit(self._reduce_fn, static_argnames="plan")
+    self._answer = jax.jit(self._answer_fn, static_argnames="plan")
     key = jax.random.key(seed)
-    see = jax.jit(functools.partial(self._see, reduction=None))
     self._batches = []
     for number, raw in enumerate(questions.batches(batch)):
-      raw = dict(raw)
-      valid = raw.pop("valid")
       placed = jax.device_put(
-        {n: raw[n] for n in ("image", "tokens", "mask", "prompt_length")},
-        placement,
+        {n: raw[n] for n in ("image", "tokens", "prompt_length")}, placement
       )
       noise = jax.random.fold_in(key, number)
-      seen = see(params, placed["image"], noise)
-      self._batches.append((placed, valid, noise, seen))
+      seen = self._see(params, placed["image"], noise, plan=None)
+      self._batches.append((placed, np.asarray(raw["valid"]), noise, seen))
 
-  def _see(self, params, image, key, reduction):
+  def _see_fn(self, params, image, key, plan):
     image = self._normalize(image)
-    return models.see(self._cfg, params, image, reduction, key=key)
+    return models.see(self._cfg, params, image, plan, key=key)
+
+  def _reduce_fn(self, params, seen, batch, plan):
+    return models.reduce_input(self._cfg, params, seen, _prompt(batch), plan)
+
+  def _answer_fn(self, params, seen, batch, plan):
+    return models.answer(
+      self._cfg,
+      params,
+      seen,
+      _prompt(batch),
+      plan,
+      steps=self._steps,
+      stop=self._questions.tokenizer.eos_id,
+    )
 
   @property
   def questions(self) -> Any:
@@ -115,38 +129,19 @@ class Evaluator:
 
   def predict(self, plan: ops.ReductionPlan | None) -> list[str]:
     """Greedy answers to all questions, in their order."""
-    tokenizer = self._questions.tokenizer
-
-    def answer(params, batch, seen):
-      slots = jnp.arange(batch["tokens"].shape[1])[None]
-      text = models.Text(
-        tokens=batch["tokens"],
-        mask=slots < batch["prompt_length"][:, None],
-        prompt_length=batch["prompt_length"],
-      )
-      return models.answer(
-        self._cfg,
-        params,
-        seen,
-        text,
-        plan,
-        steps=self._steps,
-        stop=tokenizer.eos_id,
-      )
-
-    answer = jax.jit(answer)
-    see = None
-    if plan is not None and any(
-      s.site.startswith("vision.") for s in plan.sites
-    ):
-      see = jax.jit(functools.partial(self._see, reduction=plan))
+    names = [site.site for site in plan.sites] if plan else []
+    in_encoder = any(name.startswith("vision.") for name in names)
+    later = _later_sites(plan)
     predictions = []
     for batch, valid, noise, seen in self._batches:
-      if see is not None:
-        seen = see(self._params, batch["image"], noise)
-      ids = np.asarray(answer(self._params, batch, seen))
-      rows = ids[np.asarray(valid)]
-      predictions += [tokenizer.decode(row.tolist()) for row in rows]
+      if in_encoder:
+        seen = self._see(self._params, batch["image"], noise, plan=plan)
+      if "decoder.0" in names:
+        seen = self._reduce(self._params, seen, batch, plan=plan)
+      ids = np.asarray(self._answer(self._params, seen, batch, plan=later))
+      predictions += [
+        self._questions.tokenizer.decode(row.tolist()) for row in ids[valid]
+      ]
     return predictions
 
   def evaluate(
@@ -157,15 +152,7 @@ class Evaluator:
     tasks = [question.task for question in self._questions.questions]
     right = metrics.exact_match(predictions, self._questions.answers)
     accuracy = metrics.accuracy_by_task(right, tasks)
-    text = len(self._cfg.prefix) + round(
-      float(
-        np.mean(
-          np.concatenate(
-            [np.asarray(b["prompt_length"])[v] for b, v, _, _ in self._batches]
-          )
-        )
-      )
-    )
+    text = len(self._cfg.prefix) + self._mean_prompt()
     shape = model_shape(self._cfg)
     if plan is None:
       counts = (self._cfg.vision.tokens,) * self._cfg.decoder.layers
@@ -186,6 +173,14 @@ class Evaluator:
       kv_bytes=int(cost.kv_cache_bytes(shape, counts, text)),
     )
 
+  def _mean_prompt(self) -> int:
+    """Mean prompt tokens behind the picture, rounded."""
+    lengths = [
+      np.asarray(batch["prompt_length"])[valid]
+      for batch, valid, _, _ in self._batches
+    ]
+    return round(float(np.mean(np.concatenate(lengths))))
+
   def evaluate_preset(self, spec: ops.OperatorSpec, limit: float) -> Result:
     """A hand-made operator at a budget, at its place or moved."""
     try:
@@ -200,6 +195,29 @@ class Evaluator:
     except cost.UnreachableBudget as error:
       return Result(spec.name, limit, None, reason=str(error))
     return self.evaluate(spec.name, limit, plan)
+
+
+def _prompt(batch):
+  slots = jnp.arange(batch["tokens"].shape[1])[None]
+  return models.Text(
+    tokens=batch["tokens"],
+    mask=slots < batch["prompt_length"][:, None],
+    prompt_length=batch["prompt_length"],
+  )
+
+
+def _later_sites(plan):
+  """What is left of a plan behind encoder and decoder input, unnamed."""
+  if plan is None:
+    return None
+  sites = tuple(
+    site
+    for site in plan.sites
+    if site.site.startswith("decoder.") and site.site != "decoder.0"
+  )
+  if not sites:
+    return None
+  return dataclasses.replace(plan, name="", note="", sites=sites)
 
 
 def model_shape(cfg: models.VLMConfig) -> cost.ModelShape:

@@ -30,6 +30,7 @@ from eos_jax.models.vlm import (
   generate,
   init,
   read,
+  reduce_input,
   see,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
   "init",
   "llava_1_5_7b",
   "read",
+  "reduce_input",
   "reduction",
   "see",
   "tiny",

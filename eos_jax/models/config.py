@@ -16,6 +16,8 @@ class VisionConfig:
     mlp: hidden features of the MLP.
     activation: "gelu" or "quick_gelu" (CLIP).
     norm_eps: epsilon of the layer norms.
+    post_norm: whether a layer norm follows the last block (SigLIP); LLaVA
+      reads CLIP without it.
   """
 
   image_size: int = 96
@@ -26,6 +28,7 @@ class VisionConfig:
   mlp: int = 512
   activation: str = "gelu"
   norm_eps: float = 1e-5
+  post_norm: bool = True
 
   def __post_init__(self):
     if self.image_size % self.patch_size:
@@ -135,6 +138,7 @@ def llava_1_5_7b() -> VLMConfig:
       heads=16,
       mlp=4096,
       activation="quick_gelu",
+      post_norm=False,
     ),
     decoder=DecoderConfig(
       vocab=32_064,

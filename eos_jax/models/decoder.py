@@ -90,7 +90,6 @@ class _Sequence:
   state: reduction_lib.VisualState
   text: Text
   prefix: int
-  renumbered: bool
 
   @property
   def visual(self) -> int:
@@ -172,13 +171,7 @@ def run(
   Returns:
     Hidden states of the text, the cache, and what the sites did.
   """
-  embed, batch = params["embed"], visual.shape[0]
-  ids = jnp.asarray(prefix, jnp.int32)
-  before = jnp.broadcast_to(embed[ids], (batch, len(prefix), cfg.width))
-  hidden = jnp.concatenate(
-    [before.astype(visual.dtype), visual, embed[text.tokens]], axis=1
-  )
-  seq = _Sequence(hidden, state, text, len(prefix), False)
+  seq = _begin(cfg, params, prefix, visual, state, text)
   block, stack = blocks.DecoderBlock(cfg), params["blocks"]
   trace, cache, previous = {}, [], None
   bounds = _bounds(reduction, cfg.layers)
@@ -204,6 +197,27 @@ def run(
   hidden = final_norm(cfg, params, seq.hidden[:, seq.text_start :])
   next_position = _text_offset(seq) + jnp.sum(text.mask, axis=1)
   return DecoderOutput(hidden, tuple(cache), next_position, seq.state, trace)
+
+
+def reduce_input(
+  cfg: config_lib.DecoderConfig,
+  params: Any,
+  prefix: tuple[int, ...],
+  visual: Float[Array, "B V D"],
+  state: reduction_lib.VisualState,
+  text: Text,
+  reduction: reduction_lib.Reduction,
+) -> tuple[Float[Array, "B K D"], reduction_lib.VisualState]:
+  """Applies the site "decoder.0" alone; arguments as of `run`.
+
+  Afterwards `run` under the remaining sites gives what it gives under all of
+  them; plans that differ only here then share one compiled decoder.
+  """
+  seq = _begin(cfg, params, prefix, visual, state, text)
+  spec = reduction_lib.spec_at(reduction, "decoder.0")
+  signals = _signals(cfg, params, seq, 0, spec, None)
+  seq, _ = _reduce(seq, reduction, "decoder.0", signals)
+  return seq.hidden[:, seq.prefix : seq.text_start], seq.state
 
 
 def step(
@@ -259,10 +273,21 @@ def step(
       new[:, window].swapaxes(0, 1),
       jnp.broadcast_to(bias, (depth, *bias.shape)),
     )
-    x, fresh = blocks.scan(body, x, inputs)
+    x, fresh = jax.lax.scan(body, x, inputs)
     written.append(fresh.swapaxes(0, 1))
   hidden = final_norm(cfg, params, x[:, 0])
   return hidden, jnp.concatenate(written, axis=1)
+
+
+def _begin(cfg, params, prefix, visual, state, text):
+  """The sequence in front of the first layer."""
+  embed, batch = params["embed"], visual.shape[0]
+  ids = jnp.asarray(prefix, jnp.int32)
+  before = jnp.broadcast_to(embed[ids], (batch, len(prefix), cfg.width))
+  hidden = jnp.concatenate(
+    [before.astype(visual.dtype), visual, embed[text.tokens]], axis=1
+  )
+  return _Sequence(hidden, state, text, len(prefix))
 
 
 def _bounds(reduction, depth):
@@ -293,12 +318,7 @@ def _reduce(seq, reduction, site, signals):
   hidden = jnp.concatenate(
     [seq.hidden[:, :first], visual, seq.hidden[:, last:]], axis=1
   )
-  spec = reduction_lib.spec_at(reduction, site)
-  renumbered = seq.renumbered or spec.positions == "renumbered"
-  seq = dataclasses.replace(
-    seq, hidden=hidden, state=state, renumbered=renumbered
-  )
-  return seq, reduced
+  return dataclasses.replace(seq, hidden=hidden, state=state), reduced
 
 
 def _signals(cfg, params, seq, index, spec, previous):
@@ -394,7 +414,7 @@ def _prompt_mask(seq):
 
 def _text_offset(seq):
   """Rotary position of the first text token."""
-  tokens = seq.visual if seq.renumbered else _raster_size(seq)
+  tokens = seq.visual if seq.state.renumbered else _raster_size(seq)
   return seq.prefix + tokens
 
 
@@ -409,7 +429,7 @@ def _positions(seq):
   slots = jnp.arange(seq.text.tokens.shape[1])[None]
   offsets = slots if seq.text.offsets is None else seq.text.offsets
   visual = seq.state.position
-  if seq.renumbered:
+  if seq.state.renumbered:
     visual = jnp.broadcast_to(jnp.arange(seq.visual), visual.shape)
   before = jnp.broadcast_to(jnp.arange(seq.prefix), (batch, seq.prefix))
   after = jnp.broadcast_to(

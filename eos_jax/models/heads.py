@@ -45,7 +45,7 @@ class _Heads(nn.Module):
       "kind": dense(sizes.kinds, name="kind")(patches),
       "color": dense(sizes.colors, name="color")(patches),
       "size": dense(sizes.sizes, name="size")(patches),
-      "offset": dense(2, name="offset")(patches),
+      "place": dense(2, name="place")(patches),
       "detail": dense(sizes.detail, name="detail")(patches),
       "scene": dense(sizes.scene, name="scene")(class_token),
     }

@@ -53,6 +53,8 @@ class VisualState:
     class_row: `[B, V]` attention of the class token in the last vision layer.
     noise: `[B, V]` uniform numbers for the score "random".
     grid: rows and columns of the original raster.
+    renumbered: whether rotary positions count what is left, 0, 1, 2, ...,
+      instead of being those of the raster.
   """
 
   log_mass: Float[Array, "B V"]
@@ -63,6 +65,7 @@ class VisualState:
   class_row: Float[Array, "B V"] | None
   noise: Float[Array, "B V"] | None
   grid: tuple[int, int] = dataclasses.field(metadata={"static": True})
+  renumbered: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 def initial_state(
@@ -128,7 +131,7 @@ def reduce_at(
     site: name of the site.
     x: features of the visual tokens.
     state: what travels with them.
-    signals: batched signals; `grid`, `class_row` and `noise` are filled in here.
+    signals: batched signals; `grid`, `class_row`, `noise` are filled in here.
 
   Returns:
     The features, the state, and the operator's full result (batched).
@@ -159,6 +162,9 @@ def reduce_at(
     bias=reduced.tokens.bias,
     position=reduced.tokens.position,
     image=reduced.tokens.image,
+    renumbered=(
+      state.renumbered or spec_at(reduction, site).positions == "renumbered"
+    ),
   )
   return reduced.tokens.x, state, reduced
 

@@ -59,12 +59,16 @@ def init(cfg: config_lib.VisionConfig, key: Array) -> Any:
   image = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
   x = jnp.zeros((1, 2, cfg.width))
   bias = jnp.zeros((1, 1, 2))
-  return {
+  params = {
     "embed": PatchEmbed(cfg).init(embed_key, image)["params"],
     "blocks": blocks.init_stack(
       blocks.VisionBlock(cfg), block_key, cfg.layers, x, bias
     ),
   }
+  if cfg.post_norm:
+    norm = layers.LayerNorm(cfg.norm_eps)
+    params["post_norm"] = norm.init(embed_key, x)["params"]
+  return params
 
 
 def encode(
@@ -105,6 +109,9 @@ def encode(
       x, state, _ = reduction_lib.reduce_at(reduction, site, x, state, signals)
     x = blocks.call(block, part, "mlp", x)
     done = index + 1
+  if cfg.post_norm:
+    norm = layers.LayerNorm(cfg.norm_eps)
+    x = norm.apply({"params": params["post_norm"]}, x)
   return _finish(x, state)
 
 

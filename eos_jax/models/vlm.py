@@ -93,6 +93,34 @@ def see(
   return Seen(visual, out.state)
 
 
+def reduce_input(
+  cfg: config_lib.VLMConfig,
+  params: Any,
+  seen: Seen,
+  text: decoder.Text,
+  reduction: reduction_lib.Reduction,
+) -> Seen:
+  """Applies the site "decoder.0" ahead of `read` or `answer`.
+
+  Args:
+    cfg: shape of the model.
+    params: tree from `init`.
+    seen: from `see`.
+    text: tokens behind the picture; operators may read the prompt.
+    reduction: has the site "decoder.0"; its other sites are left for later.
+  """
+  visual, state = decoder.reduce_input(
+    cfg.decoder,
+    params["decoder"],
+    cfg.prefix,
+    seen.visual,
+    seen.state,
+    text,
+    reduction,
+  )
+  return Seen(visual, state)
+
+
 def read(
   cfg: config_lib.VLMConfig,
   params: Any,

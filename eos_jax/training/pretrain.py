@@ -45,6 +45,25 @@ def patch_detail(image: jax.Array, patch: int) -> jax.Array:
   return parts.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * rows, 12)
 
 
+def instance_place(offset: jax.Array, cfg: models.VisionConfig) -> jax.Array:
+  """Where the centre of what a patch shows lies in the picture.
+
+  Args:
+    offset: `[B, V, 2]` stored offsets (x, y) from the centre of the patch.
+    cfg: shape of the encoder.
+
+  Returns:
+    `[B, V, 2]` x and y in [-1, 1]. Without it nothing would keep the absolute
+    place of a patch in its features, and the decoder could not tell left from
+    right. Background patches have offset 0: their own place.
+  """
+  rows, cols = cfg.grid
+  y, x = jnp.mgrid[:rows, :cols]
+  centre = jnp.stack([x, y], axis=-1).reshape(1, -1, 2) + 0.5
+  pixels = centre * cfg.patch_size + (offset - labels.OFFSET_ZERO) / 2.0
+  return pixels / (cfg.image_size / 2.0) - 1.0
+
+
 def vision_loss(
   cfg: models.VisionConfig, params: Any, batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -69,12 +88,12 @@ def vision_loss(
   weight = valid * jnp.where(target[..., 0] == 0, 1.0, 4.0)
   cross = optax.softmax_cross_entropy_with_integer_labels
   kind = cross(out["kind"], target[..., 0])
-  offset = (target[..., 3:] - labels.OFFSET_ZERO) / 16.0
+  place = instance_place(target[..., 3:], cfg)
   parts = {
     "kind": _mean(kind, weight),
     "color": _mean(cross(out["color"], target[..., 1]), shown),
     "size": _mean(cross(out["size"], target[..., 2]), shown),
-    "offset": _mean(jnp.abs(out["offset"] - offset).sum(-1), shown),
+    "place": _mean(jnp.abs(out["place"] - place).sum(-1), valid),
     "detail": jnp.mean(
       jnp.square(out["detail"] - patch_detail(image, cfg.patch_size))
     ),
@@ -85,7 +104,7 @@ def vision_loss(
       batch["scene_valid"].astype(jnp.float32),
     ),
   }
-  scale = {"offset": 0.3, "detail": 2.0, "scene": 10.0}
+  scale = {"place": 4.0, "detail": 2.0, "scene": 10.0}
   total = sum(scale.get(name, 1.0) * part for name, part in parts.items())
   right = (jnp.argmax(out["kind"], -1) == target[..., 0]).astype(jnp.float32)
   accuracy = {

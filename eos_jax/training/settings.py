@@ -10,12 +10,12 @@ class DataSettings:
   """Where data come from.
 
   Attributes:
-    suite: builder config of `mini_suite`, "default" or "tiny".
+    suite: builder config of `mini_suite`: "default", "held_out" or "tiny".
     directory: where prepared data are kept; "" = where tfds keeps them.
   """
 
-  suite: str = "default"
-  directory: str = ""
+  suite: str
+  directory: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """A model small enough for tests: 16 visual tokens, 3 decoder layers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -27,9 +29,12 @@ def config(**decoder) -> models.VLMConfig:
   )
 
 
+init = jax.jit(models.init, static_argnums=0)
+
+
 def params(cfg: models.VLMConfig, seed: int = 0):
   """Random weights, large enough that attention is not uniform."""
-  tree = models.init(cfg, jax.random.key(seed))
+  tree = init(cfg, jax.random.key(seed))
   return jax.tree.map(lambda leaf: 2.0 * leaf, tree)
 
 
@@ -46,3 +51,27 @@ def text(batch: int, length: int = 7, prompt: int = 4, seed: int = 2):
     mask=jnp.ones((batch, length), bool),
     prompt_length=jnp.full((batch,), prompt),
   )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _apply_static(cfg, params, image, text, reduction):
+  return models.apply(cfg, params, image, text, reduction)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply_traced(cfg, params, image, text, reduction):
+  return models.apply(cfg, params, image, text, reduction)
+
+
+def apply(cfg, params, image, text, reduction=None) -> models.Output:
+  """`models.apply`, jitted: op by op it would compile every primitive."""
+  traced = isinstance(reduction, models.SoftReduction)
+  run = _apply_traced if traced else _apply_static
+  return run(cfg, params, image, text, reduction)
+
+
+generate = jax.jit(
+  models.generate, static_argnums=(0, 4), static_argnames=("steps", "stop")
+)
+see = jax.jit(models.see, static_argnums=(0, 3))
+read = jax.jit(models.read, static_argnums=(0, 4))

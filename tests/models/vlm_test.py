@@ -37,7 +37,7 @@ def _soft(keep, *, hard, sites=("decoder.0", "decoder.1"), spec=None):
 
 
 def test_parameters_are_plain_dicts_with_stacked_blocks():
-  tree = models.init(CFG, jax.random.key(0))
+  tree = jax.eval_shape(lambda key: models.init(CFG, key), jax.random.key(0))
   assert set(tree) == {"vision", "projector", "decoder"}
   kernel = tree["decoder"]["blocks"]["q"]["kernel"]
   assert kernel.shape == (3, 16, 16)
@@ -59,9 +59,9 @@ def test_the_text_is_causal():
 
   def score(embedding):
     tree = {**params, "decoder": {**params["decoder"], "embed": embedding}}
-    return models.apply(CFG, tree, image, text).logits[0, 2].sum()
+    return small.apply(CFG, tree, image, text).logits[0, 2].sum()
 
-  gradient = jax.grad(score)(params["decoder"]["embed"])
+  gradient = jax.jit(jax.grad(score))(params["decoder"]["embed"])
   later = [int(t) for t in text.tokens[0, 3:]]
   earlier = {int(t) for t in text.tokens[0, :3]} | set(CFG.prefix)
   unseen = [t for t in later if t not in earlier]
@@ -78,9 +78,10 @@ def test_padding_behind_the_text_changes_nothing():
     mask=jnp.pad(text.mask, ((0, 0), (0, 3))),
     prompt_length=text.prompt_length,
   )
-  short = models.apply(CFG, params, image, text).logits
-  padded = models.apply(CFG, params, image, longer).logits[:, :5]
-  np.testing.assert_allclose(short, padded, rtol=1e-5, atol=1e-5)
+  short = small.apply(CFG, params, image, text).logits
+  padded = small.apply(CFG, params, image, longer).logits[:, :5]
+  # Logits are of the order of 10: float32 sums in another order.
+  np.testing.assert_allclose(short, padded, rtol=1e-4, atol=1e-4)
 
 
 def test_packed_questions_equal_separate_ones():
@@ -92,9 +93,9 @@ def test_packed_questions_equal_separate_ones():
     segments=jnp.array([[1, 1, 1, 1, 2, 2, 2]]),
     offsets=jnp.array([[0, 1, 2, 3, 0, 1, 2]]),
   )
-  together = models.apply(CFG, params, image, packed).logits
+  together = small.apply(CFG, params, image, packed).logits
   for text, part in ((first, together[:, :4]), (second, together[:, 4:])):
-    alone = models.apply(CFG, params, image, text).logits
+    alone = small.apply(CFG, params, image, text).logits
     np.testing.assert_allclose(alone, part, rtol=1e-4, atol=1e-5)
 
 
@@ -108,28 +109,29 @@ def test_cached_decoding_equals_uncached(name):
   if name != "dense":
     spec = ops.PRESETS[name]
     plan = _plan(("decoder.0", 9, spec), ("decoder.2", 4, spec))
-  answer = models.generate(CFG, params, image, prompt, plan, steps=5, stop=-1)
-  for row in range(3):
-    length = int(prompt.prompt_length[row])
-    ids = [int(t) for t in text.tokens[row, :length]]
-    for position in range(5):
-      whole = models.Text(
-        jnp.array([ids]), jnp.ones((1, len(ids)), bool), jnp.array([length])
-      )
-      logits = models.apply(
-        CFG, params, image[row : row + 1], whole, plan
-      ).logits
-      token = int(jnp.argmax(logits[0, -1]))
-      assert token == int(answer[row, position])
-      ids.append(token)
+  answer = small.generate(CFG, params, image, prompt, plan, steps=5, stop=-1)
+  # Without a cache: the whole text again for every token, padded to one shape.
+  tokens, mask = np.zeros((3, 12), int), np.zeros((3, 12), bool)
+  tokens[:, :6], mask[:, :6] = text.tokens, prompt.mask
+  lengths = np.array(prompt.prompt_length)
+  for position in range(5):
+    whole = models.Text(
+      jnp.asarray(tokens), jnp.asarray(mask), prompt.prompt_length
+    )
+    logits = small.apply(CFG, params, image, whole, plan).logits
+    rows = np.arange(3)
+    token = np.argmax(logits[rows, lengths - 1], axis=-1)
+    np.testing.assert_array_equal(token, answer[:, position])
+    tokens[rows, lengths], mask[rows, lengths] = token, True
+    lengths += 1
 
 
 def test_generation_stops_and_fills_up():
   params, image = small.params(CFG), small.pictures(1)
-  free = models.generate(CFG, params, image, small.text(1), steps=4, stop=-1)
+  free = small.generate(CFG, params, image, small.text(1), steps=4, stop=-1)
   stop = int(free[0, 1])
   assert int(free[0, 0]) != stop
-  ended = models.generate(CFG, params, image, small.text(1), steps=4, stop=stop)
+  ended = small.generate(CFG, params, image, small.text(1), steps=4, stop=stop)
   assert ended.tolist() == [[int(free[0, 0]), stop, stop, stop]]
 
 
@@ -137,17 +139,17 @@ def test_generation_stops_and_fills_up():
 def test_soft_at_low_temperature_equals_masked_equals_hard(spec):
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
   keep = (8, 3)
-  hard = models.apply(
+  hard = small.apply(
     CFG,
     params,
     image,
     text,
     _plan(("decoder.0", 8, spec), ("decoder.1", 3, spec)),
   )
-  masked = models.apply(
+  masked = small.apply(
     CFG, params, image, text, _soft(keep, hard=True, spec=spec)
   )
-  soft = models.apply(
+  soft = small.apply(
     CFG, params, image, text, _soft(keep, hard=False, spec=spec)
   )
   assert hard.state.size.shape == (2, 3)
@@ -158,20 +160,20 @@ def test_soft_at_low_temperature_equals_masked_equals_hard(spec):
 
 def test_keeping_everything_is_the_dense_model():
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
-  dense = models.apply(CFG, params, image, text).logits
+  dense = small.apply(CFG, params, image, text).logits
   plan = _plan(
     ("decoder.0", 16, ops.presets.PRUNE), ("decoder.2", 16, ops.presets.PRUNE)
   )
-  kept = models.apply(CFG, params, image, text, plan).logits
-  np.testing.assert_allclose(kept, dense, rtol=1e-5, atol=1e-5)
+  kept = small.apply(CFG, params, image, text, plan).logits
+  np.testing.assert_allclose(kept, dense, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["random", "grid", "pool", "fastv", "prune"])
 def test_presets_really_drop_tokens(name):
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
   plan = _plan(("decoder.1", 4, ops.PRESETS[name]))
-  seen = models.see(CFG, params, image, plan, key=jax.random.key(3))
-  out = models.read(CFG, params, seen, text, plan)
+  seen = small.see(CFG, params, image, plan, key=jax.random.key(3))
+  out = small.read(CFG, params, seen, text, plan)
   assert out.trace["decoder.1"].tokens.x.shape == (2, 4, 16)
   assert np.isfinite(out.logits).all()
 
@@ -180,17 +182,17 @@ def test_fastv_reads_the_layer_before_its_site():
   params, image, text = small.params(CFG), small.pictures(1), small.text(1)
   plan = _plan(("decoder.0", 4, ops.presets.FASTV))
   with pytest.raises(ValueError, match="reads the previous layer's"):
-    models.apply(CFG, params, image, text, plan)
+    small.apply(CFG, params, image, text, plan)
 
 
 def test_fastv_keeps_what_the_last_row_attends_to():
   params, image, text = small.params(CFG), small.pictures(1), small.text(1)
   plan = _plan(("decoder.1", 4, ops.presets.FASTV))
-  kept = models.apply(CFG, params, image, text, plan).trace["decoder.1"].index
+  kept = small.apply(CFG, params, image, text, plan).trace["decoder.1"].index
   # The same row, from the attention that layer 0 really computes.
   block = models.decoder.blocks.DecoderBlock(CFG.decoder)
   stack = models.decoder.blocks.layer(params["decoder"]["blocks"], 0)
-  seen = models.see(CFG, params, image)
+  seen = small.see(CFG, params, image)
   embed = params["decoder"]["embed"]
   hidden = jnp.concatenate(
     [embed[jnp.array([CFG.prefix])], seen.visual, embed[text.tokens]], axis=1
@@ -212,11 +214,11 @@ def test_tome_merges_inside_the_encoder():
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
   tome = ops.presets.TOME
   plan = _plan(("vision.0", 11, tome), ("vision.2", 7, tome))
-  seen = models.see(CFG, params, image, plan)
+  seen = small.see(CFG, params, image, plan)
   assert seen.visual.shape == (2, 7, 16)
   np.testing.assert_allclose(jnp.sum(seen.state.size, axis=1), 16, rtol=1e-5)
   assert (np.diff(seen.state.position, axis=1) > 0).all()
-  out = models.read(CFG, params, seen, text, plan)
+  out = small.read(CFG, params, seen, text, plan)
   assert np.isfinite(out.logits).all()
 
 
@@ -230,9 +232,7 @@ def test_gradients_reach_every_number_that_acts():
       keep=None,
       temperature=jnp.float32(0.3),
     )
-    return jnp.sum(
-      models.apply(CFG, params, image, text, reduction).logits ** 2
-    )
+    return jnp.sum(small.apply(CFG, params, image, text, reduction).logits ** 2)
 
   numbers = _soft((0, 0), hard=False).params
   numbers = dataclasses.replace(
@@ -241,7 +241,7 @@ def test_gradients_reach_every_number_that_acts():
     activation=jnp.array([0.9, 0.9]),
     kappa=jnp.array([0.8, 0.8]),
   )
-  gradient = jax.grad(loss)(numbers)
+  gradient = jax.jit(jax.grad(loss))(numbers)
   for name in ("activation", "retention", "pi", "gamma", "tau", "delta"):
     value = np.asarray(getattr(gradient, name))
     assert np.isfinite(value).all()
@@ -251,10 +251,24 @@ def test_gradients_reach_every_number_that_acts():
 def test_unknown_site_is_refused():
   params, image, text = small.params(CFG), small.pictures(1), small.text(1)
   with pytest.raises(ValueError, match=r"unknown sites \['decoder.7'\]"):
-    models.apply(
+    small.apply(
       CFG,
       params,
       image,
       text,
       _soft((4,), hard=False, sites=("decoder.7",)),
     )
+
+
+def test_reducing_the_input_first_changes_nothing():
+  params, image, text = small.params(CFG), small.pictures(2), small.text(2)
+  hybrid = ops.presets.HYBRID
+  plan = _plan(("decoder.0", 9, hybrid), ("decoder.2", 4, hybrid))
+  whole = small.apply(CFG, params, image, text, plan).logits
+  seen = models.reduce_input(
+    CFG, params, small.see(CFG, params, image), text, plan
+  )
+  assert seen.visual.shape == (2, 9, 16)
+  rest = _plan(("decoder.2", 4, hybrid))
+  parts = small.read(CFG, params, seen, text, rest).logits
+  np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ from tests.models import small
 
 
 def test_round_trip_in_half_precision(tmp_path):
-  params = models.init(small.config(), jax.random.key(0))
+  params = small.init(small.config(), jax.random.key(0))
   path = tmp_path / "w.safetensors"
   models.weights.save(path, params, {"seed": "0"})
   loaded = models.weights.load(path, params)
@@ -26,8 +26,8 @@ def test_round_trip_in_half_precision(tmp_path):
 
 def test_another_models_weights_are_refused_with_every_difference(tmp_path):
   path = tmp_path / "w.safetensors"
-  models.weights.save(path, models.init(small.config(), jax.random.key(0)), {})
-  wide = models.init(small.config(mlp=40, tied=True), jax.random.key(0))
+  models.weights.save(path, small.init(small.config(), jax.random.key(0)), {})
+  wide = small.init(small.config(mlp=40, tied=True), jax.random.key(0))
   with pytest.raises(ValueError) as error:
     models.weights.load(path, wide)
   text = str(error.value)
@@ -36,7 +36,7 @@ def test_another_models_weights_are_refused_with_every_difference(tmp_path):
 
 
 def test_truncated_file_is_refused(tmp_path):
-  params = models.init(small.config(), jax.random.key(0))
+  params = small.init(small.config(), jax.random.key(0))
   path = tmp_path / "w.safetensors"
   models.weights.save(path, params, {})
   path.write_bytes(path.read_bytes()[:-100])

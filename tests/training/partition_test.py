@@ -26,7 +26,7 @@ def test_uneven_batch_is_refused_with_a_size_that_works():
 def test_specs_of_the_model():
   mesh = partition.make_mesh((1, 2, 4))
   cfg = small.config(width=16, mlp=24, heads=4, kv_heads=4)
-  tree = models.init(cfg, jax.random.key(0))
+  tree = small.init(cfg, jax.random.key(0))
   specs = partition.param_shardings(mesh, tree)
   spec = jax.sharding.PartitionSpec
   blocks = specs["decoder"]["blocks"]
@@ -47,7 +47,7 @@ def test_shapes_that_do_not_divide_are_all_listed():
 def test_sharded_forward_equals_unsharded(shape):
   cfg = small.config()
   params, image, text = small.params(cfg), small.pictures(8), small.text(8)
-  expected = models.apply(cfg, params, image, text).logits
+  expected = small.apply(cfg, params, image, text).logits
   mesh = partition.make_mesh(shape)
   placed = jax.device_put(params, partition.param_shardings(mesh, params))
   cut = partition.batch_sharding(mesh)
