@@ -81,7 +81,7 @@ setuptools.setup(
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["eos_jax", "eos_jax.*"]),
   package_data={
-    "eos_jax": ["data/*.json", "models/weights/*"],
+    "eos_jax": ["data/*.json", "data/*.md", "models/weights/*"],
   },
   install_requires=_REQUIRES,
   extras_require=_EXTRAS,
