@@ -31,7 +31,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "where",
     "how_many",
     "scores",
-    "diversity",
     "transfer",
     "temperature",
     "reweight",
@@ -64,7 +63,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.questions = 1000
-  config.evaluation.batch = 125
+  config.evaluation.batch = 128
   config.evaluation.seed = 0
   config.evaluation.presets = (
     "prune",
@@ -81,10 +80,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   if arg == "ci":
     config.data.suite = "tiny"
-    config.budgets = (32.0, 8.0)
+    config.budgets = (48.0, 16.0)
+    config.sites = ("decoder.0", "decoder.2")
     config.steps, config.batch, config.check_every = 4, 8, 2
     config.check_questions, config.check_batch = 16, 8
     config.log_every, config.save_every = 1, 2
     config.evaluation.questions, config.evaluation.batch = 32, 16
-    config.evaluation.presets = ("prune", "pool", "fastv", "tome")
+    config.evaluation.presets = ("prune", "pool", "fastv")
   return config.lock()

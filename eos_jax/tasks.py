@@ -209,7 +209,7 @@ def run_pretrain(config: Any, workdir: pathlib.Path) -> None:
 def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
   """Facts about trained weights: data, steps, seed, accuracy, command."""
   whole = settings.EvaluationSettings(
-    questions=0, batch=128, seed=0, presets=()
+    questions=chosen.test_questions, batch=128, seed=0, presets=()
   )
   judge = _evaluator(cfg, params, words, chosen.data, whole)
   result = judge.evaluate("dense", None, None)

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Runs the main job on a Cloud TPU VM: create, install, run on all workers,
-# delete. Any argument after the options goes to eos_jax.main.
+# Runs the main job on a Cloud TPU VM: create, install, run, fetch what it
+# wrote into runs/NAME, delete. Any argument behind -- goes to eos_jax.main.
 #
-#   launch/tpu_vm.sh [--dry-run] [--keep] -- --workdir=gs://BUCKET/run1 \
-#     --config=configs/search.py
+#   launch/tpu_vm.sh [--dry-run] [--keep] -- --config=configs/search.py
 #
 # Environment: NAME, ZONE, TYPE (accelerator type), IMAGE (runtime version),
 # PROJECT (default: gcloud's own).
@@ -11,7 +10,7 @@ set -euo pipefail
 
 NAME="${NAME:-eos-jax}"
 ZONE="${ZONE:-us-west4-a}"
-TYPE="${TYPE:-v5litepod-16}"
+TYPE="${TYPE:-v5litepod-8}"
 IMAGE="${IMAGE:-v2-alpha-tpuv5-lite}"
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -28,7 +27,7 @@ while (($#)); do
   shift
 done
 job=("$@")
-((${#job[@]})) || job=(--config=configs/search.py "--workdir=$NAME-run")
+((${#job[@]})) || job=(--config=configs/search.py)
 
 place=("--zone=$ZONE")
 [[ -z "${PROJECT:-}" ]] || place+=("--project=$PROJECT")
@@ -58,3 +57,4 @@ on_all "mkdir -p eos_jax && tar -xzf eos_jax.tar.gz -C eos_jax \
 && python3 -m uv pip install --quiet --python venv/bin/python -e 'eos_jax[tpu]'"
 # Every worker runs the same command; on TPU jax finds its peers by itself.
 on_all "cd eos_jax && ../venv/bin/python -m eos_jax.main$(printf ' %q' "${job[@]}")"
+tpu scp --recurse "$NAME:eos_jax/runs" "$ROOT/runs/$NAME" --worker=0

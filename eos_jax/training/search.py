@@ -50,11 +50,15 @@ def make_space(
     raise ValueError(
       f"config.start is {settings.start!r}; use one of {sorted(ops.PRESETS)}"
     )
+  spec = ops.PRESETS[settings.start]
+  if "diversity" not in settings.free and spec.kappa == 1.0:
+    # The second top-k would get no budget; without it a step compiles faster.
+    spec = spec.replace(diversity="none")
   return search.SearchSpace(
     sites=sites,
     tokens=cfg.vision.tokens,
     layers=cfg.decoder.layers,
-    spec=ops.PRESETS[settings.start],
+    spec=spec,
     free=settings.free,
   )
 

@@ -52,6 +52,7 @@ class PretrainSettings:
     log_every: steps between lines of metrics.
     save_every: steps between checkpoints.
     output: file name of the exported weights, inside the workdir.
+    test_questions: test questions behind the card's accuracy; 0 = all.
   """
 
   seed: int
@@ -64,6 +65,7 @@ class PretrainSettings:
   log_every: int
   save_every: int
   output: str
+  test_questions: int
 
 
 @dataclasses.dataclass(frozen=True)
