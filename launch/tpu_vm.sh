@@ -57,4 +57,5 @@ on_all "mkdir -p eos_jax && tar -xzf eos_jax.tar.gz -C eos_jax \
 && python3 -m uv pip install --quiet --python venv/bin/python -e 'eos_jax[tpu]'"
 # Every worker runs the same command; on TPU jax finds its peers by itself.
 on_all "cd eos_jax && ../venv/bin/python -m eos_jax.main$(printf ' %q' "${job[@]}")"
+((dry)) || mkdir -p "$ROOT/runs"
 tpu scp --recurse "$NAME:eos_jax/runs" "$ROOT/runs/$NAME" --worker=0

@@ -77,9 +77,9 @@ def test_launch_dry_run_prints_every_step():
   assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
   verbs = [line.split("tpu-vm ")[1].split()[0] for line in lines[1:]]
-  assert verbs == ["create", "scp", "ssh", "ssh", "delete"]
+  assert verbs == ["create", "scp", "ssh", "ssh", "scp", "delete"]
   assert all("--zone=z" in line for line in lines[1:])
-  assert "configs/search.py" in lines[-2]
+  assert "configs/search.py" in lines[4]
 
 
 def test_launch_rejects_unknown_options():
