@@ -29,9 +29,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # Second stage: projector and decoder, on answers.
   config.answers = ml_collections.ConfigDict()
-  config.answers.steps = 2500
+  config.answers.steps = 1500
   config.answers.batch = 16
-  config.answers.learning_rate = 2e-3
+  config.answers.learning_rate = 1.5e-3
   config.answers.warmup = 100
   config.answers.weight_decay = 0.05
 

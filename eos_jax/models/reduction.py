@@ -171,40 +171,36 @@ def reduce_at(
 
 def _operator(reduction, site):
   """Returns `f(tokens, signals) -> Reduced` for one sample at a site."""
+  # Row 0 of the encoder is the class token: always kept, never counted.
+  protect = 1 if site.startswith("vision.") else 0
   if isinstance(reduction, SoftReduction):
     index = reduction.sites.index(site)
     params = jax.tree.map(lambda leaf: leaf[index], reduction.params)
+    spec = reduction.spec.replace(protect=protect)
     return lambda tokens, signals: _soft(
-      reduction, params, index, tokens, signals
+      reduction, spec, params, index, tokens, signals
     )
   planned = reduction.at(site)
-  # A plan counts visual tokens only, the class token comes on top.
+  spec = planned.spec.replace(protect=protect)
   return lambda tokens, signals: ops.reduce_hard(
-    tokens,
-    signals,
-    planned.spec.params(),
-    spec=planned.spec,
-    keep=planned.keep + planned.spec.protect,
+    tokens, signals, spec.params(), spec=spec, keep=planned.keep + protect
   )
 
 
-def _soft(reduction, params, index, tokens, signals):
-  protect = reduction.spec.protect
+def _soft(reduction, spec, params, index, tokens, signals):
   if reduction.keep is None:
-    total = jnp.sum(jnp.exp(tokens.log_mass)) - protect
+    total = jnp.sum(jnp.exp(tokens.log_mass)) - spec.protect
     keep = ops.keep_count(total, params.activation, params.retention)
   else:
     keep = reduction.keep[index]
-  keep = keep + protect
+  keep = keep + spec.protect
   if reduction.hard:
-    return ops.reduce_masked(
-      tokens, signals, params, spec=reduction.spec, keep=keep
-    )
+    return ops.reduce_masked(tokens, signals, params, spec=spec, keep=keep)
   return ops.reduce_soft(
     tokens,
     signals,
     params,
-    spec=reduction.spec,
+    spec=spec,
     keep=keep,
     temperature=reduction.temperature,
   )

@@ -272,3 +272,17 @@ def test_reducing_the_input_first_changes_nothing():
   rest = _plan(("decoder.2", 4, hybrid))
   parts = small.read(CFG, params, seen, text, rest).logits
   np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_class_token_survives_an_operator_that_does_not_protect_it():
+  params, image, text = small.params(CFG), small.pictures(2), small.text(2)
+  assert ops.presets.MERGE.protect == 0
+  merge = ops.presets.MERGE.replace(
+    scores=("norm",), pi=(1.0,), affinity="keys"
+  )
+  plan = _plan(("vision.1", 5, merge))
+  seen = small.see(CFG, params, image, plan)
+  assert seen.visual.shape == (2, 5, 16)
+  # Position -1 is the class token's: none of it may reach the decoder.
+  assert (np.asarray(seen.state.position) >= 0).all()
+  assert np.isfinite(small.read(CFG, params, seen, text, plan).logits).all()
