@@ -3,7 +3,7 @@
     B batch          V visual tokens at a site   K kept tokens
     T text tokens    N sequence (all tokens)     D width
     H heads          L layers                    S sites
-    F score functions
+    E encoder blocks F score functions
 
 Annotations are checked in tests, by the jaxtyping import hook, and cost
 nothing at run time.

@@ -15,6 +15,7 @@ from eos_jax.cost.flops import (
   vision_flops,
 )
 from eos_jax.cost.kv_cache import kv_cache_bytes
+from eos_jax.cost.proxies import gated_proxy, two_matrix_proxy
 
 __all__ = [
   "ModelShape",
@@ -22,10 +23,12 @@ __all__ = [
   "budget_plan",
   "decoder_flops",
   "final_count",
+  "gated_proxy",
   "kv_cache_bytes",
   "layer_average",
   "layer_counts",
   "prefill_flops",
+  "two_matrix_proxy",
   "vision_flops",
   "vision_row_counts",
 ]

@@ -61,7 +61,9 @@ def vision_row_counts(
 
 
 def layer_average(counts: flops.Counts) -> float | Float[Array, ""]:
-  """Mean visual tokens over decoder layers; differentiable for arrays.
+  """Mean of the visual tokens that enter each decoder layer, [L].
+
+  Exact for integers; differentiable for arrays.
 
   >>> layer_average((144, 16, 16, 16))
   48.0
@@ -72,7 +74,7 @@ def layer_average(counts: flops.Counts) -> float | Float[Array, ""]:
 
 
 def final_count(counts: flops.Counts) -> int | Float[Array, ""]:
-  """Visual tokens entering the last decoder layer.
+  """Visual tokens entering the last decoder layer, of counts [L].
 
   >>> final_count((144, 16, 16, 16))
   16

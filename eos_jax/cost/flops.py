@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eos_jax.array_typing import Array, Float, Scalar
+from eos_jax.array_typing import Array, Float, Num, Scalar
 from eos_jax.ops import types
 
 
@@ -52,11 +52,12 @@ class ModelShape:
   class_tokens: int = 1
 
 
-Counts = Sequence[int] | Float[Array, "L"]
+Counts = Sequence[int] | Num[Array, "L"]
+VisionCounts = Sequence[int] | Num[Array, "E"]
 
 
 def polynomial(
-  counts: Counts, square: int, linear: int
+  counts: Counts | VisionCounts, square: int, linear: int
 ) -> int | Float[Array, ""]:
   """Sum of `square n^2 + linear n` over counts: exact for integers."""
   if isinstance(counts, jax.Array):
@@ -66,10 +67,20 @@ def polynomial(
   return sum((square * n + linear) * n for n in counts)
 
 
+def _add(a: Any, b: Any) -> Any:
+  """A + b; next to an array an int, which may exceed int32, becomes a float."""
+  if isinstance(a, int) and isinstance(b, int):
+    return a + b
+  return (float(a) if isinstance(a, int) else a) + (
+    float(b) if isinstance(b, int) else b
+  )
+
+
 def with_text(visual_counts: Counts, text_tokens: Any) -> Counts:
   """Sequence lengths: visual counts plus text tokens."""
   if isinstance(visual_counts, jax.Array):
-    return visual_counts + text_tokens
+    counts = types.working(visual_counts)
+    return counts + jnp.asarray(text_tokens, counts.dtype)
   return [int(n) + text_tokens for n in visual_counts]
 
 
@@ -96,18 +107,17 @@ def decoder_flops(
   linear = projections + 6 * shape.width * shape.mlp
   lengths = with_text(visual_counts, text_tokens)
   head = 2 * head_positions * shape.width * shape.vocab
-  total = polynomial(lengths, 4 * inner, linear)
-  return total + (head if isinstance(total, int) else float(head))
+  return _add(polynomial(lengths, 4 * inner, linear), head)
 
 
 def vision_flops(
-  shape: ModelShape, vision_counts: Counts | None = None
+  shape: ModelShape, vision_counts: VisionCounts | None = None
 ) -> int | Float[Array, ""]:
   """FLOPs of patch embedding, encoder blocks and projector.
 
   Args:
     shape: sizes of the model.
-    vision_counts: [vision layers] rows that leave each block, class tokens
+    vision_counts: [E] rows that leave each block, class tokens
       included; a site lies between attention and MLP, so block i attends over
       the rows of block i - 1. None: nothing is reduced.
 
@@ -118,26 +128,27 @@ def vision_flops(
   if vision_counts is None:
     vision_counts = [rows] * shape.vision_layers
   if isinstance(vision_counts, jax.Array):
+    vision_counts = types.working(vision_counts)
     first = jnp.full((1,), rows, vision_counts.dtype)
     before = jnp.concatenate([first, vision_counts[:-1]])
   else:
     before = [rows, *vision_counts[:-1]][: len(vision_counts)]
-  last = vision_counts[-1] if len(vision_counts) else rows
+    vision_counts = [int(n) for n in vision_counts]
+  left = vision_counts[-1:] if len(vision_counts) else [rows]
   hidden, out = shape.projector_hidden, shape.width
   per_token = 2 * (width * hidden + hidden * out if hidden else width * out)
   embed = 2 * (rows - shape.class_tokens) * shape.patch_dim * width
   total = polynomial(before, 4 * width, 8 * width * width)
   total += polynomial(vision_counts, 0, 4 * width * shape.vision_mlp)
-  if isinstance(total, int):
-    return total + embed + per_token * (int(last) - shape.class_tokens)
-  return total + float(embed) + float(per_token) * (last - shape.class_tokens)
+  total += polynomial(left, 0, per_token)
+  return _add(total, embed - per_token * shape.class_tokens)
 
 
 def prefill_flops(
   shape: ModelShape,
   visual_counts: Counts,
   text_tokens: Scalar,
-  vision_counts: Counts | None = None,
+  vision_counts: VisionCounts | None = None,
   *,
   head_positions: int = 1,
 ) -> int | Float[Array, ""]:
@@ -147,7 +158,7 @@ def prefill_flops(
     shape: sizes of the model.
     visual_counts: [L] visual tokens entering each decoder layer.
     text_tokens: [] all other tokens of the sequence.
-    vision_counts: [vision layers] rows leaving each encoder block, None for
+    vision_counts: [E] rows leaving each encoder block, None for
       an unreduced encoder.
     head_positions: positions whose logits are computed.
 
@@ -163,4 +174,4 @@ def prefill_flops(
   decoder = decoder_flops(
     shape, visual_counts, text_tokens, head_positions=head_positions
   )
-  return decoder + vision_flops(shape, vision_counts)
+  return _add(decoder, vision_flops(shape, vision_counts))

@@ -216,7 +216,7 @@ class OperatorSpec:
   rho_attn: float = 0.0
   eta: float = 1.0
   delta: float = 0.0
-  omega: tuple[float, float] = (1.0, 0.0)
+  omega: tuple[float, ...] = (1.0, 0.0)
   doc: str = dataclasses.field(default="", compare=False)
 
   def __post_init__(self):

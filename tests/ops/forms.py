@@ -3,22 +3,14 @@
 Compiling once is much faster here than dispatching every operation.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from eos_jax import ops
 
-# Tests compile far more than they compute.
-OPTIONS = {
-  "xla_backend_optimization_level": 0,
-  "xla_llvm_disable_expensive_passes": True,
-}
-jit = functools.partial(jax.jit, compiler_options=OPTIONS)
-soft = jit(ops.reduce_soft, static_argnames="spec")
-masked = jit(ops.reduce_masked, static_argnames="spec")
-hard = jit(ops.reduce_hard, static_argnames=("spec", "keep"))
+soft = jax.jit(ops.reduce_soft, static_argnames="spec")
+masked = jax.jit(ops.reduce_masked, static_argnames="spec")
+hard = jax.jit(ops.reduce_hard, static_argnames=("spec", "keep"))
 
 GRID = (4, 4)
 V, D = 16, 6

@@ -151,7 +151,7 @@ def test_soft_top_k_of_vision_selector(name):
     return jnp.exp(kept)
 
   value, pullback = jax.vjp(
-    forms.jit(jax.vmap(mask)), jnp.asarray(data["in_scores"])
+    jax.jit(jax.vmap(mask)), jnp.asarray(data["in_scores"])
   )
   _close(value, data["out_soft_mask"])
   _close(pullback(jnp.asarray(data["in_cotangent"]))[0], data["out_vjp"])

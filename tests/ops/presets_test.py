@@ -177,8 +177,8 @@ def test_corners_are_points_of_the_hybrid_space():
     "pool_soft": dict(gamma=1.0, tau=100.0),
   }
   for name, numbers in corners.items():
-    spec = base.replace(name=name, **numbers)
-    got = _hard(spec, tokens, signals)
+    params = base.replace(**numbers).params()
+    got = forms.hard(tokens, signals, params, spec=base, keep=K)
     expected = _hard(ops.PRESETS[name], tokens, signals)
     for a, b in zip(
       jax.tree.leaves(got.tokens), jax.tree.leaves(expected.tokens), strict=True

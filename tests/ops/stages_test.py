@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,35 +150,33 @@ def test_bias_adds_the_growth_of_log_size_and_the_score_weight():
   assert out.position.tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("count", list(range(1, 17)) + [31, 48, 144])
-@pytest.mark.parametrize("grid", [(4, 4), (12, 12), (3, 5)])
-def test_cells_are_exact_and_share_every_token(count, grid):
+def _members(grid):
+  """`cells.members` of the full raster, compiled once for every count."""
   places = grid[0] * grid[1]
-  if count > places:
-    return
-  share, index = cells.members(
-    jnp.arange(places, dtype=jnp.int32),
-    jnp.ones(places, bool),
-    count,
-    grid=grid,
-    slots=count,
+  return jax.jit(
+    lambda count: cells.members(
+      jnp.arange(places, dtype=jnp.int32),
+      jnp.ones(places, bool),
+      count,
+      grid=grid,
+      slots=places,
+    )
   )
-  np.testing.assert_allclose(share.sum(1), 1, rtol=1e-6)
-  assert (np.asarray(share).sum(0) > 0).all()
-  assert (np.asarray(share)[index, np.arange(count)] > 0).all()
-  rows, columns = ops.cell_shape(count, grid)
-  assert rows * columns == count
 
 
-def test_cells_of_the_full_grid_are_its_tokens():
-  places = 15
-  share, index = cells.members(
-    jnp.arange(places, dtype=jnp.int32),
-    jnp.ones(places, bool),
-    places,
-    grid=(3, 5),
-    slots=places,
-  )
+@pytest.mark.parametrize("grid", [(4, 4), (12, 12), (3, 5)])
+def test_cells_are_exact_and_share_every_token(grid):
+  members, places = _members(grid), grid[0] * grid[1]
+  for count in [*range(1, places, 1 + places // 30), places]:
+    share, index = members(count)
+    np.testing.assert_allclose(share.sum(1), 1, rtol=1e-6)
+    assert (np.asarray(share).sum(0) > 0).tolist() == [
+      k < count for k in range(places)
+    ]
+    used = np.arange(count)
+    assert (np.asarray(share)[index[:count], used] > 0).all()
+    rows, columns = ops.cell_shape(count, grid)
+    assert rows * columns == count
   np.testing.assert_array_equal(share, np.eye(places))
   assert index.tolist() == list(range(places))
 
