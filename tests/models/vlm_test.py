@@ -137,9 +137,10 @@ def test_generation_stops_and_fills_up():
 
 @pytest.mark.parametrize("spec", [ops.presets.HYBRID, ops.presets.MERGE])
 def test_soft_at_low_temperature_equals_masked_equals_hard(spec):
-  # Pictures on which no choice is closer than the temperature.
-  params, text = small.params(CFG), small.text(2)
-  image = small.pictures(2, seed=8)
+  # Plain weights: with sharper attention a removed token of mass 1e-6, which a
+  # close choice leaves at any temperature, would still be heard.
+  params = small.init(CFG, jax.random.key(0))
+  image, text = small.pictures(2), small.text(2)
   keep = (8, 3)
   hard = small.apply(
     CFG,
@@ -151,16 +152,14 @@ def test_soft_at_low_temperature_equals_masked_equals_hard(spec):
   masked = small.apply(
     CFG, params, image, text, _soft(keep, hard=True, spec=spec)
   )
-  soft = small.apply(
-    CFG, params, image, text, _soft(keep, hard=False, spec=spec)
+  cold = dataclasses.replace(
+    _soft(keep, hard=False, spec=spec), temperature=jnp.float32(1e-4)
   )
-  for reduced in soft.trace.values():
-    mass = np.exp(np.asarray(reduced.tokens.log_mass))
-    assert np.minimum(mass, 1 - mass).max() < 2e-3
+  soft = small.apply(CFG, params, image, text, cold)
   assert hard.state.size.shape == (2, 3)
   assert masked.state.size.shape == (2, 16)
   np.testing.assert_allclose(masked.logits, hard.logits, rtol=1e-3, atol=1e-4)
-  np.testing.assert_allclose(soft.logits, hard.logits, rtol=1e-2, atol=1e-2)
+  np.testing.assert_allclose(soft.logits, hard.logits, rtol=1e-3, atol=1e-3)
 
 
 def test_keeping_everything_is_the_dense_model():
