@@ -21,17 +21,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # First stage: the vision encoder, on patches and on the class token.
   config.vision = ml_collections.ConfigDict()
-  config.vision.steps = 700
+  config.vision.steps = 2200
   config.vision.batch = 32
-  config.vision.learning_rate = 2e-3
+  config.vision.learning_rate = 5e-3  # Muon, for matrices
+  config.vision.adam_learning_rate = 2e-3  # for everything else
   config.vision.warmup = 100
   config.vision.weight_decay = 0.05
 
   # Second stage: projector and decoder, on answers.
   config.answers = ml_collections.ConfigDict()
-  config.answers.steps = 1500
+  config.answers.steps = 5500
   config.answers.batch = 16
-  config.answers.learning_rate = 1.5e-3
+  config.answers.learning_rate = 4e-3
+  config.answers.adam_learning_rate = 2e-3
   config.answers.warmup = 100
   config.answers.weight_decay = 0.05
 

@@ -204,11 +204,12 @@ def train_answers(
 
 
 def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
-  """Trains `params` by AdamW; the shared body of both stages."""
+  """Trains `params`; the shared body of both stages."""
   mesh = partition.make_mesh()
   partition.check_batch(mesh, stage.batch)
-  transform = optimizer.adamw(
+  transform = optimizer.muon(
     learning_rate=stage.learning_rate,
+    adam_learning_rate=stage.adam_learning_rate,
     warmup=stage.warmup,
     steps=stage.steps,
     weight_decay=stage.weight_decay,

@@ -25,7 +25,8 @@ class StageSettings:
   Attributes:
     steps: optimiser steps.
     batch: pictures a step.
-    learning_rate: peak of the schedule.
+    learning_rate: peak of the schedule of Muon, for matrices.
+    adam_learning_rate: peak of the schedule of Adam, for everything else.
     warmup: steps to the peak.
     weight_decay: decoupled weight decay.
   """
@@ -33,6 +34,7 @@ class StageSettings:
   steps: int
   batch: int
   learning_rate: float
+  adam_learning_rate: float
   warmup: int
   weight_decay: float
 
