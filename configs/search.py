@@ -43,10 +43,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # Optimisation, for each budget.
   config.steps = 60
   config.batch = 24
-  config.learning_rate = 0.05
+  config.learning_rate = 0.1
   config.model_learning_rate = 1e-4
-  config.multiplier_learning_rate = 0.5
-  config.penalty = 5.0
+  config.multiplier_learning_rate = 0.3
+  config.penalty = 4.0
   config.align = 0.3
   config.start_multiple = 1.1
   config.start_decay = 0.8

@@ -8,9 +8,10 @@ it with `grain.checkpoint.CheckpointRestore(fresh_iterator)`.
 
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
+import functools
 
 import grain
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 import numpy as np
 from PIL import Image
 
@@ -259,6 +260,15 @@ class EvaluationSet:
   def answers(self) -> tuple[str, ...]:
     """The right answers, in the order of the batches."""
     return tuple(question.answer for question in self.questions)
+
+  @functools.cached_property
+  def pictures(self) -> Int32[np.ndarray, "questions"]:
+    """Number of each question's picture; questions of one are neighbours."""
+    numbers: dict[tuple[int, int], int] = {}
+    return np.array(
+      [numbers.setdefault(item[:2], len(numbers)) for item in self.items],
+      np.int32,
+    )
 
   def batches(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
     """All questions in order, the last batch filled up.

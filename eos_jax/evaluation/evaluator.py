@@ -59,8 +59,8 @@ class Result:
 class Evaluator:
   """Answers a fixed set of questions under one plan after the other.
 
-  Pictures are encoded once; only plans that reduce inside the vision encoder
-  encode them again.
+  A picture is encoded once for all questions about it in a batch, and for all
+  plans but those that reduce inside the vision encoder.
   """
 
   def __init__(
@@ -92,14 +92,21 @@ class Evaluator:
     # One compiled function each: plans that leave equally many tokens at the
     # decoder input share the decoder.
     self._see = jax.jit(self._see_fn, static_argnames="plan")
+    self._spread = jax.jit(
+      lambda seen, rows: jax.tree.map(lambda x: x[rows], seen)
+    )
     self._reduce = jax.jit(self._reduce_fn, static_argnames="plan")
     self._answer = jax.jit(self._answer_fn, static_argnames="plan")
     key = jax.random.key(seed)
     self._batches = []
+    slots = _slots(questions.pictures, batch, placement)
     for number, raw in enumerate(questions.batches(batch)):
-      placed = jax.device_put(
-        {n: raw[n] for n in ("image", "tokens", "prompt_length")}, placement
-      )
+      shown = questions.pictures[raw["index"]]
+      _, first, rows = np.unique(shown, return_index=True, return_inverse=True)
+      first = np.pad(first, (0, slots - len(first)), mode="edge")
+      placed = {n: raw[n] for n in ("tokens", "prompt_length")}
+      placed |= {"image": raw["image"][first], "rows": rows.astype(np.int32)}
+      placed = jax.device_put(placed, placement)
       noise = jax.random.fold_in(key, number)
       seen = self._see(params, placed["image"], noise, plan=None)
       self._batches.append((placed, np.asarray(raw["valid"]), noise, seen))
@@ -136,6 +143,7 @@ class Evaluator:
     for batch, valid, noise, seen in self._batches:
       if in_encoder:
         seen = self._see(self._params, batch["image"], noise, plan=plan)
+      seen = self._spread(seen, batch["rows"])
       if "decoder.0" in names:
         seen = self._reduce(self._params, seen, batch, plan=plan)
       ids = np.asarray(self._answer(self._params, seen, batch, plan=later))
@@ -195,6 +203,14 @@ class Evaluator:
     except cost.UnreachableBudget as error:
       return Result(spec.name, limit, None, reason=str(error))
     return self.evaluate(spec.name, limit, plan)
+
+
+def _slots(pictures, batch, placement):
+  """Pictures that every batch has room for: one static number serves all."""
+  starts = range(0, len(pictures), batch)
+  most = max(len(np.unique(pictures[i : i + batch])) for i in starts)
+  devices = placement.mesh.size if placement is not None else 1
+  return -(-most // devices) * devices
 
 
 def _prompt(batch):

@@ -123,10 +123,16 @@ def alignment(
 def make_optimizer(
   settings: settings_lib.SearchSettings,
 ) -> optax.GradientTransformation:
-  """Adam for the policy, ascent for the multipliers, Adam for a joint model."""
+  """Adam for the policy, ascent for the multipliers, Adam for a joint model.
+
+  The policy's rate falls by a cosine within each budget, so that its counts
+  come to rest before they are rounded.
+  """
+  rate = optax.cosine_decay_schedule(
+    settings.learning_rate, settings.steps, alpha=0.1
+  )
   policy = optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax.adam(settings.learning_rate, b1=0.9, b2=0.95),
+    optax.clip_by_global_norm(1.0), optax.adam(rate, b1=0.9, b2=0.95)
   )
   model = None
   if settings.mode == "joint":

@@ -1,6 +1,8 @@
 """Pictures: the same each time, other in each split, labelled as painted."""
 
 import hashlib
+import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -71,10 +73,19 @@ def test_helper_processes_render_the_same_in_the_same_order():
     np.testing.assert_array_equal(one[3], other[3])
 
 
-def test_helpers_end_with_the_reader():
+def test_helpers_end_with_the_reader(monkeypatch):
+  helpers, popen = [], subprocess.Popen
+
+  def remembered(*args, **kwargs):
+    helpers.append(popen(*args, **kwargs))
+    return helpers[-1]
+
+  monkeypatch.setattr(rendering.subprocess, "Popen", remembered)
   stream = rendering.rendered("test", 5000, workers=1)
   next(stream)
+  assert [helper.poll() for helper in helpers] == [None]
   stream.close()
+  assert helpers[0].poll() == -signal.SIGKILL
 
 
 def test_a_dying_helper_is_an_error(monkeypatch):
