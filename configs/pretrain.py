@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # First stage: the vision encoder, on patches and on the class token.
   config.vision = ml_collections.ConfigDict()
-  config.vision.steps = 2200
+  config.vision.steps = 1400
   config.vision.batch = 32
   config.vision.learning_rate = 5e-3  # Muon, for matrices
   config.vision.adam_learning_rate = 2e-3  # for everything else
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # Second stage: projector and decoder, on answers.
   config.answers = ml_collections.ConfigDict()
-  config.answers.steps = 5500
+  config.answers.steps = 5600
   config.answers.batch = 16
   config.answers.learning_rate = 4e-3
   config.answers.adam_learning_rate = 2e-3

@@ -46,6 +46,7 @@ class _Heads(nn.Module):
       "color": dense(sizes.colors, name="color")(patches),
       "size": dense(sizes.sizes, name="size")(patches),
       "place": dense(2, name="place")(patches),
+      "centre": dense(1, name="centre")(patches)[..., 0],
       "detail": dense(sizes.detail, name="detail")(patches),
       "scene": dense(sizes.scene, name="scene")(class_token),
     }

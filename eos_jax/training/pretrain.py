@@ -64,6 +64,23 @@ def instance_place(offset: jax.Array, cfg: models.VisionConfig) -> jax.Array:
   return pixels / (cfg.image_size / 2.0) - 1.0
 
 
+def holds_centre(offset: jax.Array, cfg: models.VisionConfig) -> jax.Array:
+  """Whether a patch holds the centre of what it shows.
+
+  One patch of an instance does: to count instances is to count these.
+
+  Args:
+    offset: `[B, V, 2]` stored offsets (x, y), as of `instance_place`.
+    cfg: shape of the encoder.
+
+  Returns:
+    `[B, V]` bool; meaningless on background.
+  """
+  pixels = (offset - labels.OFFSET_ZERO) / 2.0
+  half = cfg.patch_size / 2.0
+  return jnp.all((pixels >= -half) & (pixels < half), axis=-1)
+
+
 def vision_loss(
   cfg: models.VisionConfig, params: Any, batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -89,11 +106,15 @@ def vision_loss(
   cross = optax.softmax_cross_entropy_with_integer_labels
   kind = cross(out["kind"], target[..., 0])
   place = instance_place(target[..., 3:], cfg)
+  centre = holds_centre(target[..., 3:], cfg).astype(jnp.float32)
   parts = {
     "kind": _mean(kind, weight),
     "color": _mean(cross(out["color"], target[..., 1]), shown),
     "size": _mean(cross(out["size"], target[..., 2]), shown),
     "place": _mean(jnp.abs(out["place"] - place).sum(-1), valid),
+    "centre": _mean(
+      optax.sigmoid_binary_cross_entropy(out["centre"], centre), shown
+    ),
     "detail": jnp.mean(
       jnp.square(out["detail"] - patch_detail(image, cfg.patch_size))
     ),
@@ -104,7 +125,7 @@ def vision_loss(
       batch["scene_valid"].astype(jnp.float32),
     ),
   }
-  scale = {"place": 4.0, "detail": 2.0, "scene": 10.0}
+  scale = {"place": 4.0, "centre": 2.0, "detail": 2.0, "scene": 10.0}
   total = sum(scale.get(name, 1.0) * part for name, part in parts.items())
   right = (jnp.argmax(out["kind"], -1) == target[..., 0]).astype(jnp.float32)
   accuracy = {
