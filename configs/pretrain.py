@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # Second stage: projector and decoder, on answers.
   config.answers = ml_collections.ConfigDict()
-  config.answers.steps = 5600
+  config.answers.steps = 4800
   config.answers.batch = 16
   config.answers.learning_rate = 4e-3
   config.answers.adam_learning_rate = 2e-3

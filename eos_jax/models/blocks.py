@@ -70,15 +70,18 @@ class DecoderBlock(nn.Module):
 
   def setup(self):
     cfg = self.cfg
+    # GPT-2's scaling: at the start a token's own embedding outweighs what the
+    # untrained branches add to it.
+    small = (2 * cfg.layers) ** -0.5
     self.norm1 = layers.RMSNorm(cfg.norm_eps)
     self.q = layers.Dense(cfg.heads * cfg.head_dim, use_bias=False)
     self.k = layers.Dense(cfg.kv_heads * cfg.head_dim, use_bias=False)
     self.v = layers.Dense(cfg.kv_heads * cfg.head_dim, use_bias=False)
-    self.out = layers.Dense(cfg.width, use_bias=False)
+    self.out = layers.Dense(cfg.width, use_bias=False, init_scale=small)
     self.norm2 = layers.RMSNorm(cfg.norm_eps)
     self.gate = layers.Dense(cfg.mlp, use_bias=False)
     self.up = layers.Dense(cfg.mlp, use_bias=False)
-    self.down = layers.Dense(cfg.width, use_bias=False)
+    self.down = layers.Dense(cfg.width, use_bias=False, init_scale=small)
 
   def project(self, x, positions):
     """Returns q `[B, H, N, d]`, k and v `[B, G, N, d]`, rotated."""

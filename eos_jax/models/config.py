@@ -120,7 +120,7 @@ def tiny(vocab: int, prefix: tuple[int, ...]) -> VLMConfig:
   return VLMConfig(
     name="tiny",
     vision=VisionConfig(),
-    decoder=DecoderConfig(vocab=vocab),
+    decoder=DecoderConfig(vocab=vocab, rope_theta=1e6),
     projector=256,
     prefix=prefix,
   )

@@ -114,7 +114,7 @@ def init(cfg: config_lib.DecoderConfig, key: Array) -> Any:
   x = jnp.zeros((1, 2, cfg.width))
   positions = jnp.zeros((1, 2), jnp.int32)
   params = {
-    "embed": 0.02 * jax.random.normal(embed_key, (cfg.vocab, cfg.width)),
+    "embed": jax.random.normal(embed_key, (cfg.vocab, cfg.width)),
     "blocks": blocks.init_stack(
       blocks.DecoderBlock(cfg),
       block_key,

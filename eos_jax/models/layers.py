@@ -24,13 +24,15 @@ class Dense(nn.Module):
 
   features: int
   use_bias: bool = True
+  init_scale: float = 1.0  # of the kernel, times 1 / sqrt(inputs)
 
   @nn.compact
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
     width = x.shape[-1]
-    kernel = self.param(
-      "kernel", nn.initializers.lecun_normal(), (width, self.features)
+    init = nn.initializers.variance_scaling(
+      self.init_scale**2, "fan_in", "truncated_normal"
     )
+    kernel = self.param("kernel", init, (width, self.features))
     y = x.reshape(-1, width) @ kernel.astype(x.dtype)
     if self.use_bias:
       bias = self.param("bias", nn.initializers.zeros, (self.features,))
