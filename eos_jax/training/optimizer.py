@@ -22,8 +22,8 @@ def muon(
 ) -> optax.GradientTransformation:
   """Muon for the matrices inside the network and Adam for everything else.
 
-  Both rates rise linearly, then decay to 1 % by a cosine. A small transformer
-  needs less than half as many steps as with AdamW.
+  Both rates rise linearly, then decay to 1 % by a cosine. The vision objective
+  of `tiny` fell as far in 260 steps as it did in 600 with AdamW.
 
   Args:
     learning_rate: peak for matrices; an update has the root mean square

@@ -18,7 +18,7 @@ def _load(name):
     return dict(data)
 
 
-def _close(actual, expected):
+def _assert_close(actual, expected):
   scale = np.abs(expected).max()
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * scale)
 
@@ -74,8 +74,8 @@ def test_tome(name, protect, form):
     stays = np.isin(np.arange(count), moving)[:, None]
     source = np.where(stays, np.asarray(out.assignment), own)
     np.testing.assert_array_equal(source.T, data["out_source"][b])
-    _close(out.tokens.x, data["out_wavg_x"][b])
-    _close(out.tokens.size, data["out_wavg_size"][b, :, 0])
+    _assert_close(out.tokens.x, data["out_wavg_x"][b])
+    _assert_close(out.tokens.size, data["out_wavg_size"][b, :, 0])
 
 
 # Prompt tokens before the picture.
@@ -115,7 +115,7 @@ def test_fastv(name):
     np.testing.assert_array_equal(kept, index)
     np.testing.assert_array_equal(out.tokens.position, out.index)
     expected = data["out_hidden_kept"][b][start : start + keep]
-    _close(out.tokens.x, expected)
+    _assert_close(out.tokens.x, expected)
 
 
 @pytest.mark.parametrize("name", ["t01_2x2", "t02_one", "t03_576_144"])
@@ -135,7 +135,7 @@ def test_pooling(name):
       ).tokens
     )
   )(jnp.asarray(data["in_x"]))
-  _close(pooled.x, data["out_pooled"])
+  _assert_close(pooled.x, data["out_pooled"])
   np.testing.assert_allclose(pooled.size, side * side / keep, rtol=1e-5)
 
 
@@ -153,5 +153,5 @@ def test_soft_top_k_of_vision_selector(name):
   value, pullback = jax.vjp(
     jax.jit(jax.vmap(mask)), jnp.asarray(data["in_scores"])
   )
-  _close(value, data["out_soft_mask"])
-  _close(pullback(jnp.asarray(data["in_cotangent"]))[0], data["out_vjp"])
+  _assert_close(value, data["out_soft_mask"])
+  _assert_close(pullback(jnp.asarray(data["in_cotangent"]))[0], data["out_vjp"])

@@ -34,7 +34,7 @@ def _params(**numbers):
   return SPEC.replace(**numbers).params()
 
 
-def _leaves_close(a, b, **tolerance):
+def _assert_leaves_close(a, b, **tolerance):
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_allclose(x, y, **tolerance)
 
@@ -84,9 +84,9 @@ def test_pooled_rows_are_the_same_in_every_form(keep):
   hard = forms.hard(*args, spec=spec, keep=keep)
   mask = forms.masked(*args, spec=spec, keep=keep)
   soft = forms.soft(*args, spec=spec, keep=float(keep), temperature=1.0)
-  _leaves_close(soft, mask)
+  _assert_leaves_close(soft, mask)
   head = jax.tree.map(lambda a: a[:keep], mask.tokens)
-  _leaves_close(head, hard.tokens, rtol=1e-5, atol=1e-6)
+  _assert_leaves_close(head, hard.tokens, rtol=1e-5, atol=1e-6)
   assert bool(jnp.all(mask.tokens.log_mass[keep:] == ops.LOG_ZERO))
   if keep == 4:  # the first cell has no present member
     assert hard.tokens.log_mass.tolist() == [ops.LOG_ZERO, 0, 0, 0]
@@ -103,7 +103,7 @@ def test_no_activation_is_the_identity(point):
   out = forms.soft(
     tokens, signals, params, spec=SPEC, keep=keep, temperature=0.3
   )
-  _leaves_close(out.tokens, tokens, rtol=0, atol=0)
+  _assert_leaves_close(out.tokens, tokens, rtol=0, atol=0)
 
 
 def test_no_activation_is_the_identity_for_all_sources():
@@ -113,7 +113,7 @@ def test_no_activation_is_the_identity_for_all_sources():
   out = forms.soft(
     tokens, signals, params, spec=spec, keep=float(V), temperature=0.3
   )
-  _leaves_close(out.tokens, tokens, rtol=0, atol=0)
+  _assert_leaves_close(out.tokens, tokens, rtol=0, atol=0)
 
 
 def test_full_retention_without_reweighting_is_the_identity():
@@ -121,9 +121,9 @@ def test_full_retention_without_reweighting_is_the_identity():
   out = forms.soft(
     tokens, signals, _params(), spec=SPEC, keep=float(V), temperature=0.3
   )
-  _leaves_close(out.tokens, tokens, rtol=0, atol=0)
+  _assert_leaves_close(out.tokens, tokens, rtol=0, atol=0)
   hard = forms.hard(tokens, signals, _params(), spec=SPEC, keep=V)
-  _leaves_close(hard.tokens, tokens, rtol=0, atol=0)
+  _assert_leaves_close(hard.tokens, tokens, rtol=0, atol=0)
 
 
 @_few
@@ -156,7 +156,7 @@ def test_permuting_tokens_permutes_the_result(form):
     run = lambda t, s: forms.masked(t, s, params, spec=SPEC, keep=5)
   a, b = run(tokens, signals), run(other, moved)
   expected = jax.tree.map(lambda v: v[order], a.tokens)
-  _leaves_close(b.tokens, expected, rtol=1e-4, atol=1e-4)
+  _assert_leaves_close(b.tokens, expected, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(
     b.assignment, a.assignment[order][:, order], rtol=1e-4, atol=1e-5
   )
@@ -198,7 +198,7 @@ def test_absent_tokens_influence_nothing_and_get_no_gradient(name):
   (_, moved), _ = run(
     tokens.x.at[absent].set(50.0), signals.keys.at[absent].set(-9.0), *args
   )
-  _leaves_close(moved, seen, rtol=1e-5, atol=1e-6)
+  _assert_leaves_close(moved, seen, rtol=1e-5, atol=1e-6)
 
 
 def test_images_of_one_example_do_not_mix():
