@@ -17,7 +17,14 @@ import tqdm
 
 import eos_jax
 from eos_jax import models, ops
-from eos_jax.data import generator, loader, prompts, sources, tokenizer
+from eos_jax.data import (
+  generator,
+  language_only,
+  loader,
+  prompts,
+  sources,
+  tokenizer,
+)
 from eos_jax.evaluation import evaluator, report
 from eos_jax.training import (
   metrics,
@@ -207,13 +214,23 @@ def run_pretrain(config: Any, workdir: pathlib.Path) -> None:
 
 
 def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
-  """Facts about trained weights: data, steps, seed, accuracy, command."""
+  """Facts about trained weights: data, steps, seed, command, and accuracy.
+
+  The accuracy stands beside that of a guess from the question alone.
+  """
   whole = settings.EvaluationSettings(
     questions=chosen.test_questions, batch=128, seed=0, presets=()
   )
   judge = _evaluator(cfg, params, words, chosen.data, whole)
   result = judge.evaluate("dense", None, None)
   suite = [a for task, a in result.accuracy.items() if task != "easy_vqa"]
+  guesses: dict[str, float] = {}
+  for name in sources.NAMES:
+    guesses |= language_only.measure(
+      name,
+      data_dir=chosen.data.directory or None,
+      config=chosen.data.suite if name == "mini_suite" else "default",
+    )
   return {
     "model": cfg.name,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -225,6 +242,7 @@ def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
     "seed": chosen.seed,
     "test_questions": len(judge.questions),
     "accuracy": {k: round(v, 4) for k, v in result.accuracy.items()},
+    "language_only": {k: round(guesses[k], 4) for k in result.accuracy},
     "suite_mean": round(float(np.mean(suite)), 4),
     "command": "python -m eos_jax.main --config=configs/pretrain.py",
   }

@@ -120,6 +120,9 @@ def test_killed_pretraining_ends_with_the_same_weights(tmp_path_factory, stage):
     for run in ("straight", "broken")
   ]
   assert cards[0] == cards[1]  # with the digest of the weights
+  guesses = cards[0]["language_only"]
+  assert list(guesses) == list(cards[0]["accuracy"])
+  assert 0 < min(guesses.values()) and max(guesses.values()) < 1
 
 
 def test_config_faults_end_with_one_clear_error(tmp_path):

@@ -70,6 +70,7 @@ def task_loss(
   reduction: models.Reduction,
   *,
   align: bool,
+  seen: models.Seen | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Cross-entropy of the answers under a reduction.
 
@@ -80,6 +81,8 @@ def task_loss(
     reduction: acts in the model.
     align: also run the unreduced model, and measure how far hidden states at
       the text positions are from its own, relative to their size.
+    seen: the pictures as `models.see` leaves them under this reduction; None
+      = encode those of the batch.
 
   Returns:
     The loss, and "exact" `[B]` (all answer tokens right) and "alignment".
@@ -89,9 +92,9 @@ def task_loss(
     mask=batch["mask"],
     prompt_length=batch["prompt_length"],
   )
-  image = pretrain.normalize(batch["image"])
-  reduces_vision = any(s.startswith("vision.") for s in reduction.sites)
-  seen = models.see(cfg, params, image, reduction)
+  if seen is None:
+    image = pretrain.normalize(batch["image"])
+    seen = models.see(cfg, params, image, reduction)
   out = models.read(cfg, params, seen, text, reduction)
   target, weight = batch["tokens"][:, 1:], batch["loss_mask"][:, 1:]
   logits = out.logits[:, :-1]
@@ -100,11 +103,17 @@ def task_loss(
   wrong = weight & (jnp.argmax(logits, -1) != target)
   aux = {"exact": 1.0 - jnp.any(wrong, axis=1).astype(jnp.float32)}
   if align:
-    if reduces_vision:
+    if reduces_vision(reduction.sites):
+      image = pretrain.normalize(batch["image"])
       seen = models.see(cfg, params, image)
     whole = models.read(cfg, params, seen, text)
     aux["alignment"] = alignment(out.hidden, whole.hidden, batch["mask"])
   return loss, aux
+
+
+def reduces_vision(sites: tuple[str, ...]) -> bool:
+  """Whether some of the sites lie inside the vision encoder."""
+  return any(site.startswith("vision.") for site in sites)
 
 
 def alignment(

@@ -16,7 +16,7 @@ import numpy as np
 
 from eos_jax import models, ops, search
 from eos_jax.data import loader
-from eos_jax.training import checkpoint, loop, metrics, partition
+from eos_jax.training import checkpoint, loop, metrics, partition, pretrain
 from eos_jax.training import search as search_lib
 
 
@@ -44,11 +44,26 @@ class Checker:
     self, problem: search_lib.Problem, questions: Any, batch: int, mesh: Any
   ):
     self._problem = problem
-    self._cut = partition.batch_sharding(mesh)
-    self._batches = list(questions.batches(batch))
     cfg, space = problem.cfg, problem.space
+    cut = partition.batch_sharding(mesh)
+    see = jax.jit(
+      lambda params, image: models.see(cfg, params, pretrain.normalize(image))
+    )
+    # What the decoder gets stays the same while the search runs, unless it
+    # acts on the encoder or trains the projector.
+    fixed = problem.settings.mode == "frozen" and not search_lib.reduces_vision(
+      space.sites
+    )
+    self._batches = []
+    for host in questions.batches(batch):
+      valid = host.pop("valid")
+      del host["index"]
+      placed, seen = jax.device_put(host, cut), None
+      if fixed:
+        seen = see(problem.params, placed.pop("image"))
+      self._batches.append((placed, valid, seen))
 
-    def run(params, batch, policy, temperature, keep, hard):
+    def run(params, batch, seen, policy, temperature, keep, hard):
       reduction = models.SoftReduction(
         params=search.decode(policy, space),
         temperature=temperature,
@@ -57,9 +72,9 @@ class Checker:
         spec=space.spec,
         hard=hard,
       )
-      return search_lib.task_loss(cfg, params, batch, reduction, align=False)[
-        1
-      ]["exact"]
+      return search_lib.task_loss(
+        cfg, params, batch, reduction, align=False, seen=seen
+      )[1]["exact"]
 
     self._soft = jax.jit(functools.partial(run, keep=None, hard=False))
     self._hard = jax.jit(functools.partial(run, temperature=1.0, hard=True))
@@ -78,13 +93,9 @@ class Checker:
     )
     keep = jnp.asarray(keep, jnp.float32)
     right, total = np.zeros(2), 0.0
-    for batch in self._batches:
-      valid = batch["valid"]
-      placed = jax.device_put(
-        {n: batch[n] for n in batch if n not in ("valid", "index")}, self._cut
-      )
-      soft = self._soft(params, placed, policy, temperature)
-      hard = self._hard(params, placed, policy, keep=keep)
+    for batch, valid, seen in self._batches:
+      soft = self._soft(params, batch, seen, policy, temperature)
+      hard = self._hard(params, batch, seen, policy, keep=keep)
       right += [np.sum(np.asarray(x)[valid]) for x in (soft, hard)]
       total += valid.sum()
     return float(right[0] / total), float(right[1] / total)
