@@ -15,7 +15,7 @@ from jaxtyping import Int32, UInt8
 import numpy as np
 from PIL import Image
 
-from eos_jax.data import labels, packing
+from eos_jax.data import grounding, labels, packing
 from eos_jax.data import sources as sources_lib
 from eos_jax.data import tokenizer as tokenizer_lib
 
@@ -145,6 +145,7 @@ def packed_batches(
   seed: int,
   questions: int = packing.DEFAULT_QUESTIONS,
   text_length: int = packing.DEFAULT_PACKED_LENGTH,
+  places: int = 0,
   weights: Sequence[float] | None = None,
   process_index: int = 0,
   process_count: int = 1,
@@ -159,6 +160,8 @@ def packed_batches(
     seed: the batches are a function of it.
     questions: how many questions to draw of a picture.
     text_length: T; questions that do not fit any more are left out.
+    places: how many questions about places (`data.grounding`) to add to those
+      of a picture before drawing.
     weights: share of each source; by default every picture is as likely.
     process_index: which part of the stream to read, in 0..process_count - 1.
     process_count: into how many parts the stream is cut.
@@ -171,8 +174,10 @@ def packed_batches(
   """
 
   def example(record: sources_lib.Record, rng: np.random.Generator):
-    order = rng.permutation(len(record.questions))[:questions]
-    chosen = [record.questions[place] for place in order]
+    known = list(record.questions)
+    if places and record.patch_labels is not None:
+      known += grounding.questions(record.patch_labels, rng, count=places)
+    chosen = [known[i] for i in rng.permutation(len(known))[:questions]]
     row = packing.packed_row(tokenizer, chosen, text_length=text_length)
     return {"image": sized(record.image), **row}
 

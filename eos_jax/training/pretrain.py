@@ -227,6 +227,7 @@ def train_answers(
     seed=settings.seed,
     questions=settings.questions,
     text_length=settings.text_length,
+    places=settings.places,
     weights=settings.weights,
   )
 

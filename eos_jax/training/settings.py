@@ -49,6 +49,8 @@ class PretrainSettings:
     vision: first stage.
     answers: second stage.
     questions: questions of a picture that share a sequence.
+    places: questions about places that are added to a picture's own ones
+      before these are drawn.
     text_length: tokens of that sequence, the picture not counted.
     weights: share of pictures from mini_suite and easy_vqa.
     log_every: steps between lines of metrics.
@@ -62,6 +64,7 @@ class PretrainSettings:
   vision: StageSettings
   answers: StageSettings
   questions: int
+  places: int
   text_length: int
   weights: tuple[float, ...]
   log_every: int
