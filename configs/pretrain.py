@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # Second stage: projector and decoder, on answers.
   config.answers = ml_collections.ConfigDict()
-  config.answers.steps = 6500
+  config.answers.steps = 5500
   config.answers.batch = 16
   config.answers.learning_rate = 4e-3
   config.answers.adam_learning_rate = 2e-3
@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.questions = 8  # questions of a picture that share a sequence
   config.places = 4  # questions about places, added to its own before the draw
   config.text_length = 104  # tokens of that sequence
-  config.weights = (0.9, 0.1)  # share of mini_suite and easy_vqa pictures
+  config.weights = (0.85, 0.15)  # share of mini_suite and easy_vqa pictures
   config.log_every = 20
   config.save_every = 200
   config.output = "tiny.safetensors"

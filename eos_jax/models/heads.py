@@ -24,7 +24,6 @@ class HeadSizes:
     colors: its colour.
     sizes: size class or bar height.
     scene: entries of the multi-label description of a picture.
-    side: rows, and columns, of patches.
     detail: values of the low-level description of a patch.
   """
 
@@ -32,7 +31,6 @@ class HeadSizes:
   colors: int
   sizes: int
   scene: int
-  side: int
   detail: int = 12
 
 
@@ -48,8 +46,6 @@ class _Heads(nn.Module):
       "color": dense(sizes.colors, name="color")(patches),
       "size": dense(sizes.sizes, name="size")(patches),
       "place": dense(2, name="place")(patches),
-      "row": dense(sizes.side, name="row")(patches),
-      "column": dense(sizes.side, name="column")(patches),
       "centre": dense(1, name="centre")(patches)[..., 0],
       "detail": dense(sizes.detail, name="detail")(patches),
       "scene": dense(sizes.scene, name="scene")(class_token),

@@ -29,7 +29,6 @@ HEADS = heads.HeadSizes(
   colors=labels.NUM_COLORS,
   sizes=labels.NUM_SIZES,
   scene=labels.NUM_SCENE,
-  side=labels.GRID,
 )
 
 
@@ -63,14 +62,6 @@ def instance_place(offset: jax.Array, cfg: models.VisionConfig) -> jax.Array:
   centre = jnp.stack([x, y], axis=-1).reshape(1, -1, 2) + 0.5
   pixels = centre * cfg.patch_size + (offset - labels.OFFSET_ZERO) / 2.0
   return pixels / (cfg.image_size / 2.0) - 1.0
-
-
-def instance_cell(place: jax.Array, cfg: models.VisionConfig) -> jax.Array:
-  """Column and row of the patch at a place: `[B, V, 2]` integers."""
-  cols, rows = cfg.grid[1], cfg.grid[0]
-  size = jnp.array([cols, rows]).reshape(1, 1, 2)
-  cell = jnp.floor((place + 1.0) / 2.0 * size).astype(int)
-  return jnp.clip(cell, 0, size - 1)
 
 
 def holds_centre(offset: jax.Array, cfg: models.VisionConfig) -> jax.Array:
@@ -115,16 +106,12 @@ def vision_loss(
   cross = optax.softmax_cross_entropy_with_integer_labels
   kind = cross(out["kind"], target[..., 0])
   place = instance_place(target[..., 3:], cfg)
-  column, row = jnp.moveaxis(instance_cell(place, cfg), -1, 0)
   centre = holds_centre(target[..., 3:], cfg).astype(jnp.float32)
   parts = {
     "kind": _mean(kind, weight),
     "color": _mean(cross(out["color"], target[..., 1]), shown),
     "size": _mean(cross(out["size"], target[..., 2]), shown),
     "place": _mean(jnp.abs(out["place"] - place).sum(-1), valid),
-    # With coordinates alone the trained decoder still guessed left and right.
-    "row": _mean(cross(out["row"], row), weight),
-    "column": _mean(cross(out["column"], column), weight),
     "centre": _mean(
       optax.sigmoid_binary_cross_entropy(out["centre"], centre), shown
     ),

@@ -29,15 +29,6 @@ def test_all_patches_of_an_instance_name_the_same_place():
   )
 
 
-def test_the_cell_is_the_patch_at_the_centre():
-  for x, y, cell in [(20.0, 12.0, (2, 1)), (24.0, 16.0, (3, 2))]:
-    place = pretrain.instance_place(_offsets(x, y), CFG)
-    found = pretrain.instance_cell(place, CFG)
-    assert (np.asarray(found) == cell).all()
-  corner = pretrain.instance_cell(jnp.ones((1, 1, 2)), CFG)
-  assert np.asarray(corner).tolist() == [[[11, 11]]]
-
-
 def test_one_patch_holds_the_centre_wherever_it_lies():
   for x, y, patch in [(20.0, 12.0, 14), (24.0, 16.0, 27), (95.0, 95.0, 143)]:
     centre = pretrain.holds_centre(_offsets(x, y), CFG)
