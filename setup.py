@@ -60,6 +60,8 @@ _EXTRAS = {
     # What jaxtyping's import hook checks with.
     "beartype>=0.20,<1",
     "hypothesis>=6.100,<7",
+    # Plans against the shipped schema.
+    "jsonschema>=4.20,<5",
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
     # Formatting changes between minor versions.
@@ -81,7 +83,12 @@ setuptools.setup(
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["eos_jax", "eos_jax.*"]),
   package_data={
-    "eos_jax": ["data/*.json", "data/*.md", "models/weights/*"],
+    "eos_jax": [
+      "data/*.json",
+      "data/*.md",
+      "models/weights/*",
+      "ops/*.json",
+    ],
   },
   install_requires=_REQUIRES,
   extras_require=_EXTRAS,

@@ -10,6 +10,12 @@ _REGISTRIES = {
 }
 
 
+def known_kernels() -> dict[str, tuple[str, ...]]:
+  """For each field of a spec that names kernels, the names it may have."""
+  known = {field: tuple(registry) for field, registry in _REGISTRIES.items()}
+  return {**known, "diversity": ("none", *known["diversity"])}
+
+
 def unknown_kernels(spec: types.OperatorSpec) -> list[str]:
   """The kernel names of a spec that no registry has, in words."""
   faults = []

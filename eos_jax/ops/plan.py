@@ -11,8 +11,8 @@ from typing import Any
 
 from eos_jax.ops import needs, types
 
-_SITE = re.compile(r"(vision|decoder)\.(0|[1-9][0-9]*)")
-_FORMAT = "eos_jax.ReductionPlan/1"
+SITE = re.compile(r"(vision|decoder)\.(0|[1-9][0-9]*)")
+FORMAT = "eos_jax.ReductionPlan/1"
 
 
 def site_index(site: str) -> tuple[str, int]:
@@ -21,7 +21,7 @@ def site_index(site: str) -> tuple[str, int]:
   >>> site_index("decoder.3")
   ('decoder', 3)
   """
-  match = _SITE.fullmatch(site)
+  match = SITE.fullmatch(site)
   if not match:
     raise ValueError(
       f"site is {site!r}, use 'vision.<block>' or 'decoder.<layer>'"
@@ -82,7 +82,7 @@ class ReductionPlan:
   def to_json(self) -> str:
     """The plan as JSON, every operator number spelled out."""
     data = dataclasses.asdict(self)
-    return json.dumps({"format": _FORMAT, **data}, indent=2) + "\n"
+    return json.dumps({"format": FORMAT, **data}, indent=2) + "\n"
 
   @classmethod
   def from_json(cls, text: str) -> "ReductionPlan":
@@ -91,8 +91,8 @@ class ReductionPlan:
       data = json.loads(text)
     except json.JSONDecodeError as error:
       raise ValueError(f"plan is no JSON: {error}") from error
-    if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
-      raise ValueError(f"plan has no format {_FORMAT!r}: is it a plan file?")
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+      raise ValueError(f"plan has no format {FORMAT!r}: is it a plan file?")
     _check_fields(data, cls, "plan")
     sites = data.pop("sites")
     if not isinstance(sites, list):

@@ -24,10 +24,18 @@ TAU_FLOOR = 1e-3
 # A threshold that every affinity passes, also through the soft gate.
 THETA_OFF = -100.0
 
-_SOURCES = ("removed", "all")
 _WEIGHTS = ("one", "size", "score")
-_POSITIONS = ("original", "renumbered")
-_SITE_KINDS = ("vision", "decoder")
+# Fields of `OperatorSpec` that are neither names of kernels nor numbers.
+CHOICES = {
+  "affinity": ("x", "keys"),
+  "sources": ("removed", "all"),
+  "alpha": _WEIGHTS,
+  "beta": _WEIGHTS,
+  "chi": (0, 1),
+  "zeta": (0, 1),
+  "positions": ("original", "renumbered"),
+  "site": ("vision", "decoder"),
+}
 _NUMBERS = (
   "activation",
   "retention",
@@ -40,8 +48,8 @@ _NUMBERS = (
   "eta",
   "delta",
 )
-_UNIT = ("activation", "retention", "kappa", "gamma", "delta")
-_NOT_NEGATIVE = ("rho", "rho_attn", "eta")
+UNIT = ("activation", "retention", "kappa", "gamma", "delta")
+NOT_NEGATIVE = ("rho", "rho_attn", "eta")
 
 
 @jax.tree_util.register_dataclass
@@ -243,17 +251,7 @@ class OperatorSpec:
 def _faults(spec: OperatorSpec) -> list[str]:
   """Everything that is wrong with the fields of a spec, in words."""
   faults = []
-  choices = dict(
-    affinity=("x", "keys"),
-    sources=_SOURCES,
-    alpha=_WEIGHTS,
-    beta=_WEIGHTS,
-    chi=(0, 1),
-    zeta=(0, 1),
-    positions=_POSITIONS,
-    site=_SITE_KINDS,
-  )
-  for field, allowed in choices.items():
+  for field, allowed in CHOICES.items():
     value = getattr(spec, field)
     if value not in allowed:
       faults.append(f"{field} is {value!r}, use one of {allowed}")
@@ -268,9 +266,9 @@ def _faults(spec: OperatorSpec) -> list[str]:
   for field, value in numbers:
     if not math.isfinite(value):
       faults.append(f"{field} is {value}, use a finite number")
-    elif field in _UNIT and not 0 <= value <= 1:
+    elif field in UNIT and not 0 <= value <= 1:
       faults.append(f"{field} is {value}, use a number in [0, 1]")
-    elif field in _NOT_NEGATIVE + ("pi", "omega") and value < 0:
+    elif field in NOT_NEGATIVE + ("pi", "omega") and value < 0:
       faults.append(f"{field} is {value}, use a number >= 0")
   if spec.scores and abs(sum(spec.pi) - 1) > 1e-3:
     faults.append(f"pi sums to {sum(spec.pi)}, make it 1")
