@@ -6,7 +6,10 @@
 can be imported.
 """
 
+import errno
 import pathlib
+import runpy
+import shutil
 import sys
 
 from absl import app, flags, logging
@@ -14,7 +17,8 @@ import jax
 from ml_collections import config_flags
 
 from eos_jax import tasks
-from eos_jax.training import loop
+from eos_jax.data import sources
+from eos_jax.training import checkpoint, loop, settings, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, optionally with a variant: FILE.py:VARIANT."
@@ -23,32 +27,92 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where output goes; empty = runs/TASK."
 )
 
+# What a user can mend; anything else is a bug and ends with its traceback.
+_EXPECTED = (
+  checkpoint.CheckpointError,
+  loop.Interrupted,
+  settings.ConfigError,
+  sources.DataError,
+  workdir.WorkdirError,
+)
+
 
 def main(argv: list[str]) -> None:
   """Runs the task that the config names."""
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments {argv[1:]}; use --config=FILE")
   logging.set_verbosity(logging.WARNING)
-  config = _CONFIG.value
-  task = config.get("task", "")
+  config = _CONFIG.value.to_dict()
+  task = config.pop("task", "")
   if task not in tasks.TASKS:
-    sys.exit(
-      f"error: config.task is {task!r}; use one of {', '.join(tasks.TASKS)}"
-    )
-  workdir = pathlib.Path(_WORKDIR.value or f"runs/{task}").absolute()
-  workdir.mkdir(parents=True, exist_ok=True)
+    known = settings.nearest(task, tasks.TASKS)
+    sys.exit(f"error: config.task is {task!r}; {known}")
+  path = pathlib.Path(_WORKDIR.value or f"runs/{task}").absolute()
   print(
     f"eos_jax {task}: process {jax.process_index()}/{jax.process_count()},"
     f" {jax.device_count()} x {jax.devices()[0].device_kind}, jax"
-    f" {jax.__version__}, output in {workdir}",
+    f" {jax.__version__}, output in {path}",
     flush=True,
   )
   try:
-    tasks.TASKS[task](config, workdir)
-  except (loop.Interrupted, ValueError) as error:
+    tasks.run(task, config, path)
+  except _EXPECTED as error:
     sys.exit(f"error: {error}")
+  except Exception as error:
+    if not _disk_is_full(error):
+      raise
+    free = shutil.disk_usage(path).free / 2**20
+    sys.exit(
+      f"error: the disk is full, {free:.0f} MiB are left at {path}. Free some"
+      " space and run the same command again: it resumes at the last"
+      f" checkpoint.\n  ({error})"
+    )
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the flags; names every override that the config has no field for."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  # What ml_collections raises for the first such field, with a traceback.
+  except AttributeError as error:
+    faults = _unknown_overrides(argv) or [str(error)]
+    sys.exit(f"error: {settings.ConfigError(faults)}")
+
+
+def _unknown_overrides(argv: list[str]) -> list[str]:
+  """`--config.NAME=VALUE` arguments whose NAME the config does not have."""
+  file, names = "", []
+  for arg in argv:
+    name, _, value = arg.removeprefix("--").partition("=")
+    if name == "config":
+      file = value
+    elif name.startswith("config."):
+      names.append(name)
+  path, _, variant = file.partition(":")
+  config = runpy.run_path(path)["get_config"](variant) if path else {}
+  faults = []
+  for name in names:
+    group = config
+    for part in name.split(".")[1:]:
+      if part not in group:
+        faults.append(f"{name} is unknown; {settings.nearest(part, group)}")
+        break
+      group = group[part]
+  return faults
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+  """Whether an error, or what caused it, is about a full disk."""
+  while error is not None:
+    # tensorstore and protobuf pass on the text of the system's error only.
+    if getattr(error, "errno", None) == errno.ENOSPC:
+      return True
+    if "No space left on device" in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config"])
-  app.run(main)
+  app.run(main, flags_parser=_parse)

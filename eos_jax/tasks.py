@@ -3,6 +3,9 @@
 This is where training and evaluation meet; neither imports the other.
 """
 
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.resources
@@ -16,7 +19,7 @@ import numpy as np
 import tqdm
 
 import eos_jax
-from eos_jax import models, ops
+from eos_jax import cost, models, ops
 from eos_jax.data import (
   generator,
   language_only,
@@ -25,7 +28,8 @@ from eos_jax.data import (
   sources,
   tokenizer,
 )
-from eos_jax.evaluation import evaluator, report
+from eos_jax.evaluation import evaluator, ledger, report
+from eos_jax.search import check_reachable
 from eos_jax.training import (
   metrics,
   partition,
@@ -33,6 +37,7 @@ from eos_jax.training import (
   search,
   search_loop,
   settings,
+  workdir,
 )
 
 ANSWER_TOKENS = 6  # the longest answer and </s>
@@ -83,44 +88,89 @@ def _evaluator(cfg, params, words, data, chosen, split="test"):
   )
 
 
-def run_search(config: Any, workdir: pathlib.Path) -> None:
+def _read_weights(cfg, path):
+  """Weights by `config.weights_path`; "" = those inside the package."""
+  like = jax.eval_shape(functools.partial(models.init, cfg), jax.random.key(0))
+  try:
+    return models.weights.load(
+      pathlib.Path(path) if path else shipped_weights(), like
+    )
+  except ValueError as error:
+    raise settings.ConfigError([f"config.weights_path: {error}"]) from error
+
+
+def _make_space(cfg, job):
+  """The search space of a job.
+
+  Raises:
+    settings.ConfigError: what does not fit this model or these devices.
+  """
+  faults = []
+  mesh = partition.make_mesh()
+  for name, batch in (
+    ("batch", job.batch),
+    ("check_batch", job.check_batch),
+    ("evaluation.batch", job.evaluation.batch),
+  ):
+    try:
+      partition.check_batch(mesh, batch)
+    except ValueError as error:
+      faults.append(f"config.{name}: {error}")
+  faults += [
+    f"config.sites has {site!r}; {settings.nearest(site, cfg.sites)}"
+    for site in job.sites
+    if site not in cfg.sites
+  ]
+  space = None
+  try:
+    space = None if faults else search.make_space(cfg, job)
+  except ValueError as error:
+    faults.append(f"config.sites: {error}")
+  for limit in job.budgets if space else ():
+    try:
+      check_reachable(space, limit)
+    except cost.UnreachableBudget as error:
+      faults.append(f"config.budgets has {limit:g}: {error}")
+  if faults:
+    raise settings.ConfigError(faults)
+  return space
+
+
+def check_search(job: settings.SearchJob) -> None:
+  """Refuses what does not fit the model, before anything is built."""
+  _, cfg = _model()
+  _make_space(cfg, job)
+  _read_weights(cfg, job.weights_path)
+
+
+def run_search(job: settings.SearchJob, folder: pathlib.Path) -> None:
   """Searches plans, compares them with hand-made operators, writes both."""
   started = time.time()
-  values = config.to_dict()
-  values.pop("task")
-  weights_path = values.pop("weights_path")
-  chosen_eval = settings.build(
-    settings.EvaluationSettings, values.pop("evaluation"), "config.evaluation"
-  )
-  chosen = settings.build(settings.SearchSettings, values)
-  for name in chosen_eval.presets:
-    if name not in ops.PRESETS:
-      raise ValueError(
-        f"config.evaluation.presets has {name!r}; known are"
-        f" {sorted(ops.PRESETS)}"
-      )
   words, cfg = _model()
-  path = pathlib.Path(weights_path) if weights_path else shipped_weights()
-  like = jax.eval_shape(functools.partial(models.init, cfg), jax.random.key(0))
-  params = models.weights.load(path, like)
+  params = _read_weights(cfg, job.weights_path)
   fingerprint = models.weights.fingerprint(params)
-  print(_describe(cfg, params, chosen), flush=True)
-  problem = search.Problem(cfg, params, search.make_space(cfg, chosen), chosen)
-  validation = _sources("validation", chosen.data)
+  problem = search.Problem(cfg, params, _make_space(cfg, job), job)
+  print(_describe(cfg, params, job), flush=True)
+  validation = _sources("validation", job.data)
   checks = loader.evaluation_set(
-    validation, words, count=chosen.check_questions, seed=chosen.seed
+    validation, words, count=job.check_questions, seed=job.seed
   )
   found, facts = search_loop.run(
-    problem, validation, checks, words, fingerprint, workdir
+    problem, validation, checks, words, fingerprint, folder
   )
   searched = time.time()
-  judge = _evaluator(cfg, params, words, chosen.data, chosen_eval)
-  results = _compare(judge, found, chosen_eval.presets)
+  judge = _evaluator(cfg, params, words, job.data, job.evaluation)
+  with contextlib.closing(
+    _ledger(folder, fingerprint, job.data, job.evaluation)
+  ) as book:
+    plans = [("eos", item.limit, item.plan) for item in found]
+    results = _compare(judge, plans, job.evaluation.presets, book)
   text = report.table(results)
-  (workdir / "table.txt").write_text(text + "\n", encoding="utf-8")
+  metrics.write_text(folder / "table.txt", text + "\n")
+  run_facts = workdir.read(folder)
   facts |= {
-    "versions": {"eos_jax": eos_jax.__version__, "jax": jax.__version__},
-    "config": config.to_dict(),
+    "config": run_facts["config"],
+    "versions": run_facts["versions"],
     "weights": fingerprint,
     "generator": generator.generator_hash(),
     "questions": len(judge.questions),
@@ -130,26 +180,119 @@ def run_search(config: Any, workdir: pathlib.Path) -> None:
       "evaluation": round(time.time() - searched, 1),
     },
   }
-  report.write_json(workdir / "results.json", results, facts)
-  report.plot(workdir / "accuracy_cost.png", results)
+  report.write_json(folder / "results.json", results, facts)
+  report.plot(folder / "accuracy_cost.png", results)
   print(text, flush=True)
-  print(_summary(results, found, facts, workdir), flush=True)
+  print(_summary(results, found, facts, folder), flush=True)
 
 
-def _compare(judge, found, presets):
+def _compare(judge, plans, presets, book):
+  """Results of dense, of (name, limit, plan), and of presets beside each."""
   todo: list[Any] = [("dense", None, None)]
-  for item in found:
-    todo.append(("eos", item.limit, item.plan))
-    todo += [(name, item.limit, ops.PRESETS[name]) for name in presets]
+  for name, limit, plan in plans:
+    todo.append((name, limit, plan))
+    todo += [(preset, limit, ops.PRESETS[preset]) for preset in presets]
   results = []
-  for name, limit, what in tqdm.tqdm(
+  for name, limit, plan in tqdm.tqdm(
     todo, desc="evaluation", dynamic_ncols=True
   ):
-    if isinstance(what, ops.OperatorSpec):
-      results.append(judge.evaluate_preset(what, limit))
-    else:
-      results.append(judge.evaluate(name, limit, what))
+    if isinstance(plan, ops.OperatorSpec):
+      try:
+        plan = judge.preset_plan(plan, limit)
+      except cost.UnreachableBudget as error:
+        results.append(evaluator.Result(name, limit, None, reason=str(error)))
+        continue
+    result = book.find(name, limit, plan)
+    if result is None:
+      result = judge.evaluate(name, limit, plan)
+      book.add(result)
+    results.append(result)
   return results
+
+
+def _ledger(folder, fingerprint, data, chosen, split="test"):
+  """The evaluations of a run; presets are no circumstance of any one plan."""
+  circumstances = {
+    "weights": fingerprint,
+    "generator": generator.generator_hash(),
+    "suite": data.suite,
+    "split": split,
+    **dataclasses.asdict(dataclasses.replace(chosen, presets=())),
+  }
+  return ledger.Ledger(folder / "evaluation.jsonl", circumstances)
+
+
+def _read_plan(cfg, path):
+  """The plan in a file; refuses one that this model cannot run."""
+  try:
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+  except OSError as error:
+    raise settings.ConfigError(
+      [f"config.plan: {path} cannot be read ({error.strerror})"]
+    ) from error
+  try:
+    plan = ops.ReductionPlan.from_json(text)
+  except ValueError as error:
+    raise settings.ConfigError([f"config.plan: {path}: {error}"]) from error
+  faults = [
+    f"config.plan: {path} is of another model: {field} is {theirs!r} there"
+    f" and {ours!r} here; use a plan that was searched for {cfg.name!r}"
+    for field, theirs, ours in (
+      ("model", plan.model, cfg.name),
+      ("tokens", plan.tokens, cfg.vision.tokens),
+      ("layers", plan.layers, cfg.decoder.layers),
+    )
+    if theirs != ours
+  ]
+  faults += [
+    f"config.plan: {path} has the site {site.site!r};"
+    f" {settings.nearest(site.site, cfg.sites)}"
+    for site in plan.sites
+    if site.site not in cfg.sites
+  ]
+  if faults:
+    raise settings.ConfigError(faults)
+  return plan
+
+
+def check_evaluate(job: settings.EvaluateJob) -> None:
+  """Refuses a plan or weights that do not fit the model."""
+  _, cfg = _model()
+  _read_plan(cfg, job.plan)
+  _read_weights(cfg, job.weights_path)
+
+
+def run_evaluate(job: settings.EvaluateJob, folder: pathlib.Path) -> None:
+  """Judges one plan on test questions, beside the dense model."""
+  words, cfg = _model()
+  plan = _read_plan(cfg, job.plan)
+  params = _read_weights(cfg, job.weights_path)
+  fingerprint = models.weights.fingerprint(params)
+  judge = _evaluator(cfg, params, words, job.data, job.evaluation)
+  limit = float(cost.layer_average(cost.layer_counts(plan)))
+  with contextlib.closing(
+    _ledger(folder, fingerprint, job.data, job.evaluation)
+  ) as book:
+    results = _compare(
+      judge, [(plan.name, limit, plan)], job.evaluation.presets, book
+    )
+  text = report.table(results)
+  run_facts = workdir.read(folder)
+  facts = {
+    "config": run_facts["config"],
+    "versions": run_facts["versions"],
+    "weights": fingerprint,
+    "generator": generator.generator_hash(),
+    "questions": len(judge.questions),
+  }
+  metrics.write_text(folder / "table.txt", text + "\n")
+  report.write_json(folder / "results.json", results, facts)
+  print(text, flush=True)
+  print(
+    f"\n{len(judge.questions)} test questions; +- is one standard error. Look"
+    f" at {folder}/table.txt and results.json",
+    flush=True,
+  )
 
 
 def _describe(cfg, params, chosen):
@@ -167,7 +310,7 @@ def _describe(cfg, params, chosen):
   )
 
 
-def _summary(results, found, facts, workdir):
+def _summary(results, found, facts, folder):
   dense = next(r for r in results if r.limit is None)
   lines = ["", f"dense {dense.mean:.3f}. At each budget, mean accuracy:"]
   for item in found:
@@ -187,28 +330,25 @@ def _summary(results, found, facts, workdir):
     f" {seconds['evaluation']:.0f} s"
   )
   lines.append(
-    f"look at {workdir}/accuracy_cost.png, table.txt, results.json and plans/"
+    f"look at {folder}/accuracy_cost.png, table.txt, results.json and plans/"
   )
   return "\n".join(lines)
 
 
-def run_pretrain(config: Any, workdir: pathlib.Path) -> None:
+def run_pretrain(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
   """Pretrains the `tiny` model, tests it, and writes weights and their card."""
-  values = config.to_dict()
-  values.pop("task")
-  chosen = settings.build(settings.PretrainSettings, values)
   words, cfg = _model()
-  train = _sources("train", chosen.data, keep=True)
-  stages = [workdir / "vision", workdir / "answers"]
+  train = _sources("train", job.data, keep=True)
+  stages = [folder / "vision", folder / "answers"]
   for stage in stages:
     stage.mkdir(exist_ok=True)
-  encoder = pretrain.train_vision(cfg, chosen, train, stages[0])
-  params = pretrain.train_answers(cfg, chosen, encoder, train, words, stages[1])
-  path = workdir / chosen.output
+  encoder = pretrain.train_vision(cfg, job, train, stages[0])
+  params = pretrain.train_answers(cfg, job, encoder, train, words, stages[1])
+  path = folder / job.output
   models.weights.save(path, params, {"generator": generator.generator_hash()})
   # What is judged is the file as it is shipped: float16.
   params = models.weights.load(path, params)
-  card = weights_card(cfg, params, words, chosen, path)
+  card = weights_card(cfg, params, words, job, path)
   metrics.write_json(path.with_suffix(".json"), card)
   print(json.dumps(card, indent=2), flush=True)
 
@@ -248,4 +388,44 @@ def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
   }
 
 
-TASKS = {"pretrain": run_pretrain, "search": run_search}
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Something that the command line can do.
+
+  Attributes:
+    settings: dataclass of its config.
+    run: does it, in an opened working directory.
+    check: refuses a config that cannot work, before the directory is taken.
+  """
+
+  settings: type
+  run: Callable[[Any, pathlib.Path], None]
+  check: Callable[[Any], None] = lambda job: None
+
+
+TASKS = {
+  "evaluate": Task(settings.EvaluateJob, run_evaluate, check_evaluate),
+  "pretrain": Task(settings.PretrainSettings, run_pretrain),
+  "search": Task(settings.SearchJob, run_search, check_search),
+}
+
+
+def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Runs or resumes a task in a directory.
+
+  Args:
+    name: one of `TASKS`.
+    config: its settings, as plain values.
+    path: the directory of the run.
+
+  Raises:
+    settings.ConfigError: the config has faults; all are listed.
+    workdir.WorkdirError: the directory cannot be this run's.
+  """
+  task = TASKS[name]
+  job = settings.build(task.settings, config)
+  task.check(job)
+  with workdir.opened(
+    path, name, config, harmless=settings.harmless(task.settings)
+  ):
+    task.run(job, path)

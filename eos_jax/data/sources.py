@@ -44,6 +44,10 @@ class Record:
   scene_labels: np.ndarray
 
 
+class DataError(RuntimeError):
+  """Prepared data that cannot be read."""
+
+
 class Source:
   """The records of one split: `len(source)` and `source[index]`."""
 
@@ -106,8 +110,8 @@ def _record(raw) -> Record:
   )
 
 
-def _unreadable(path, what: str, error: Exception) -> RuntimeError:
-  return RuntimeError(
+def _unreadable(path, what: str, error: Exception) -> DataError:
+  return DataError(
     f"cannot read {what} under {path}: {type(error).__name__}: {error}. A file"
     f" there is missing or damaged: delete the directory {path} and run again,"
     " it is then built anew."

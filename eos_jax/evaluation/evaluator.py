@@ -189,17 +189,27 @@ class Evaluator:
     ]
     return round(float(np.mean(np.concatenate(lengths))))
 
+  def preset_plan(
+    self, spec: ops.OperatorSpec, limit: float
+  ) -> ops.ReductionPlan:
+    """A hand-made operator at a budget, at its place or moved.
+
+    Raises:
+      cost.UnreachableBudget: it cannot meet the budget.
+    """
+    return cost.budget_plan(
+      spec,
+      limit=limit,
+      tokens=self._cfg.vision.tokens,
+      layers=self._cfg.decoder.layers,
+      vision_layers=self._cfg.vision.layers,
+      model=self._cfg.name,
+    )
+
   def evaluate_preset(self, spec: ops.OperatorSpec, limit: float) -> Result:
-    """A hand-made operator at a budget, at its place or moved."""
+    """Result of `preset_plan`; with a reason where it cannot be met."""
     try:
-      plan = cost.budget_plan(
-        spec,
-        limit=limit,
-        tokens=self._cfg.vision.tokens,
-        layers=self._cfg.decoder.layers,
-        vision_layers=self._cfg.vision.layers,
-        model=self._cfg.name,
-      )
+      plan = self.preset_plan(spec, limit)
     except cost.UnreachableBudget as error:
       return Result(spec.name, limit, None, reason=str(error))
     return self.evaluate(spec.name, limit, plan)

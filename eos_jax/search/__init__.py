@@ -40,6 +40,7 @@ from eos_jax.search.constraints import (
 )
 from eos_jax.search.discretize import discretize, whole_counts
 from eos_jax.search.expected import (
+  check_reachable,
   expected_counts,
   final_count,
   layer_average,
@@ -58,6 +59,7 @@ __all__ = [
   "SearchSpace",
   "SearchState",
   "ascend",
+  "check_reachable",
   "decode",
   "discretize",
   "expected_counts",

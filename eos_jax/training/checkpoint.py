@@ -1,12 +1,22 @@
 """Checkpoints of a run: arrays, data iterator and facts, through Orbax."""
 
-import json
 import pathlib
+import tempfile
 from typing import Any
 
 import grain
 import jax
 import orbax.checkpoint as ocp
+
+from eos_jax.training import metrics
+
+
+class CheckpointError(ValueError):
+  """Checkpoints from which a run cannot be resumed."""
+
+
+class OtherRun(CheckpointError):
+  """A checkpoint that another model, or other settings, made."""
 
 
 class Checkpointer:
@@ -49,8 +59,11 @@ class Checkpointer:
 
   def restore(
     self, like: Any, iterator: Any, facts: dict[str, Any]
-  ) -> tuple[Any, Any]:
-    """Restores the newest checkpoint into today's shardings.
+  ) -> tuple[Any, Any, int]:
+    """Restores the newest readable checkpoint into today's shardings.
+
+    A damaged one is set aside, with a line that says so, and the one before it
+    is taken.
 
     Args:
       like: state with the shapes, dtypes and shardings to restore into.
@@ -58,23 +71,48 @@ class Checkpointer:
       facts: what must hold of the run, such as the model's fingerprint.
 
     Returns:
-      The state and the iterator.
+      The state, the iterator, and the number of steps done.
 
     Raises:
-      ValueError: the checkpoint was made under other facts.
+      OtherRun: the checkpoint was made under other facts.
+      CheckpointError: no checkpoint can be read.
     """
-    step = self.latest
-    saved = self._manager.restore(
-      step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
-    )["facts"]
-    facts = json.loads(json.dumps(facts))  # as it was stored: no tuples
+    damaged = []
+    while (step := self.latest) is not None:
+      try:
+        saved = self._manager.restore(
+          step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+        )["facts"]
+        restored = self._restore(step, like, iterator, saved, facts)
+      except OtherRun:
+        raise
+      # Whatever a damaged file makes Orbax, grain or tensorstore raise.
+      except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+        aside = self._set_aside(step)
+        damaged.append(f"{aside}: {reason}")
+        print(
+          f"warning: checkpoint {step} in {self._manager.directory} is damaged"
+          f" ({reason}); it now lies in {aside}, and the one before it is used",
+          flush=True,
+        )
+        continue
+      return *restored, step
+    raise CheckpointError(
+      f"no checkpoint in {self._manager.directory} can be read; start again"
+      " with a new --workdir, or put an intact copy back:\n  "
+      + "\n  ".join(damaged)
+    )
+
+  def _restore(self, step, like, iterator, saved, facts):
+    facts = metrics.plain(facts)  # as it was stored: no tuples
     changed = [
       f"{name}: saved {saved.get(name)!r}, now {facts.get(name)!r}"
       for name in sorted(saved.keys() | facts.keys())
       if saved.get(name) != facts.get(name)
     ]
     if changed:
-      raise ValueError(
+      raise OtherRun(
         f"checkpoint {step} in {self._manager.directory} belongs to another"
         " run; use a new --workdir or restore these settings:\n  "
         + "\n  ".join(changed)
@@ -91,6 +129,16 @@ class Checkpointer:
       ),
     )
     return _tree(restored["state"], like), restored["data"]
+
+  def _set_aside(self, step):
+    """Moves a step out of sight of the manager; nothing is deleted."""
+    root = pathlib.Path(self._manager.directory)
+    folder = root.with_name(f"{root.name}.damaged")
+    folder.mkdir(exist_ok=True)
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=f"{step}.", dir=folder))
+    (root / str(step)).rename(aside / str(step))
+    self._manager.reload()
+    return aside
 
   def close(self) -> None:
     """Waits for pending saves."""

@@ -85,8 +85,8 @@ def run(
   """Runs steps `start` to `stop - 1` with a progress bar and checkpoints.
 
   Order within a step, which exact resume relies on: draw the batch, advance,
-  check, save. Metrics of a step are read after the next one is dispatched, so
-  that logging never stalls the device.
+  check, log, save. Metrics of a step are read after the next one is dispatched,
+  so that logging does not stall the device, or before the state is saved.
 
   Args:
     advance: `(step, state, host batch) -> state, metrics`.
@@ -123,12 +123,14 @@ def run(
       if check is not None and check_every and done % check_every == 0:
         check(done, state)
       if done % save_every == 0 or done == stop or signalled.is_set():
+        if pending is not None:
+          # A run that resumes behind this step would not log it any more.
+          bar.set_postfix_str(log(*pending), refresh=False)
+          pending = None
         save(done, state)
       if signalled.is_set() and done < stop:
         raise Interrupted(
           f"stopped at {label} step {done} of {stop}; the state is saved,"
           " run the same command again to go on"
         )
-    if pending is not None:
-      bar.set_postfix_str(log(*pending))
   return state

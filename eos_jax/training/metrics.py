@@ -12,7 +12,26 @@ class JsonlWriter:
   """Appends one JSON object a call; only process 0 should own one."""
 
   def __init__(self, path: pathlib.Path):
+    self._path = path
     self._file = open(path, "a", encoding="utf-8", buffering=1)
+
+  def cut(self, step: int) -> None:
+    """Takes off what was written behind a step, and a line cut short.
+
+    A run that resumes there writes it again, so that the file ends up as if
+    nothing had happened.
+    """
+    self._file.close()
+    kept = []
+    for line in self._path.read_text(encoding="utf-8").splitlines():
+      try:
+        row = json.loads(line)
+      except json.JSONDecodeError:
+        continue
+      if row["step"] <= step:
+        kept.append(line + "\n")
+    write_text(self._path, "".join(kept))
+    self._file = open(self._path, "a", encoding="utf-8", buffering=1)
 
   def write(self, step: int, values: dict[str, Any]) -> None:
     """Writes scalars and small arrays of one step."""
@@ -36,6 +55,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a value as indented JSON, whole or not at all."""
   write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def plain(value: Any) -> Any:
+  """A value as JSON gives it back: lists for tuples."""
+  return json.loads(json.dumps(value))
 
 
 def read_json(path: pathlib.Path) -> Any:

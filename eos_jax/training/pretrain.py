@@ -262,9 +262,10 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
       metrics.JsonlWriter(workdir / "metrics.jsonl")
     ) as writer,
   ):
-    start = saver.latest or 0
-    if start:
-      state, iterator = saver.restore(state, iterator, facts)
+    start = 0
+    if saver.latest is not None:
+      state, iterator, start = saver.restore(state, iterator, facts)
+    writer.cut(start)
     state = loop.run(
       lambda _, state, batch: compiled(
         state, jax.device_put(batch, cut), *constants

@@ -18,6 +18,7 @@ from eos_jax import models, ops, search
 from eos_jax.data import loader
 from eos_jax.training import checkpoint, loop, metrics, partition, pretrain
 from eos_jax.training import search as search_lib
+from eos_jax.training import settings as settings_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +231,7 @@ def run(
   )
   facts = {
     "weights": fingerprint,
-    "settings": dataclasses.asdict(settings),
+    "settings": settings_lib.binding(settings),
     "sites": list(problem.space.sites),
   }
   checker = Checker(problem, check_questions, settings.check_batch, mesh)
@@ -243,10 +244,11 @@ def run(
     ) as writer,
   ):
     task = _Run(problem, checker, mesh, workdir, writer)
-    state, start = task.start(), saver.latest or 0
-    if start:
-      state, iterator = saver.restore(state, iterator, facts)
+    state, start = task.start(), 0
+    if saver.latest is not None:
+      state, iterator, start = saver.restore(state, iterator, facts)
       print(f"resumed at step {start} of {problem.steps}", flush=True)
+    writer.cut(start)
     loop.run(
       task.advance,
       state,

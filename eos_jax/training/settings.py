@@ -1,12 +1,70 @@
-"""Settings of the tasks as frozen dataclasses, built from a config file."""
+"""Settings of the tasks as frozen dataclasses, built from a config file.
 
+Each lists all of its own faults, so that a config with several is refused once.
+A field is `harmless` where a run may be resumed under another value of it.
+"""
+
+from collections.abc import Collection, Iterator
 import dataclasses
+import difflib
+import pathlib
+import types
 import typing
 from typing import Any
 
+from eos_jax import ops, search
+from eos_jax.data import mini_suite
+
+_HARMLESS = types.MappingProxyType({"harmless": True})
+
+
+class ConfigError(ValueError):
+  """A config that cannot be used.
+
+  Attributes:
+    faults: what is wrong, a line each.
+  """
+
+  def __init__(self, faults: Collection[str]):
+    super().__init__("the config has faults:\n  " + "\n  ".join(faults))
+    self.faults = tuple(faults)
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+  """Says which known name is near, or else lists all of them."""
+  near = difflib.get_close_matches(name, list(known), n=1)
+  if near:
+    return f"did you mean {near[0]!r}?"
+  return f"use one of {', '.join(sorted(known))}"
+
+
+class _Checked:
+  """A dataclass that refuses values with all of its faults at once."""
+
+  def _faults(self) -> Iterator[str]:
+    """What is wrong, each starting with the name of a field."""
+    raise NotImplementedError
+
+  def __post_init__(self):
+    faults = tuple(self._faults())
+    if faults:
+      raise ConfigError(faults)
+
+  def _at_least(self, least: float, *names: str) -> Iterator[str]:
+    for name in names:
+      value = getattr(self, name)
+      if not value >= least:
+        yield f"{name} is {value}; use {least} or more"
+
+  def _above_zero(self, *names: str) -> Iterator[str]:
+    for name in names:
+      value = getattr(self, name)
+      if not value > 0:
+        yield f"{name} is {value}; use a number above 0"
+
 
 @dataclasses.dataclass(frozen=True)
-class DataSettings:
+class DataSettings(_Checked):
   """Where data come from.
 
   Attributes:
@@ -15,11 +73,15 @@ class DataSettings:
   """
 
   suite: str
-  directory: str
+  directory: str = dataclasses.field(metadata=_HARMLESS)
+
+  def _faults(self) -> Iterator[str]:
+    if self.suite not in mini_suite.COUNTS:
+      yield f"suite is {self.suite!r}; {nearest(self.suite, mini_suite.COUNTS)}"
 
 
 @dataclasses.dataclass(frozen=True)
-class StageSettings:
+class StageSettings(_Checked):
   """One stage of pretraining.
 
   Attributes:
@@ -38,9 +100,14 @@ class StageSettings:
   warmup: int
   weight_decay: float
 
+  def _faults(self) -> Iterator[str]:
+    yield from self._at_least(1, "steps", "batch")
+    yield from self._at_least(0, "warmup", "weight_decay")
+    yield from self._above_zero("learning_rate", "adam_learning_rate")
+
 
 @dataclasses.dataclass(frozen=True)
-class PretrainSettings:
+class PretrainSettings(_Checked):
   """Pretraining of the shipped model.
 
   Attributes:
@@ -67,14 +134,22 @@ class PretrainSettings:
   places: int
   text_length: int
   weights: tuple[float, ...]
-  log_every: int
-  save_every: int
+  log_every: int = dataclasses.field(metadata=_HARMLESS)
+  save_every: int = dataclasses.field(metadata=_HARMLESS)
   output: str
   test_questions: int
 
+  def _faults(self) -> Iterator[str]:
+    yield from self._at_least(1, "questions", "text_length")
+    yield from self._at_least(1, "log_every", "save_every")
+    yield from self._at_least(0, "places", "test_questions")
+    yield from _share_faults(self.weights)
+    if pathlib.Path(self.output).name != self.output or not self.output:
+      yield f"output is {self.output!r}; give a file name without a folder"
+
 
 @dataclasses.dataclass(frozen=True)
-class SearchSettings:
+class SearchSettings(_Checked):
   """The search for reduction plans.
 
   Attributes:
@@ -130,23 +205,58 @@ class SearchSettings:
   check_every: int
   check_questions: int
   check_batch: int
-  log_every: int
-  save_every: int
+  log_every: int = dataclasses.field(metadata=_HARMLESS)
+  save_every: int = dataclasses.field(metadata=_HARMLESS)
 
-  def __post_init__(self):
-    if self.mode not in ("frozen", "joint"):
-      raise ValueError(f"mode is {self.mode!r}; use 'frozen' or 'joint'")
+  def _faults(self) -> Iterator[str]:
     if not self.budgets or min(self.budgets) <= 0:
-      raise ValueError(f"budgets is {self.budgets}; give positive numbers")
-    if self.steps % self.check_every:
-      raise ValueError(
-        f"check_every={self.check_every} does not divide steps={self.steps};"
-        " the last check of a budget judges its plan"
+      yield f"budgets is {self.budgets}; give positive numbers"
+    if len(set(self.budgets)) < len(self.budgets):
+      yield f"budgets is {self.budgets}; give each once"
+    yield from _share_faults(self.weights)
+    for name, known in (
+      ("start", ops.PRESETS),
+      ("mode", ("frozen", "joint")),
+    ):
+      value = getattr(self, name)
+      if value not in known:
+        yield f"{name} is {value!r}; {nearest(value, known)}"
+    for group in self.free:
+      if group not in search.GROUPS:
+        yield f"free has {group!r}; {nearest(group, search.GROUPS)}"
+    yield from self._at_least(
+      1,
+      "steps",
+      "batch",
+      "check_every",
+      "check_questions",
+      "check_batch",
+      "log_every",
+      "save_every",
+    )
+    yield from self._at_least(0, "penalty", "align", "model_learning_rate")
+    yield from self._above_zero(
+      "learning_rate",
+      "multiplier_learning_rate",
+      "start_multiple",
+      "start_decay",
+      "temperature_end",
+      "anneal_share",
+    )
+    if self.temperature_start < self.temperature_end:
+      yield (
+        f"temperature_start is {self.temperature_start}; use"
+        f" temperature_end={self.temperature_end} or more, it is annealed"
+      )
+    if self.check_every > 0 and self.steps % self.check_every:
+      yield (
+        f"check_every is {self.check_every}, which does not divide"
+        f" steps={self.steps}; the last check of a budget judges its plan"
       )
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationSettings:
+class EvaluationSettings(_Checked):
   """The comparison of plans on the test split.
 
   Attributes:
@@ -161,6 +271,56 @@ class EvaluationSettings:
   seed: int
   presets: tuple[str, ...]
 
+  def _faults(self) -> Iterator[str]:
+    yield from self._at_least(0, "questions")
+    yield from self._at_least(1, "batch")
+    for name in self.presets:
+      if name not in ops.PRESETS:
+        yield f"presets has {name!r}; {nearest(name, ops.PRESETS)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchJob(SearchSettings):
+  """A search, and the comparison of what it finds.
+
+  Attributes:
+    weights_path: the model's weights; "" = those inside the package.
+    evaluation: the comparison.
+  """
+
+  # A checkpoint knows the weights themselves, wherever they lay.
+  weights_path: str = dataclasses.field(metadata=_HARMLESS)
+  # The search does not depend on it, and its results are kept one by one.
+  evaluation: EvaluationSettings = dataclasses.field(metadata=_HARMLESS)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateJob(_Checked):
+  """The evaluation of one plan.
+
+  Results are kept by what they depend on: one directory may serve many plans.
+
+  Attributes:
+    plan: JSON file of the plan.
+    weights_path: the model's weights; "" = those inside the package.
+    data: the data sets.
+    evaluation: which questions, and what to compare with.
+  """
+
+  plan: str = dataclasses.field(metadata=_HARMLESS)
+  weights_path: str = dataclasses.field(metadata=_HARMLESS)
+  data: DataSettings = dataclasses.field(metadata=_HARMLESS)
+  evaluation: EvaluationSettings = dataclasses.field(metadata=_HARMLESS)
+
+  def _faults(self) -> Iterator[str]:
+    if not self.plan:
+      yield "plan is empty; give the JSON file of a plan, --config.plan=FILE"
+
+
+def _share_faults(weights):
+  if not weights or min(weights) < 0 or sum(weights) <= 0:
+    yield f"weights is {weights}; give shares of 0 or more, not all 0"
+
 
 def build(kind: type, values: Any, path: str = "config") -> Any:
   """Builds a settings dataclass from a mapping, listing every fault at once.
@@ -171,45 +331,48 @@ def build(kind: type, values: Any, path: str = "config") -> Any:
     path: name of the mapping in messages.
 
   Raises:
-    ValueError: unknown, missing or mistyped fields.
+    ConfigError: unknown, missing, mistyped or impossible values.
   """
   faults: list[str] = []
   result = _build(kind, values, path, faults)
   if faults:
-    raise ValueError("the config has faults:\n  " + "\n  ".join(faults))
+    raise ConfigError(faults)
   return result
 
 
 def _build(kind, values, path, faults):
   hints = typing.get_type_hints(kind)
   known = {field.name: field for field in dataclasses.fields(kind)}
+  before = len(faults)
   for name in values:
     if name not in known:
-      faults.append(
-        f"{path}.{name} is unknown; known here: {', '.join(sorted(known))}"
-      )
+      faults.append(f"{path}.{name} is unknown; {nearest(name, known)}")
   found = {}
-  for name, field in known.items():
+  for name in known:
     where = f"{path}.{name}"
-    if name not in values:
-      if field.default is dataclasses.MISSING:
-        faults.append(f"{where} is missing")
-      continue
-    found[name] = _convert(hints[name], values[name], where, faults)
-  if faults:
+    if name in values:
+      found[name] = _convert(hints[name], values[name], where, faults)
+    else:
+      faults.append(f"{where} is missing")
+  if len(faults) > before:
     return None
   try:
     return kind(**found)
-  except ValueError as error:
-    faults.append(f"{path}: {error}")
+  except ConfigError as error:
+    faults += [f"{path}.{fault}" for fault in error.faults]
     return None
 
 
 def _convert(hint, value, where, faults):
   if dataclasses.is_dataclass(hint):
+    if not isinstance(value, typing.Mapping):
+      faults.append(f"{where} must be a group of fields, got {value!r}")
+      return None
     return _build(hint, value, where, faults)
-  origin = typing.get_origin(hint)
-  if origin is tuple:
+  if typing.get_origin(hint) is tuple:
+    if not isinstance(value, (list, tuple)):
+      faults.append(f"{where} must be a tuple, got {value!r}")
+      return ()
     item = typing.get_args(hint)[0]
     return tuple(_convert(item, v, where, faults) for v in value)
   accepted = (int, float) if hint is float else hint
@@ -221,3 +384,34 @@ def _convert(hint, value, where, faults):
     )
     return value
   return hint(value)
+
+
+def harmless(kind: type, path: str = "config") -> frozenset[str]:
+  """Names of the fields under which a run may be resumed when they change.
+
+  Args:
+    kind: settings dataclass.
+    path: name of the whole.
+
+  Returns:
+    Dotted names; where a whole group may change, the group's.
+  """
+  found = set()
+  hints = typing.get_type_hints(kind)
+  for field in dataclasses.fields(kind):
+    where = f"{path}.{field.name}"
+    if field.metadata.get("harmless"):
+      found.add(where)
+    elif dataclasses.is_dataclass(hints[field.name]):
+      found |= harmless(hints[field.name], where)
+  return frozenset(found)
+
+
+def binding(chosen: Any) -> dict[str, Any]:
+  """The settings that must stay when a run is resumed, as plain values."""
+  return {
+    field.name: binding(value) if dataclasses.is_dataclass(value) else value
+    for field in dataclasses.fields(chosen)
+    if not field.metadata.get("harmless")
+    for value in [getattr(chosen, field.name)]
+  }

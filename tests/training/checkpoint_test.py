@@ -35,8 +35,11 @@ def test_round_trip_with_typed_key_and_iterator(tmp_path):
 
   again = checkpoint.Checkpointer(tmp_path)
   assert again.latest == 7
-  state, moved = again.restore(_state(1.0), _iterator(), {"weights": "abc"})
+  state, moved, step = again.restore(
+    _state(1.0), _iterator(), {"weights": "abc"}
+  )
   again.close()
+  assert step == 7
   want = _state(3.0)
   assert jax.tree.structure(state) == jax.tree.structure(want)
   np.testing.assert_array_equal(state["params"]["a"], want["params"]["a"])
@@ -63,7 +66,69 @@ def test_restores_onto_another_mesh(tmp_path):
   like = _state(1.0)
   like["params"]["a"] = jax.device_put(like["params"]["a"], cut)
   again = checkpoint.Checkpointer(tmp_path)
-  state, _ = again.restore(like, _iterator(), {})
+  state, _, _ = again.restore(like, _iterator(), {})
   again.close()
   assert state["params"]["a"].sharding == cut
   np.testing.assert_array_equal(state["params"]["a"], 2.0)
+
+
+def _save(root, *steps):
+  saver = checkpoint.Checkpointer(root)
+  iterator = _iterator()
+  for step in range(1, max(steps) + 1):
+    next(iterator)
+    if step in steps:
+      saver.save(step, _state(float(step)), iterator, {"weights": "abc"})
+  saver.close()
+
+
+def _damage(root, step, *, how):
+  """Spoils the largest file of a checkpoint."""
+  files = [path for path in (root / str(step)).rglob("*") if path.is_file()]
+  # What a process has written lies twice: in its own folder, and merged.
+  files = [path for path in files if "ocdbt.process_0" not in path.parts]
+  data = [path for path in files if path.parent.name == "d"]
+  if how == "deleted":
+    data[0].unlink()
+  else:
+    data[0].write_bytes(data[0].read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+  tmp_path, how, capsys
+):
+  root = tmp_path / "checkpoints"
+  _save(root, 3, 5)
+  _damage(root, 5, how=how)
+  saver = checkpoint.Checkpointer(root)
+  state, iterator, step = saver.restore(
+    _state(1.0), _iterator(), {"weights": "abc"}
+  )
+  assert step == 3
+  np.testing.assert_array_equal(state["params"]["a"], 3.0)
+  want = _iterator()
+  expected = [int(next(want)) for _ in range(5)][3:]
+  assert [int(next(iterator)) for _ in range(2)] == expected
+  said = capsys.readouterr().out
+  assert said.startswith("warning: checkpoint 5 in ") and "is damaged" in said
+  # The step can be saved anew, and nothing was deleted.
+  saver.save(5, _state(5.0), iterator, {"weights": "abc"})
+  saver.close()
+  assert len(list(tmp_path.glob("checkpoints.damaged/5.*/5"))) == 1
+  again = checkpoint.Checkpointer(root)
+  assert again.restore(_state(), _iterator(), {"weights": "abc"})[2] == 5
+  again.close()
+
+
+def test_no_readable_checkpoint_is_an_error(tmp_path):
+  root = tmp_path / "checkpoints"
+  _save(root, 1, 2)
+  for step in (1, 2):
+    _damage(root, step, how="truncated")
+  saver = checkpoint.Checkpointer(root)
+  with pytest.raises(
+    checkpoint.CheckpointError, match="can be read; start again with a new"
+  ):
+    saver.restore(_state(), _iterator(), {"weights": "abc"})
+  saver.close()

@@ -14,18 +14,21 @@ def _load(name, arg=""):
   return space["get_config"](arg)
 
 
+def _values(name, arg=""):
+  values = _load(name, arg).to_dict()
+  values.pop("task")
+  return values
+
+
 @pytest.mark.parametrize("arg", ["", "ci"])
 def test_shipped_configs_build(arg):
-  values = _load("pretrain.py", arg).to_dict()
-  values.pop("task")
-  assert settings.build(settings.PretrainSettings, values).seed == 0
-  values = _load("search.py", arg).to_dict()
-  for name in ("task", "weights_path"):
-    values.pop(name)
-  evaluation = values.pop("evaluation")
-  chosen = settings.build(settings.SearchSettings, values)
-  assert chosen.steps % chosen.check_every == 0
-  assert settings.build(settings.EvaluationSettings, evaluation).questions > 0
+  chosen = settings.build(
+    settings.PretrainSettings, _values("pretrain.py", arg)
+  )
+  assert chosen.seed == 0
+  job = settings.build(settings.SearchJob, _values("search.py", arg))
+  assert job.steps % job.check_every == 0
+  assert job.evaluation.questions > 0
 
 
 def test_unknown_variant_is_refused():
@@ -34,28 +37,70 @@ def test_unknown_variant_is_refused():
 
 
 def test_every_fault_is_listed_at_once():
-  with pytest.raises(ValueError) as error:
-    settings.build(
-      settings.StageSettings,
-      {
-        "steps": "ten",
-        "batch": 2.5,
-        "learning_rat": 1.0,
-        "warmup": 1,
-        "weight_decay": 0,
-      },
-    )
-  text = str(error.value)
-  assert "config.learning_rat is unknown" in text
-  assert "config.steps must be int, got 'ten'" in text
-  assert "config.batch must be int, got 2.5" in text
-  assert "config.learning_rate is missing" in text
+  values = _values("search.py")
+  values["learning_rat"] = values.pop("learning_rate")
+  values["steps"] = "ten"
+  values["budgets"] = 48
+  values["data"]["suite"] = "heldout"
+  values["evaluation"]["presets"] = ("prune", "tomme")
+  values["evaluation"]["batch"] = 0
+  with pytest.raises(settings.ConfigError) as error:
+    settings.build(settings.SearchJob, values)
+  assert (
+    str(error.value)
+    == """\
+the config has faults:
+  config.learning_rat is unknown; did you mean 'learning_rate'?
+  config.data.suite is 'heldout'; did you mean 'held_out'?
+  config.budgets must be a tuple, got 48
+  config.steps must be int, got 'ten' (str)
+  config.learning_rate is missing
+  config.evaluation.batch is 0; use 1 or more
+  config.evaluation.presets has 'tomme'; did you mean 'tome'?"""
+  )
 
 
-def test_check_interval_that_does_not_divide_the_steps_is_refused():
-  values = _load("search.py").to_dict()
-  for name in ("task", "weights_path", "evaluation"):
-    values.pop(name)
-  values["check_every"] = values["steps"] - 1
-  with pytest.raises(ValueError, match="does not divide steps"):
-    settings.build(settings.SearchSettings, values)
+def test_impossible_values_are_listed_at_once():
+  values = _values("search.py")
+  values |= {
+    "mode": "frosen",
+    "start": "nonsense",
+    "free": ("where", "transfers"),
+    "budgets": (16.0, 16.0, -1.0),
+    "weights": (0.0, 0.0),
+    "check_every": values["steps"] - 1,
+    "penalty": -1.0,
+    "learning_rate": 0.0,
+    "temperature_start": 0.001,
+  }
+  with pytest.raises(settings.ConfigError) as error:
+    settings.build(settings.SearchJob, values)
+  text = "\n".join(error.value.faults)
+  assert len(error.value.faults) == 10
+  for part in (
+    "config.mode is 'frosen'; did you mean 'frozen'?",
+    "config.start is 'nonsense'; use one of fastv, grid,",
+    "config.free has 'transfers'; did you mean 'transfer'?",
+    "config.budgets is (16.0, 16.0, -1.0); give positive numbers",
+    "config.budgets is (16.0, 16.0, -1.0); give each once",
+    "config.weights is (0.0, 0.0); give shares of 0 or more, not all 0",
+    "config.check_every is 59, which does not divide steps=60",
+    "config.penalty is -1.0; use 0 or more",
+    "config.learning_rate is 0.0; use a number above 0",
+    "config.temperature_start is 0.001; use temperature_end=0.02 or more",
+  ):
+    assert part in text
+
+
+def test_what_may_change_between_starts():
+  assert settings.harmless(settings.SearchJob) == {
+    "config.data.directory",
+    "config.log_every",
+    "config.save_every",
+    "config.weights_path",
+    "config.evaluation",
+  }
+  job = settings.build(settings.SearchJob, _values("search.py"))
+  bound = settings.binding(job)
+  assert bound["data"] == {"suite": "held_out"}
+  assert "evaluation" not in bound and "steps" in bound

@@ -1,0 +1,159 @@
+"""The directory of a run: one run at a time, one config, nobody else's files.
+
+`run.json` in it says what the run is: its task, its resolved config and the
+versions that it started with. A second start in the same directory resumes the
+run and has to mean the same.
+"""
+
+from collections.abc import Collection, Mapping
+import contextlib
+import fcntl
+import importlib.metadata
+import os
+import pathlib
+from typing import Any
+
+import eos_jax
+from eos_jax.training import metrics
+
+_FORMAT = "eos_jax.Run/1"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+class WorkdirError(ValueError):
+  """A directory that a run cannot use."""
+
+
+@contextlib.contextmanager
+def opened(
+  path: pathlib.Path,
+  task: str,
+  config: Mapping[str, Any],
+  *,
+  harmless: Collection[str] = (),
+):
+  """Makes a directory this run's own until the block ends.
+
+  Args:
+    path: the directory; made if need be.
+    task: what the run does.
+    config: resolved config, plain JSON values.
+    harmless: dotted names, starting with "config.", of the fields or groups
+      that may differ from those of an earlier start.
+
+  Raises:
+    WorkdirError: it cannot be written, holds other things than a run, belongs
+      to a run of another task or config, or is in use.
+  """
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    lock = open(path / ".lock", "w", encoding="utf-8")
+  except OSError as error:
+    raise WorkdirError(
+      f"--workdir={path} cannot be written ({error.strerror}); choose another"
+      " directory or change its permissions"
+    ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise WorkdirError(
+        f"--workdir={path} is in use by another process; wait for it, or choose"
+        " another directory"
+      ) from error
+    _claim(path, task, config, harmless)
+    yield
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """What `run.json` of a directory says.
+
+  Returns:
+    Its "task", "config" and "versions".
+
+  Raises:
+    WorkdirError: there is none, or it is damaged.
+  """
+  try:
+    run = metrics.read_json(path / "run.json")
+  except (OSError, ValueError) as error:
+    raise WorkdirError(
+      f"{path} holds no run of eos_jax: run.json cannot be read ({error})"
+    ) from error
+  if not isinstance(run, dict) or run.get("format") != _FORMAT:
+    raise WorkdirError(
+      f"{path}/run.json has not the format {_FORMAT!r}; it was written by"
+      " another version, or by hand"
+    )
+  return run
+
+
+def _claim(path, task, config, harmless):
+  fresh = {
+    "format": _FORMAT,
+    "task": task,
+    "config": metrics.plain(config),
+    "versions": {
+      "eos_jax": eos_jax.__version__,
+      **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    },
+  }
+  if not (path / "run.json").exists():
+    present = sorted(_holds(path))
+    if present:
+      more = ", ..." if len(present) > 5 else ""
+      raise WorkdirError(
+        f"--workdir={path} holds {', '.join(present[:5])}{more} but no run of"
+        " eos_jax; choose an empty or a new directory"
+      )
+    metrics.write_json(path / "run.json", fresh)
+    return
+  run = read(path)
+  if run["task"] != task:
+    raise WorkdirError(
+      f"--workdir={path} belongs to a run of the task {run['task']!r}, not"
+      f" {task!r}; choose another directory"
+    )
+  before, now = _flat(run["config"]), _flat(fresh["config"])
+  changed = [
+    f"{name}: {before.get(name, 'absent')!r} before,"
+    f" {now.get(name, 'absent')!r} now"
+    for name in sorted(before.keys() | now.keys())
+    if before.get(name) != now.get(name)
+    and not any(f"{name}.".startswith(f"{free}.") for free in harmless)
+  ]
+  if changed and _holds(path) <= {"run.json"}:
+    changed = []  # nothing was computed under the old config
+  if changed:
+    raise WorkdirError(
+      f"--workdir={path} belongs to a run with other settings; choose another"
+      " directory, or restore these:\n  " + "\n  ".join(changed)
+    )
+  if before != now:
+    metrics.write_json(path / "run.json", {**run, "config": fresh["config"]})
+  versions = [
+    f"{name} {run['versions'].get(name)} -> {version}"
+    for name, version in fresh["versions"].items()
+    if run["versions"].get(name) != version
+  ]
+  if versions:
+    print(
+      f"note: {path} was begun with other versions ({', '.join(versions)});"
+      " what follows may differ from an uninterrupted run in the last digits",
+      flush=True,
+    )
+
+
+def _holds(path):
+  """Names in a directory, but for those that opening it makes."""
+  return set(os.listdir(path)) - {".lock", "run.json.part"}
+
+
+def _flat(config, path="config"):
+  """Nested mapping -> dotted names; lists are values."""
+  if not isinstance(config, dict):
+    return {path: config}
+  flat = {}
+  for name, value in config.items():
+    flat |= _flat(value, f"{path}.{name}")
+  return flat

@@ -1,0 +1,80 @@
+"""The loop writes the same lines whether or not it was stopped on the way."""
+
+import os
+import signal
+
+import pytest
+
+from eos_jax.training import loop, metrics
+
+
+def _run(folder, *, start=0, stop=9, save_every=4, kill_at=None):
+  """Counts up; every second step is logged, every third one checked."""
+  saved = []
+  writer = metrics.JsonlWriter(folder / "metrics.jsonl")
+  writer.cut(start)
+
+  def advance(step, state, batch):
+    if step + 1 == kill_at:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return state + batch, {"value": state + batch}
+
+  def log(step, values):
+    writer.write(step, values)
+    return ""
+
+  try:
+    return loop.run(
+      advance,
+      sum(range(start)),
+      iter(range(start, stop)),
+      start=start,
+      stop=stop,
+      label="test",
+      log=log,
+      log_every=2,
+      save=lambda done, state: saved.append((done, state)),
+      save_every=save_every,
+      check=lambda done, state: writer.write(done, {"check": state}),
+      check_every=3,
+    ), saved
+  except loop.Interrupted as error:
+    return str(error), saved
+  finally:
+    writer.close()
+
+
+def _text(folder):
+  return (folder / "metrics.jsonl").read_text()
+
+
+def test_a_step_is_logged_before_it_is_saved(tmp_path):
+  state, saved = _run(tmp_path)
+  assert state == sum(range(9))
+  assert saved == [(4, 6), (8, 28), (9, 36)]
+  steps = [line.split(",")[0] for line in _text(tmp_path).splitlines()]
+  # Of step 6: the check, then its line, which waits for step 7.
+  assert steps == [f'{{"step": {n}' for n in (2, 3, 4, 6, 6, 8, 9, 9)]
+
+
+@pytest.mark.parametrize("done", [1, 4, 6])
+def test_metrics_of_a_resumed_run_equal_the_uninterrupted_ones(tmp_path, done):
+  for name in ("straight", "broken"):
+    (tmp_path / name).mkdir()
+  _run(tmp_path / "straight")
+  # Killed at some step behind its last checkpoint, in the middle of a line.
+  _run(tmp_path / "broken", stop=min(done + 3, 9))
+  with open(tmp_path / "broken" / "metrics.jsonl", "a") as file:
+    file.write('{"step": 8, "val')
+  _run(tmp_path / "broken", start=done)
+  assert _text(tmp_path / "broken") == _text(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_signal_saves_and_ends(tmp_path, step):
+  text, saved = _run(tmp_path, kill_at=step)
+  assert text == (
+    f"stopped at test step {step} of 9; the state is saved, run the same"
+    " command again to go on"
+  )
+  assert saved[-1][0] == step

@@ -1,0 +1,96 @@
+"""Who may use a directory, and what it says when it may not."""
+
+import pytest
+
+from eos_jax.training import workdir
+
+CONFIG = {"steps": 60, "data": {"suite": "tiny", "directory": ""}}
+
+
+def _open(path, task="search", config=CONFIG, **options):
+  with workdir.opened(path, task, config, **options):
+    (path / "metrics.jsonl").touch()
+
+
+def test_a_run_is_described_and_taken_up_again(tmp_path, capsys):
+  _open(tmp_path / "a" / "b")
+  run = workdir.read(tmp_path / "a" / "b")
+  assert (run["task"], run["config"]) == ("search", CONFIG)
+  assert "jax" in run["versions"]
+  _open(tmp_path / "a" / "b")
+  assert not capsys.readouterr().out
+
+
+def test_other_settings_are_refused_with_all_changes(tmp_path):
+  _open(tmp_path)
+  edited = {"steps": 61, "data": {"suite": "tiny", "directory": "/d"}, "new": 1}
+  with pytest.raises(workdir.WorkdirError) as error:
+    _open(tmp_path, config=edited)
+  assert str(error.value).endswith(
+    "belongs to a run with other settings; choose another directory, or"
+    " restore these:\n"
+    "  config.data.directory: '' before, '/d' now\n"
+    "  config.new: 'absent' before, 1 now\n"
+    "  config.steps: 60 before, 61 now"
+  )
+
+
+def test_harmless_changes_are_taken_over(tmp_path):
+  _open(tmp_path)
+  edited = {**CONFIG, "data": {"suite": "tiny", "directory": "/d"}}
+  _open(tmp_path, config=edited, harmless={"config.data.directory"})
+  assert workdir.read(tmp_path)["config"] == edited
+  edited = {**CONFIG, "data": {"suite": "default", "directory": "/e"}}
+  _open(tmp_path, config=edited, harmless={"config.data"})
+  with pytest.raises(workdir.WorkdirError, match="config.steps: 60 before"):
+    _open(tmp_path, config={**edited, "steps": 1}, harmless={"config.data"})
+
+
+def test_a_config_may_change_before_anything_is_computed(tmp_path):
+  with workdir.opened(tmp_path, "search", CONFIG):
+    pass
+  _open(tmp_path, config={**CONFIG, "steps": 61})
+  assert workdir.read(tmp_path)["config"]["steps"] == 61
+
+
+def test_other_tasks_and_other_files_are_refused(tmp_path):
+  _open(tmp_path / "run")
+  with pytest.raises(workdir.WorkdirError, match="of the task 'search', not"):
+    _open(tmp_path / "run", task="pretrain")
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "thesis.tex").touch()
+  with pytest.raises(workdir.WorkdirError, match="holds thesis.tex but"):
+    _open(tmp_path / "mine")
+
+
+def test_one_run_at_a_time(tmp_path):
+  with workdir.opened(tmp_path, "search", CONFIG):
+    with pytest.raises(workdir.WorkdirError, match="in use by another process"):
+      _open(tmp_path)
+  _open(tmp_path)
+
+
+def test_unwritable_directories_are_named(tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(
+    workdir.WorkdirError, match=r"file/run cannot be written \(Not a directory"
+  ):
+    _open(tmp_path / "file" / "run")
+
+
+def test_a_damaged_description_is_named(tmp_path):
+  _open(tmp_path)
+  (tmp_path / "run.json").write_text('{"format": ')
+  with pytest.raises(workdir.WorkdirError, match=r"run.json cannot be read"):
+    _open(tmp_path)
+  (tmp_path / "run.json").write_text("{}")
+  with pytest.raises(workdir.WorkdirError, match="has not the format"):
+    _open(tmp_path)
+
+
+def test_other_versions_are_told(tmp_path, capsys):
+  _open(tmp_path)
+  path = tmp_path / "run.json"
+  path.write_text(path.read_text().replace('"jax": "', '"jax": "9'))
+  _open(tmp_path)
+  assert "was begun with other versions (jax 9" in capsys.readouterr().out
