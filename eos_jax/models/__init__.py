@@ -23,6 +23,7 @@ from eos_jax.models.config import (
 from eos_jax.models.decoder import Text
 from eos_jax.models.reduction import Reduction, SoftReduction
 from eos_jax.models.vlm import (
+  Answer,
   Output,
   Seen,
   answer,
@@ -35,6 +36,7 @@ from eos_jax.models.vlm import (
 )
 
 __all__ = [
+  "Answer",
   "DecoderConfig",
   "Output",
   "Reduction",

@@ -90,8 +90,8 @@ class DecoderBlock(nn.Module):
     k = layers.split_heads(self.k(y), cfg.kv_heads)
     v = layers.split_heads(self.v(y), cfg.kv_heads)
     return (
-      layers.rotate(q, positions, cfg.rope_theta),
-      layers.rotate(k, positions, cfg.rope_theta),
+      layers.rotate(q, positions, cfg.rope_theta, cfg.rope_axes),
+      layers.rotate(k, positions, cfg.rope_theta, cfg.rope_axes),
       v,
     )
 

@@ -66,6 +66,8 @@ class DecoderConfig:
     head_dim: features of a head.
     mlp: hidden features of the gated MLP.
     rope_theta: base of the rotary frequencies.
+    rope_axes: for each rotary pair the axis (0 time, 1 row, 2 column) whose
+      position turns it, as in M-RoPE; () = one position for all.
     norm_eps: epsilon of the RMS norms.
     tied: whether the output head is the embedding table.
   """
@@ -78,6 +80,7 @@ class DecoderConfig:
   head_dim: int = 32
   mlp: int = 384
   rope_theta: float = 10_000.0
+  rope_axes: tuple[int, ...] = ()
   norm_eps: float = 1e-5
   tied: bool = False
 
@@ -88,6 +91,14 @@ class DecoderConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f"head_dim={self.head_dim} must be even (rotary pairs).")
+    pairs = self.head_dim // 2
+    if self.rope_axes and (
+      len(self.rope_axes) != pairs or not set(self.rope_axes) <= {0, 1, 2}
+    ):
+      raise ValueError(
+        f"rope_axes={self.rope_axes} must name an axis, 0, 1 or 2, for each of"
+        f" the {pairs} rotary pairs of head_dim={self.head_dim}."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +131,7 @@ def tiny(vocab: int, prefix: tuple[int, ...]) -> VLMConfig:
   return VLMConfig(
     name="tiny",
     vision=VisionConfig(),
-    decoder=DecoderConfig(vocab=vocab, rope_theta=1e6),
+    decoder=DecoderConfig(vocab=vocab, rope_axes=(1, 2) * 8),
     projector=256,
     prefix=prefix,
   )

@@ -7,6 +7,7 @@ attention logits.
 """
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -53,12 +54,15 @@ class Segment:
     keys: `[l, B, G, N, d]` of the segment's l layers.
     values: `[l, B, G, N, d]`.
     bias: `[B, N]` additive attention bias on the keys.
+    next_position: `[B]` rotary position of the token behind the text; it is
+      another one behind a site that renumbers.
     start: first layer of the segment.
   """
 
   keys: Float[Array, "l B G N d"]
   values: Float[Array, "l B G N d"]
   bias: Float[Array, "B N"]
+  next_position: Int[Array, "B"]
   start: int = dataclasses.field(metadata={"static": True})
 
 
@@ -70,14 +74,12 @@ class DecoderOutput:
   Attributes:
     hidden: `[B, T, D]` normalised hidden states of the text.
     cache: keys and values by segment.
-    next_position: `[B]` rotary position of the token behind the text.
     state: what travels with the visual tokens, after the last site.
     trace: the operator's result at each site, by site name.
   """
 
   hidden: Float[Array, "B T D"]
   cache: tuple[Segment, ...]
-  next_position: Int[Array, "B"]
   state: reduction_lib.VisualState
   trace: dict[str, ops.Reduced]
 
@@ -187,16 +189,16 @@ def run(
       block,
       stack,
       seq.hidden,
-      _positions(seq),
+      _positions(cfg, seq),
       _bias(seq, key_bias),
       start=start,
       stop=stop,
     )
-    cache.append(Segment(keys, values, key_bias, start))
+    following = _text_offset(cfg, seq) + jnp.sum(text.mask, axis=1)
+    cache.append(Segment(keys, values, key_bias, following, start))
     seq = dataclasses.replace(seq, hidden=hidden)
   hidden = final_norm(cfg, params, seq.hidden[:, seq.text_start :])
-  next_position = _text_offset(seq) + jnp.sum(text.mask, axis=1)
-  return DecoderOutput(hidden, tuple(cache), next_position, seq.state, trace)
+  return DecoderOutput(hidden, tuple(cache), seq.state, trace)
 
 
 def reduce_input(
@@ -207,7 +209,7 @@ def reduce_input(
   state: reduction_lib.VisualState,
   text: Text,
   reduction: reduction_lib.Reduction,
-) -> tuple[Float[Array, "B K D"], reduction_lib.VisualState]:
+) -> tuple[Float[Array, "B K D"], reduction_lib.VisualState, ops.Reduced]:
   """Applies the site "decoder.0" alone; arguments as of `run`.
 
   Afterwards `run` under the remaining sites gives what it gives under all of
@@ -216,15 +218,15 @@ def reduce_input(
   seq = _begin(cfg, params, prefix, visual, state, text)
   spec = reduction_lib.spec_at(reduction, "decoder.0")
   signals = _signals(cfg, params, seq, 0, spec, None)
-  seq, _ = _reduce(seq, reduction, "decoder.0", signals)
-  return seq.hidden[:, seq.prefix : seq.text_start], seq.state
+  seq, reduced = _reduce(seq, reduction, "decoder.0", signals)
+  visual = seq.hidden[:, seq.prefix : seq.text_start]
+  return visual, seq.state, reduced
 
 
 def step(
   cfg: config_lib.DecoderConfig,
   params: Any,
   token: Int[Array, "B"],
-  position: Int[Array, "B"],
   cache: tuple[Segment, ...],
   new: Array,
   index: Int[Array, ""],
@@ -235,7 +237,6 @@ def step(
     cfg: shape of the decoder.
     params: its parameters.
     token: ids of the tokens to feed.
-    position: their rotary positions.
     cache: segments of the prefill, never written to.
     new: `[2, L, B, G, M, d]` keys and values of the tokens decoded so far.
     index: number of tokens decoded so far; slot of `new` to write.
@@ -248,11 +249,9 @@ def step(
   tail = jnp.where(slots <= index, 0.0, layers.MASKED)
   tail = jnp.broadcast_to(tail, (x.shape[0], slots.size))
 
-  def body(carry, inputs):
+  def body(carry, inputs, position):
     layer_params, keys, values, fresh, bias = inputs
-    q, k, v = blocks.call(
-      block, layer_params, "project", carry, position[:, None]
-    )
+    q, k, v = blocks.call(block, layer_params, "project", carry, position)
     fresh = jax.lax.dynamic_update_slice_in_dim(
       fresh, jnp.stack([k, v]), index, axis=-2
     )
@@ -273,7 +272,9 @@ def step(
       new[:, window].swapaxes(0, 1),
       jnp.broadcast_to(bias, (depth, *bias.shape)),
     )
-    x, fresh = jax.lax.scan(body, x, inputs)
+    position = (segment.next_position + index)[:, None]
+    layer = functools.partial(body, position=position)
+    x, fresh = jax.lax.scan(layer, x, inputs)
     written.append(fresh.swapaxes(0, 1))
   hidden = final_norm(cfg, params, x[:, 0])
   return hidden, jnp.concatenate(written, axis=1)
@@ -351,12 +352,11 @@ def _signals(cfg, params, seq, index, spec, previous):
 def _rows(cfg, params, seq, index, rows):
   """Head-mean attention `[B, R, N]` of chosen rows `[B, R]` in a layer."""
   block, part = blocks.DecoderBlock(cfg), blocks.layer(params["blocks"], index)
-  positions = _positions(seq)
+  positions = _positions(cfg, seq)
   _, keys, _ = blocks.call(block, part, "project", seq.hidden, positions)
   chosen = jnp.take_along_axis(seq.hidden, rows[..., None], axis=1)
-  queries, _, _ = blocks.call(
-    block, part, "project", chosen, jnp.take_along_axis(positions, rows, axis=1)
-  )
+  places = jax.vmap(lambda one, at: one[at])(positions, rows)
+  queries, _, _ = blocks.call(block, part, "project", chosen, places)
   causal = jnp.arange(positions.shape[1])[None, None] <= rows[..., None]
   bias = jnp.where(causal, _key_bias(seq)[:, None], layers.MASKED)
   return jnp.mean(layers.attention_weights(queries, keys, bias), axis=1)
@@ -412,19 +412,20 @@ def _prompt_mask(seq):
   return slots < _prompt_length(seq)[:, None]
 
 
-def _text_offset(seq):
+def _text_offset(cfg, seq):
   """Rotary position of the first text token."""
-  tokens = seq.visual if seq.state.renumbered else _raster_size(seq)
-  return seq.prefix + tokens
-
-
-def _raster_size(seq):
+  if seq.state.renumbered:
+    return seq.prefix + seq.visual
   rows, cols = seq.state.grid
-  return rows * cols
+  # On axes of its own a picture is as long as its longer side (M-RoPE).
+  return seq.prefix + (max(rows, cols) if cfg.rope_axes else rows * cols)
 
 
-def _positions(seq):
-  """Rotary positions `[B, N]`: original ones unless an operator renumbers."""
+def _positions(cfg, seq):
+  """Rotary positions, original ones unless an operator renumbers.
+
+  `[B, N]`; `[B, N, 3]`, time, row and column, where the decoder turns by them.
+  """
   batch = seq.hidden.shape[0]
   slots = jnp.arange(seq.text.tokens.shape[1])[None]
   offsets = slots if seq.text.offsets is None else seq.text.offsets
@@ -433,9 +434,21 @@ def _positions(seq):
     visual = jnp.broadcast_to(jnp.arange(seq.visual), visual.shape)
   before = jnp.broadcast_to(jnp.arange(seq.prefix), (batch, seq.prefix))
   after = jnp.broadcast_to(
-    _text_offset(seq) + offsets, (batch, offsets.shape[1])
+    _text_offset(cfg, seq) + offsets, (batch, offsets.shape[1])
   )
-  return jnp.concatenate([before, seq.prefix + visual, after], axis=1)
+  if not cfg.rope_axes:
+    return jnp.concatenate([before, seq.prefix + visual, after], axis=1)
+  if seq.state.renumbered:
+    places = (visual,) * 3
+  else:
+    places = jnp.zeros_like(visual), *jnp.divmod(visual, seq.state.grid[1])
+  return jnp.stack(
+    [
+      jnp.concatenate([before, seq.prefix + place, after], axis=1)
+      for place in places
+    ],
+    axis=-1,
+  )
 
 
 def _key_bias(seq):

@@ -88,17 +88,31 @@ def merge_heads(x: Float[Array, "B H N d"]) -> Float[Array, "B N F"]:
 
 
 def rotate(
-  x: Float[Array, "B H N d"], positions: Int[Array, "B N"], theta: float
+  x: Float[Array, "B H N d"],
+  positions: Int[Array, "B N *axes"],
+  theta: float,
+  axes: tuple[int, ...] = (),
 ) -> Float[Array, "B H N d"]:
   """Rotary position embedding, halves convention (Llama as in Hugging Face).
 
-  Su et al., RoFormer, https://arxiv.org/abs/2104.09864.
+  Su et al., RoFormer, https://arxiv.org/abs/2104.09864; on several axes
+  Qwen2-VL's M-RoPE, https://arxiv.org/abs/2409.12191.
+
+  Args:
+    x: queries or keys.
+    positions: `[B, N]`, or `[B, N, 3]`: time, row and column.
+    theta: base of the frequencies.
+    axes: for each of the d / 2 pairs, the axis whose position turns it.
   """
   half = x.shape[-1] // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions.astype(jnp.float32)[:, None, :, None]
-  angle = angle * along_last(frequency, 4)
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  # Without axes of its own a token is at the same place on all of them.
+  if axes and positions.ndim == 3:
+    place = positions[..., jnp.array(axes)]
+  else:
+    place = positions[..., None]
+  angle = place.astype(jnp.float32) * along_last(frequency, 3)
+  cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1

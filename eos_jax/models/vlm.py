@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eos_jax import ops
 from eos_jax.array_typing import Array, Float, Int
 from eos_jax.models import config as config_lib
 from eos_jax.models import decoder, layers, vision
@@ -63,10 +64,26 @@ class Seen:
   Attributes:
     visual: `[B, V, D]` projected visual tokens in raster order.
     state: what travels with them.
+    trace: the operator's result at "decoder.0", once `reduce_input` has run.
   """
 
   visual: Float[Array, "B V D"]
   state: reduction_lib.VisualState
+  trace: dict[str, ops.Reduced] = dataclasses.field(default_factory=dict)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """A generated answer.
+
+  Attributes:
+    ids: `[B, M]` greedy tokens; the stop token fills the rest of a row.
+    trace: the operator's result at each decoder site, by site name.
+  """
+
+  ids: Int[Array, "B M"]
+  trace: dict[str, ops.Reduced]
 
 
 def see(
@@ -109,7 +126,7 @@ def reduce_input(
     text: tokens behind the picture; operators may read the prompt.
     reduction: has the site "decoder.0"; its other sites are left for later.
   """
-  visual, state = decoder.reduce_input(
+  visual, state, reduced = decoder.reduce_input(
     cfg.decoder,
     params["decoder"],
     cfg.prefix,
@@ -118,7 +135,7 @@ def reduce_input(
     text,
     reduction,
   )
-  return Seen(visual, state)
+  return Seen(visual, state, {"decoder.0": reduced})
 
 
 def read(
@@ -145,7 +162,7 @@ def read(
   return Output(
     logits=decoder.logits(cfg.decoder, params["decoder"], out.hidden),
     hidden=out.hidden,
-    trace=out.trace,
+    trace=seen.trace | out.trace,
     state=out.state,
   )
 
@@ -173,7 +190,7 @@ def answer(
   *,
   steps: int,
   stop: int,
-) -> Int[Array, "B M"]:
+) -> Answer:
   """Greedy answer with a key-value cache; tokens are selected once, at prefill.
 
   Args:
@@ -184,9 +201,6 @@ def answer(
     reduction: None, a plan or a soft reduction.
     steps: most tokens M to generate.
     stop: id that ends an answer; it fills the rest of its row.
-
-  Returns:
-    Generated ids.
   """
   out = _run(cfg, params, seen, text, reduction)
   last = jnp.sum(text.mask, axis=1) - 1
@@ -210,7 +224,6 @@ def answer(
       cfg.decoder,
       params["decoder"],
       jax.lax.dynamic_index_in_dim(tokens, index - 1, 1, keepdims=False),
-      out.next_position + index - 1,
       out.cache,
       fresh,
       index - 1,
@@ -220,7 +233,8 @@ def answer(
     return index + 1, tokens, fresh, done | (token == stop)
 
   start = (jnp.int32(1), tokens, fresh, first == stop)
-  return jax.lax.while_loop(unfinished, advance, start)[1]
+  ids = jax.lax.while_loop(unfinished, advance, start)[1]
+  return Answer(ids, seen.trace | out.trace)
 
 
 def generate(
@@ -236,7 +250,8 @@ def generate(
 ) -> Int[Array, "B M"]:
   """`answer` to what `see` makes of the pictures; arguments as there."""
   seen = see(cfg, params, image, reduction, key=key)
-  return answer(cfg, params, seen, text, reduction, steps=steps, stop=stop)
+  out = answer(cfg, params, seen, text, reduction, steps=steps, stop=stop)
+  return out.ids
 
 
 def _best(cfg, params, hidden):

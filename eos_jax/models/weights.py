@@ -1,6 +1,8 @@
 """Model weights as safetensors: one flat table of path names."""
 
+import dataclasses
 import hashlib
+import json
 import pathlib
 from typing import Any
 
@@ -8,6 +10,8 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+
+from eos_jax.models import config as config_lib
 
 SEPARATOR = "."
 
@@ -21,27 +25,46 @@ def flatten(params: Any) -> dict[str, np.ndarray]:
   }
 
 
-def save(path: pathlib.Path, params: Any, metadata: dict[str, str]) -> None:
-  """Writes parameters in float16, with metadata, as one safetensors file."""
+def save(
+  path: pathlib.Path,
+  params: Any,
+  cfg: config_lib.VLMConfig,
+  metadata: dict[str, str],
+) -> None:
+  """Writes parameters in float16, with their config, as one safetensors file.
+
+  Args:
+    path: file to write.
+    params: the model's parameters.
+    cfg: the model they belong to.
+    metadata: further facts.
+  """
   table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
+  metadata = {**metadata, "config": json.dumps(dataclasses.asdict(cfg))}
   safetensors.numpy.save_file(table, str(path), metadata=metadata)
 
 
-def load(path: pathlib.Path, like: Any) -> Any:
+def load(
+  path: pathlib.Path, like: Any, cfg: config_lib.VLMConfig | None = None
+) -> Any:
   """Reads parameters into the structure and dtypes of `like`.
 
   Args:
     path: safetensors file written by `save`.
     like: tree of arrays or `jax.ShapeDtypeStruct`.
+    cfg: the model that will use them; what has no shape, such as a rotary
+      base, is compared with the config in the file.
 
   Returns:
     A tree of numpy arrays.
 
   Raises:
-    ValueError: the file is unreadable, or names or shapes differ; every
-      difference is listed.
+    ValueError: the file is unreadable, or names, shapes or the config differ;
+      every difference is listed.
   """
   try:
+    with safetensors.safe_open(str(path), framework="numpy") as file:
+      metadata = file.metadata() or {}
     table = safetensors.numpy.load_file(str(path))
   except (OSError, safetensors.SafetensorError) as error:
     raise ValueError(
@@ -53,7 +76,8 @@ def load(path: pathlib.Path, like: Any) -> Any:
     SEPARATOR.join(str(entry.key) for entry in path_): leaf
     for path_, leaf in leaves
   }
-  faults = [f"missing {name}" for name in wanted.keys() - table.keys()]
+  faults = _config_faults(metadata, cfg)
+  faults += [f"missing {name}" for name in wanted.keys() - table.keys()]
   faults += [f"unexpected {name}" for name in table.keys() - wanted.keys()]
   faults += [
     f"{name} has shape {table[name].shape}, expected {leaf.shape}"
@@ -68,6 +92,28 @@ def load(path: pathlib.Path, like: Any) -> Any:
   return jax.tree_util.tree_unflatten(
     treedef, [table[name].astype(leaf.dtype) for name, leaf in wanted.items()]
   )
+
+
+def _config_faults(metadata, cfg):
+  """Fields of the config in a file that differ from those of a model."""
+  if cfg is None or "config" not in metadata:
+    return []  # a file by others: names and shapes have to do
+  theirs = _flat(json.loads(metadata["config"]))
+  ours = _flat(json.loads(json.dumps(dataclasses.asdict(cfg))))
+  return [
+    f"config {name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
+    for name in theirs.keys() | ours.keys()
+    if theirs.get(name) != ours.get(name)
+  ]
+
+
+def _flat(tree, path=()):
+  if not isinstance(tree, dict):
+    return {SEPARATOR.join(path): tree}
+  flat = {}
+  for name, value in tree.items():
+    flat |= _flat(value, (*path, name))
+  return flat
 
 
 def fingerprint(params: Any) -> str:

@@ -9,7 +9,7 @@ from tests.models import small
 def test_round_trip_in_half_precision(tmp_path):
   params = small.init(small.config(), jax.random.key(0))
   path = tmp_path / "w.safetensors"
-  models.weights.save(path, params, {"seed": "0"})
+  models.weights.save(path, params, small.config(), {"seed": "0"})
   loaded = models.weights.load(path, params)
   for got, want in zip(
     jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True
@@ -26,7 +26,9 @@ def test_round_trip_in_half_precision(tmp_path):
 
 def test_another_models_weights_are_refused_with_every_difference(tmp_path):
   path = tmp_path / "w.safetensors"
-  models.weights.save(path, small.init(small.config(), jax.random.key(0)), {})
+  cfg = small.config()
+  params = small.init(cfg, jax.random.key(0))
+  models.weights.save(path, params, cfg, {})
   wide = small.init(small.config(mlp=40, tied=True), jax.random.key(0))
   with pytest.raises(ValueError) as error:
     models.weights.load(path, wide)
@@ -35,10 +37,24 @@ def test_another_models_weights_are_refused_with_every_difference(tmp_path):
   assert "decoder.blocks.down.kernel has shape (3, 24, 16), expected" in text
 
 
+def test_what_has_no_shape_is_compared_too(tmp_path):
+  path, cfg = tmp_path / "w.safetensors", small.config(rope_theta=100.0)
+  params = small.init(cfg, jax.random.key(0))
+  models.weights.save(path, params, cfg, {})
+  models.weights.load(path, params, cfg)
+  other = small.config(rope_theta=100.0, rope_axes=(1, 2))
+  with pytest.raises(ValueError) as error:
+    models.weights.load(path, params, other)
+  assert str(error.value).endswith(
+    "does not fit the model config:\n"
+    "  config decoder.rope_axes is [] there and [1, 2] here"
+  )
+
+
 def test_truncated_file_is_refused(tmp_path):
   params = small.init(small.config(), jax.random.key(0))
   path = tmp_path / "w.safetensors"
-  models.weights.save(path, params, {})
+  models.weights.save(path, params, small.config(), {})
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(ValueError, match="missing or truncated"):
     models.weights.load(path, params)
