@@ -1,4 +1,4 @@
-"""Pretraining of the shipped `tiny` model, in two stages.
+"""Pretraining of the shipped `tiny` model, in four stages.
 
 `--config=configs/pretrain.py` is the run that made the shipped weights;
 `:ci` is the same in a minute on a small data set, for tests.
@@ -28,14 +28,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.vision.warmup = 100
   config.vision.weight_decay = 0.05
 
-  # Second stage: projector and decoder, on answers.
-  config.answers = ml_collections.ConfigDict()
-  config.answers.steps = 5500
-  config.answers.batch = 16
-  config.answers.learning_rate = 4e-3
-  config.answers.adam_learning_rate = 2e-3
-  config.answers.warmup = 100
-  config.answers.weight_decay = 0.05
+  # Then projector and decoder: on all questions until they find what is named,
+  # on where objects are, and on all questions again.
+  for name, steps in (("lookup", 2000), ("grounding", 400), ("answers", 4000)):
+    stage = config[name] = ml_collections.ConfigDict()
+    stage.steps = steps
+    stage.batch = 16
+    stage.learning_rate = 4e-3
+    stage.adam_learning_rate = 2e-3
+    stage.warmup = 100
+    stage.weight_decay = 0.05
 
   config.questions = 8  # questions of a picture that share a sequence
   config.places = 4  # questions about places, added to its own before the draw
@@ -48,7 +50,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   if arg == "ci":
     config.data.suite = "tiny"
-    for stage in (config.vision, config.answers):
+    for name in ("vision", "lookup", "grounding", "answers"):
+      stage = config[name]
       stage.steps, stage.batch, stage.warmup = 6, 8, 2
     config.log_every, config.save_every = 2, 3
     config.test_questions = 32

@@ -47,7 +47,8 @@ def main(argv: list[str]) -> None:
   if task not in tasks.TASKS:
     known = settings.nearest(task, tasks.TASKS)
     sys.exit(f"error: config.task is {task!r}; {known}")
-  path = pathlib.Path(_WORKDIR.value or f"runs/{task}").absolute()
+  default = f"runs/{tasks.TASKS[task].reads or task}"
+  path = pathlib.Path(_WORKDIR.value or default).absolute()
   print(
     f"eos_jax {task}: process {jax.process_index()}/{jax.process_count()},"
     f" {jax.device_count()} x {jax.devices()[0].device_kind}, jax"

@@ -2,10 +2,8 @@
 
 import doctest
 import importlib
-import os
 import pathlib
 import re
-import subprocess
 
 import jax
 import pytest
@@ -59,30 +57,3 @@ def test_docstring_examples(name):
   module = importlib.import_module(name.removesuffix(".__init__"))
   result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
   assert result.attempted and not result.failed
-
-
-def _launch(*arguments, **environment):
-  return subprocess.run(
-    ["bash", str(CHECKOUT / "launch" / "tpu_vm.sh"), *arguments],
-    capture_output=True,
-    text=True,
-    env=os.environ | environment,
-  )
-
-
-def test_launch_dry_run_prints_every_step():
-  result = _launch(
-    "--dry-run", "--", "--config=configs/search.py", NAME="n", ZONE="z"
-  )
-  assert result.returncode == 0, result.stderr
-  lines = result.stdout.splitlines()
-  verbs = [line.split("tpu-vm ")[1].split()[0] for line in lines[1:]]
-  assert verbs == ["create", "scp", "ssh", "ssh", "scp", "delete"]
-  assert all("--zone=z" in line for line in lines[1:])
-  assert "configs/search.py" in lines[4]
-
-
-def test_launch_rejects_unknown_options():
-  result = _launch("--dryrun")
-  assert result.returncode == 2
-  assert "--dryrun" in result.stderr

@@ -103,7 +103,7 @@ def test_killed_search_resumes_and_ends_like_an_uninterrupted_one(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("stage", ["vision", "answers"])
+@pytest.mark.parametrize("stage", ["vision", "lookup", "grounding", "answers"])
 def test_killed_pretraining_ends_with_the_same_weights(tmp_path_factory, stage):
   root = tmp_path_factory.mktemp("pretrain")
   done = _run(root / "straight", config="pretrain")
@@ -173,7 +173,8 @@ def test_unreachable_budgets_say_what_can_be_reached(tmp_path):
 
 def test_unknown_task_is_refused(tmp_path):
   assert _error(tmp_path / "w", "--config.task=dance") == (
-    "error: config.task is 'dance'; use one of evaluate, pretrain, search"
+    "error: config.task is 'dance'; use one of evaluate, pretrain, report,"
+    " search"
   )
 
 

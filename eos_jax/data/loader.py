@@ -146,6 +146,7 @@ def packed_batches(
   questions: int = packing.DEFAULT_QUESTIONS,
   text_length: int = packing.DEFAULT_PACKED_LENGTH,
   places: int = 0,
+  own: bool = True,
   weights: Sequence[float] | None = None,
   process_index: int = 0,
   process_count: int = 1,
@@ -162,6 +163,8 @@ def packed_batches(
     text_length: T; questions that do not fit any more are left out.
     places: how many questions about places (`data.grounding`) to add to those
       of a picture before drawing.
+    own: False leaves a picture's own questions out where there are any about
+      places.
     weights: share of each source; by default every picture is as likely.
     process_index: which part of the stream to read, in 0..process_count - 1.
     process_count: into how many parts the stream is cut.
@@ -174,9 +177,11 @@ def packed_batches(
   """
 
   def example(record: sources_lib.Record, rng: np.random.Generator):
-    known = list(record.questions)
+    known = []
     if places and record.patch_labels is not None:
-      known += grounding.questions(record.patch_labels, rng, count=places)
+      known = grounding.questions(record.patch_labels, rng, count=places)
+    if own or not known:
+      known += record.questions
     chosen = [known[i] for i in rng.permutation(len(known))[:questions]]
     row = packing.packed_row(tokenizer, chosen, text_length=text_length)
     return {"image": sized(record.image), **row}

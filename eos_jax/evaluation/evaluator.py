@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eos_jax import cost, models, ops
-from eos_jax.evaluation import metrics
+from eos_jax.evaluation import fate, metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,22 @@ class Result:
     }
     values["note"] = self.plan.note if self.plan else ""
     return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """Answers to all questions under a plan, and what it did to the pictures.
+
+  Attributes:
+    texts: the answers, in the order of the questions.
+    owner: `[N, V]`, see `fate.follow`; None for dense, and for plans that
+      reduce inside the vision encoder.
+    left_at: `[N, V]`, likewise.
+  """
+
+  texts: list[str]
+  owner: np.ndarray | None = None
+  left_at: np.ndarray | None = None
 
 
 class Evaluator:
@@ -119,7 +135,7 @@ class Evaluator:
     return models.reduce_input(self._cfg, params, seen, _prompt(batch), plan)
 
   def _answer_fn(self, params, seen, batch, plan):
-    return models.answer(
+    out = models.answer(
       self._cfg,
       params,
       seen,
@@ -128,37 +144,56 @@ class Evaluator:
       steps=self._steps,
       stop=self._questions.tokenizer.eos_id,
     )
+    tokens = self._cfg.vision.tokens
+    whole = all(
+      reduced.assignment.shape[1] == tokens
+      for reduced in list(out.trace.values())[:1]
+    )
+    known = out.trace and whole
+    follow = jax.vmap(lambda trace: fate.follow(trace, tokens))
+    return out.ids, follow(out.trace) if known else ()
 
   @property
   def questions(self) -> Any:
     """The questions that are asked."""
     return self._questions
 
-  def predict(self, plan: ops.ReductionPlan | None) -> list[str]:
-    """Greedy answers to all questions, in their order."""
+  def predict(self, plan: ops.ReductionPlan | None) -> Answers:
+    """Greedy answers to all questions (None: by the dense model)."""
     names = [site.site for site in plan.sites] if plan else []
     in_encoder = any(name.startswith("vision.") for name in names)
     later = _later_sites(plan)
-    predictions = []
+    predictions, fates = [], []
     for batch, valid, noise, seen in self._batches:
       if in_encoder:
         seen = self._see(self._params, batch["image"], noise, plan=plan)
       seen = self._spread(seen, batch["rows"])
       if "decoder.0" in names:
         seen = self._reduce(self._params, seen, batch, plan=plan)
-      ids = np.asarray(self._answer(self._params, seen, batch, plan=later))
+      ids, found = self._answer(self._params, seen, batch, plan=later)
       predictions += [
-        self._questions.tokenizer.decode(row.tolist()) for row in ids[valid]
+        self._questions.tokenizer.decode(row.tolist())
+        for row in np.asarray(ids)[valid]
       ]
-    return predictions
+      fates.append([np.asarray(x)[valid] for x in found])
+    return Answers(predictions, *map(np.concatenate, zip(*fates, strict=True)))
 
   def evaluate(
     self, name: str, limit: float | None, plan: ops.ReductionPlan | None
   ) -> Result:
     """Accuracy and cost of a plan (None: the dense model)."""
-    predictions = self.predict(plan)
+    return self.judge(name, limit, plan, self.predict(plan))
+
+  def judge(
+    self,
+    name: str,
+    limit: float | None,
+    plan: ops.ReductionPlan | None,
+    answers: Answers,
+  ) -> Result:
+    """Accuracy and cost of the answers that a plan gave."""
     tasks = [question.task for question in self._questions.questions]
-    right = metrics.exact_match(predictions, self._questions.answers)
+    right = metrics.exact_match(answers.texts, self._questions.answers)
     accuracy = metrics.accuracy_by_task(right, tasks)
     text = len(self._cfg.prefix) + self._mean_prompt()
     shape = model_shape(self._cfg)

@@ -6,7 +6,7 @@ import math
 import pathlib
 from typing import Any
 
-from eos_jax.evaluation import evaluator
+from eos_jax.evaluation import charts, evaluator
 
 
 def table(results: Sequence[evaluator.Result]) -> str:
@@ -55,47 +55,5 @@ def write_json(
 
 def plot(path: pathlib.Path, results: Sequence[evaluator.Result]) -> None:
   """Accuracy against prefill FLOPs: every operator a line over the budgets."""
-  # Only a report needs it, and it takes a second to import.
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  figure, axes = pyplot.subplots(figsize=(8, 5.5))
-  measured = [r for r in results if r.accuracy]
-  names = sorted({r.name for r in measured if r.limit is not None})
-  colors = pyplot.get_cmap("tab20")
-  for index, name in enumerate(names):
-    rows = sorted(
-      (r for r in measured if r.name == name), key=lambda r: r.flops
-    )
-    searched = name == "eos"
-    axes.errorbar(
-      [r.flops / 1e6 for r in rows],
-      [r.mean for r in rows],
-      yerr=[r.error for r in rows],
-      label=name,
-      marker="*" if searched else "o",
-      markersize=11 if searched else 4,
-      linewidth=2.5 if searched else 1,
-      color="black" if searched else colors(index % 20),
-      capsize=2,
-      zorder=3 if searched else 2,
-    )
-  for dense in (r for r in measured if r.limit is None):
-    axes.axhline(dense.mean, linestyle="--", color="gray", linewidth=1)
-    axes.annotate(
-      f"dense, {dense.flops / 1e6:.0f} MFLOPs",
-      (0, dense.mean),  # at the left operators are cheap, and far below
-      xycoords=("axes fraction", "data"),
-      xytext=(4, 4),
-      textcoords="offset points",
-    )
-  axes.set_xlabel("FLOPs of a prefill, millions (vision encoder included)")
-  axes.set_ylabel("accuracy, mean over tasks")
-  axes.set_title("Accuracy against cost, tokens really dropped")
-  axes.grid(alpha=0.3)
-  axes.legend(fontsize=8, ncols=2, loc="lower right")
-  figure.tight_layout()
+  figure = charts.accuracy_cost([r.to_dict() for r in results])
   figure.savefig(path, dpi=150)
-  pyplot.close(figure)

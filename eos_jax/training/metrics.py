@@ -6,14 +6,21 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import tensorboardX
 
 
-class JsonlWriter:
-  """Appends one JSON object a call; only process 0 should own one."""
+class Writer:
+  """Metrics as lines of `metrics.jsonl` and for TensorBoard.
 
-  def __init__(self, path: pathlib.Path):
-    self._path = path
-    self._file = open(path, "a", encoding="utf-8", buffering=1)
+  Only process 0 should own one. TensorBoard's files bear the time and are for
+  looking at; the lines are exact, and what reports are made of.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._path = folder / "metrics.jsonl"
+    self._file = open(self._path, "a", encoding="utf-8", buffering=1)
+    self._folder = folder / "tensorboard"
+    self._board: tensorboardX.SummaryWriter | None = None
 
   def cut(self, step: int) -> None:
     """Takes off what was written behind a step, and a line cut short.
@@ -32,17 +39,27 @@ class JsonlWriter:
         kept.append(line + "\n")
     write_text(self._path, "".join(kept))
     self._file = open(self._path, "a", encoding="utf-8", buffering=1)
+    # TensorBoard hides what an interrupted run has written behind the step.
+    self._board = tensorboardX.SummaryWriter(
+      str(self._folder), purge_step=step + 1 if step else None
+    )
 
   def write(self, step: int, values: dict[str, Any]) -> None:
     """Writes scalars and small arrays of one step."""
     row = {"step": step}
     for name, value in values.items():
       row[name] = np.asarray(value).tolist()
+      if self._board is not None:
+        for place, number in np.ndenumerate(np.asarray(value)):
+          tag = "/".join([name, *map(str, place)])
+          self._board.add_scalar(tag, number, step)
     self._file.write(json.dumps(row) + "\n")
 
   def close(self) -> None:
-    """Closes the file."""
+    """Closes the files."""
     self._file.close()
+    if self._board is not None:
+      self._board.close()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -65,3 +82,9 @@ def plain(value: Any) -> Any:
 def read_json(path: pathlib.Path) -> Any:
   """Reads a JSON file."""
   return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads a file of JSON lines."""
+  lines = path.read_text(encoding="utf-8").splitlines()
+  return [json.loads(line) for line in lines]

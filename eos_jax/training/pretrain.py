@@ -1,9 +1,15 @@
-"""Pretraining of a VLM in two stages, as real ones have.
+"""Pretraining of a VLM in stages, as real ones have.
 
 1. The vision encoder learns from what the renderer knows: every patch names
    what it shows, and the class token describes the whole picture.
-2. Projector and decoder learn to answer questions on the frozen encoder;
-   several questions about a picture share a sequence.
+2. Lookup: projector and decoder learn to answer questions on the frozen
+   encoder, and with it to find what a question names. Several questions about
+   a picture share a sequence, here and later.
+3. Grounding: they learn where objects are. In the mixture of all questions
+   left and right stay unlearned, however long it lasts: their signal is faint
+   beside the noise of the others. Alone, and once things are found, they take
+   some hundred steps; before, they are not learned either.
+4. Answers: all questions again.
 """
 
 from collections.abc import Callable
@@ -23,6 +29,8 @@ from eos_jax.data import labels, loader
 from eos_jax.models import heads
 from eos_jax.training import checkpoint, loop, metrics, optimizer, partition
 from eos_jax.training import settings as settings_lib
+
+STAGES = ("vision", "lookup", "grounding", "answers")
 
 HEADS = heads.HeadSizes(
   kinds=labels.NUM_KINDS,
@@ -202,19 +210,38 @@ def train_answers(
   sources: Any,
   tokenizer: Any,
   workdir: pathlib.Path,
+  start: Any = None,
 ) -> Any:
-  """Second stage on a frozen encoder. Returns the whole model's parameters."""
-  params = models.init(cfg, jax.random.key(settings.seed + 1))
-  trained = {name: params[name] for name in ("projector", "decoder")}
-  stage = settings.answers
+  """One of the stages on a frozen encoder.
+
+  Args:
+    cfg: shape of the model.
+    settings: of the pretraining.
+    encoder: parameters of the first stage.
+    sources: data sources to train on.
+    tokenizer: encodes questions.
+    workdir: directory of the stage, which has its name: "lookup", "grounding"
+      or "answers".
+    start: parameters to go on from; None = random ones.
+
+  Returns:
+    The whole model's parameters.
+  """
+  if start is None:
+    start = models.init(cfg, jax.random.key(settings.seed + 1))
+  trained = {name: start[name] for name in ("projector", "decoder")}
+  stage = getattr(settings, workdir.name)
+  grounds = workdir.name == "grounding"
   batches = loader.packed_batches(
     sources,
     tokenizer,
     batch=stage.batch,
-    seed=settings.seed,
+    # Each stage has an order of its own.
+    seed=settings.seed + STAGES.index(workdir.name),
     questions=settings.questions,
     text_length=settings.text_length,
-    places=settings.places,
+    places=settings.questions if grounds else settings.places,
+    own=not grounds,
     weights=settings.weights,
   )
 
@@ -258,9 +285,7 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
     contextlib.closing(
       checkpoint.Checkpointer(workdir / "checkpoints")
     ) as saver,
-    contextlib.closing(
-      metrics.JsonlWriter(workdir / "metrics.jsonl")
-    ) as writer,
+    contextlib.closing(metrics.Writer(workdir)) as writer,
   ):
     start = 0
     if saver.latest is not None:
@@ -284,7 +309,7 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
 
 
 def _logger(
-  writer: metrics.JsonlWriter,
+  writer: metrics.Writer,
 ) -> Callable[[int, dict[str, Any]], str]:
   def log(step, values):
     values = {name: float(np.asarray(v)) for name, v in values.items()}

@@ -111,7 +111,7 @@ class _Run:
     checker: Checker,
     mesh: Any,
     workdir: pathlib.Path,
-    writer: metrics.JsonlWriter,
+    writer: metrics.Writer,
   ):
     self.problem, self.checker = problem, checker
     self.writer, self.plans = writer, workdir / "plans"
@@ -181,9 +181,13 @@ class _Run:
     """Writes the metrics of a step; returns a line for the progress bar."""
     flat = {n: np.asarray(v) for n, v in values.items() if n != "aux"}
     flat["exact"] = np.mean(np.asarray(values["aux"]["exact"]))
+    limit, inner = self.where(step - 1)
+    flat["limit"] = limit
+    flat["temperature"] = search_lib.temperature_at(
+      self.problem.settings, inner
+    )
     self.writer.write(step, flat)
     average = float(flat["value/layer_average"])
-    limit, _ = self.where(step - 1)
     return (
       f"loss {float(flat['task']):.3f} exact {float(flat['exact']):.2f}"
       f" tokens {average:.1f} (limit {limit:g})"
@@ -239,9 +243,7 @@ def run(
     contextlib.closing(
       checkpoint.Checkpointer(workdir / "checkpoints")
     ) as saver,
-    contextlib.closing(
-      metrics.JsonlWriter(workdir / "metrics.jsonl")
-    ) as writer,
+    contextlib.closing(metrics.Writer(workdir)) as writer,
   ):
     task = _Run(problem, checker, mesh, workdir, writer)
     state, start = task.start(), 0

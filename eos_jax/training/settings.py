@@ -114,10 +114,12 @@ class PretrainSettings(_Checked):
     seed: of initialisation and data order.
     data: the data sets.
     vision: first stage.
-    answers: second stage.
+    lookup: second stage.
+    grounding: third stage.
+    answers: fourth stage.
     questions: questions of a picture that share a sequence.
     places: questions about places that are added to a picture's own ones
-      before these are drawn.
+      before these are drawn; the third stage has no others.
     text_length: tokens of that sequence, the picture not counted.
     weights: share of pictures from mini_suite and easy_vqa.
     log_every: steps between lines of metrics.
@@ -129,6 +131,8 @@ class PretrainSettings(_Checked):
   seed: int
   data: DataSettings
   vision: StageSettings
+  lookup: StageSettings
+  grounding: StageSettings
   answers: StageSettings
   questions: int
   places: int
@@ -315,6 +319,11 @@ class EvaluateJob(_Checked):
   def _faults(self) -> Iterator[str]:
     if not self.plan:
       yield "plan is empty; give the JSON file of a plan, --config.plan=FILE"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportJob:
+  """A report is made from the files of a run; it has no settings."""
 
 
 def _share_faults(weights):

@@ -90,14 +90,31 @@ def test_answers_agree_with_the_stored_questions(tok):
   assert agreed > 100
 
 
-def test_packed_batches_ask_them_only_when_told(load, tok):
-  def rows(places):
-    batches = loader.packed_batches(
-      [load()], tok, batch=16, seed=0, questions=8, places=places
+def _asked(load, tok, **options):
+  """Questions of a packed batch, one a line."""
+  batch = next(
+    loader.packed_batches(
+      [load()], tok, batch=16, seed=0, questions=8, text_length=104, **options
     )
-    tokens = next(batches)["tokens"]
-    text = " ".join(tok.decode(row.tolist()) for row in tokens)
-    return text.replace(" ?", "?")
+  )
+  lines = []
+  for tokens, segments in zip(batch["tokens"], batch["segments"], strict=True):
+    for number in range(1, segments.max() + 1):
+      text = tok.decode(tokens[segments == number].tolist())
+      lines.append(text.replace(" ?", "?"))
+  return lines
 
-  assert "left or right?" not in rows(0)
-  assert "left or right?" in rows(4)
+
+def test_packed_batches_ask_them_only_when_told(load, tok):
+  assert not any("left or right?" in line for line in _asked(load, tok))
+  assert any("left or right?" in line for line in _asked(load, tok, places=4))
+
+
+def test_a_picture_s_own_questions_can_be_left_out(load, tok):
+  lines = _asked(load, tok, places=8, own=False)
+  places = ("left or right", "top or bottom", "above or below")
+  others = [line for line in lines if not any(p in line for p in places)]
+  assert len(others) < len(lines) / 2
+  # Charts have no objects: they keep the questions of their own.
+  assert any("which bar is" in line for line in others)
+  assert all("bar" in line or "word" in line for line in others)

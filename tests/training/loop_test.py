@@ -11,7 +11,7 @@ from eos_jax.training import loop, metrics
 def _run(folder, *, start=0, stop=9, save_every=4, kill_at=None):
   """Counts up; every second step is logged, every third one checked."""
   saved = []
-  writer = metrics.JsonlWriter(folder / "metrics.jsonl")
+  writer = metrics.Writer(folder)
   writer.cut(start)
 
   def advance(step, state, batch):

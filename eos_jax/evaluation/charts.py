@@ -1,0 +1,141 @@
+"""Figures of a run, from the plain values in its files."""
+
+from collections.abc import Mapping, Sequence
+import io
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import figure as figure_lib
+import numpy as np
+
+Rows = Sequence[Mapping[str, Any]]
+
+_SEARCHED = "eos"
+_WIDTH = 6.4  # inches; text stays legible when a phone shows it
+
+
+def accuracy_cost(rows: Rows) -> figure_lib.Figure:
+  """Mean accuracy against prefill FLOPs, a line for each operator.
+
+  Args:
+    rows: results, as `evaluator.Result.to_dict` gives them.
+  """
+  figure, axes = _figure(4.6)
+  measured = [row for row in rows if row["accuracy"]]
+  names = sorted({row["name"] for row in measured if row["limit"] is not None})
+  names.sort(key=lambda name: name != _SEARCHED)
+  colors = mpl.colormaps["tab20"]
+  for index, name in enumerate(names):
+    line = sorted(
+      (row for row in measured if row["name"] == name),
+      key=lambda row: row["flops"],
+    )
+    searched = name == _SEARCHED
+    axes.errorbar(
+      [row["flops"] / 1e6 for row in line],
+      [row["mean"] for row in line],
+      yerr=[row["error"] for row in line],
+      label="EOS (searched)" if searched else name,
+      marker="*" if searched else "o",
+      markersize=11 if searched else 4,
+      linewidth=2.5 if searched else 1,
+      color="black" if searched else colors(index % 20),
+      capsize=2,
+      zorder=3 if searched else 2,
+    )
+  for dense in (row for row in measured if row["limit"] is None):
+    axes.axhline(dense["mean"], linestyle="--", color="gray", linewidth=1)
+    axes.annotate(
+      f"dense, {dense['flops'] / 1e6:.0f} MFLOPs",
+      (0, dense["mean"]),  # at the left operators are cheap, and far below
+      xycoords=("axes fraction", "data"),
+      xytext=(4, 4),
+      textcoords="offset points",
+    )
+  axes.set_xlabel("FLOPs of a prefill, millions (vision encoder included)")
+  axes.set_ylabel("accuracy, mean over tasks")
+  axes.legend(fontsize=8, ncols=2, loc="lower right")
+  return figure
+
+
+def tokens_by_layer(plans: Mapping[float, Sequence[int]]) -> figure_lib.Figure:
+  """Visual tokens that enter each decoder layer.
+
+  Args:
+    plans: for each budget the tokens of every layer.
+  """
+  figure, axes = _figure(3.4)
+  colors = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(plans)))
+  for color, (limit, counts) in zip(colors, plans.items(), strict=True):
+    layers = np.arange(len(counts) + 1) - 0.5
+    axes.stairs(
+      counts,
+      layers,
+      baseline=None,
+      color=color,
+      linewidth=2,
+      label=f"{limit:g}",
+    )
+    axes.axhline(limit, color=color, linestyle=":", linewidth=1)
+  axes.set_xticks(range(max(len(c) for c in plans.values())))
+  axes.set_yscale("log", base=2)
+  axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+  axes.set_xlabel("decoder layer (dotted: the budget, a layer average)")
+  axes.set_ylabel("visual tokens")
+  axes.legend(title="budget", fontsize=8)
+  return figure
+
+
+def course(rows: Rows) -> figure_lib.Figure:
+  """The search over its steps: loss, constraint, multiplier, checks.
+
+  Args:
+    rows: lines of `metrics.jsonl`.
+  """
+  steps = [row for row in rows if "task" in row]
+  checks = [row for row in rows if "check/limit" in row]
+  figure = figure_lib.Figure((_WIDTH, 8.6), layout="constrained")
+  loss, value, weight, accuracy = figure.subplots(4, sharex=True)
+
+  def draw(axes, field, label, source=steps, **style):
+    points = [(row["step"], row[field]) for row in source if field in row]
+    axes.plot(*zip(*points, strict=True), label=label, **style)
+
+  draw(loss, "task", "task")
+  draw(loss, "alignment", "alignment")
+  loss.set_ylabel("loss")
+  loss.set_yscale("log")
+  draw(value, "value/layer_average", "soft layer average")
+  draw(value, "limit", "limit", color="gray", linestyle="--")
+  value.set_ylabel("visual tokens")
+  value.set_yscale("log", base=2)
+  value.yaxis.set_major_formatter(lambda x, _: f"{x:g}")
+  draw(weight, "multiplier/layer_average", "Lagrange multiplier")
+  draw(weight, "temperature", "temperature")
+  weight.set_ylabel("multiplier, temperature")
+  for field, label in (("check/soft", "soft"), ("check/hard", "hard")):
+    draw(accuracy, field, label, checks, marker="o")
+  accuracy.set_ylabel("check accuracy")
+  accuracy.set_xlabel("step")
+  for axes in (loss, value, weight, accuracy):
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+  return figure
+
+
+def svg(figure: figure_lib.Figure) -> str:
+  """A figure as an SVG element; the same figure gives the same text."""
+  buffer = io.StringIO()
+  # Names of shapes are hashes; the salt makes them the same in every run.
+  with mpl.rc_context({"svg.hashsalt": "eos_jax", "svg.fonttype": "none"}):
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+  text = buffer.getvalue()
+  return text[text.index("<svg") :]
+
+
+def _figure(height):
+  # Without pyplot: no global state, and no display.
+  figure = figure_lib.Figure((_WIDTH, height), layout="constrained")
+  axes = figure.subplots()
+  axes.grid(alpha=0.3)
+  return figure, axes

@@ -1,0 +1,105 @@
+"""A few test pictures and what a plan did to them, kept for the report."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from eos_jax import ops
+from eos_jax.data import loader
+from eos_jax.evaluation import evaluator
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """Pictures under one plan; E of them.
+
+  Attributes:
+    images: `[E, height, width, 3]` uint8.
+    tasks: task of each question.
+    questions: the questions.
+    expected: the right answers.
+    answers: those given under the plan.
+    owner: `[E, V]`, see `fate.follow`.
+    left_at: `[E, V]`, likewise.
+    kept: `[V]` share of all test questions for which a token keeps its row to
+      the end.
+    sites: names of the plan's sites.
+  """
+
+  images: np.ndarray
+  tasks: tuple[str, ...]
+  questions: tuple[str, ...]
+  expected: tuple[str, ...]
+  answers: tuple[str, ...]
+  owner: np.ndarray
+  left_at: np.ndarray
+  kept: np.ndarray
+  sites: tuple[str, ...]
+
+
+def choose(tasks: Sequence[str], pictures: Sequence[int]) -> list[int]:
+  """One question of each task, each about another picture where possible."""
+  chosen: dict[str, int] = {}
+  shown: set[int] = set()
+  for place, (task, picture) in enumerate(zip(tasks, pictures, strict=True)):
+    if task not in chosen and picture not in shown:
+      chosen[task] = place
+      shown.add(picture)
+  for place, task in enumerate(tasks):
+    chosen.setdefault(task, place)
+  return [chosen[task] for task in sorted(chosen)]
+
+
+def collect(
+  asked: Any, answers: evaluator.Answers, plan: ops.ReductionPlan
+) -> Examples:
+  """Examples of an evaluated plan.
+
+  Args:
+    asked: the `data.loader.EvaluationSet`.
+    answers: of `Evaluator.predict` under the plan; it must follow the tokens.
+    plan: the plan.
+  """
+  if answers.owner is None or answers.left_at is None:
+    raise ValueError(f"the tokens of plan {plan.name!r} were not followed")
+  questions = asked.questions
+  places = choose([question.task for question in questions], asked.pictures)
+  images = []
+  for place in places:
+    source, picture, _ = asked.items[place]
+    images.append(loader.sized(asked.sources[source][picture].image))
+  return Examples(
+    images=np.stack(images),
+    tasks=tuple(questions[place].task for place in places),
+    questions=tuple(questions[place].question for place in places),
+    expected=tuple(questions[place].answer for place in places),
+    answers=tuple(answers.texts[place] for place in places),
+    owner=answers.owner[places],
+    left_at=answers.left_at[places],
+    kept=np.mean(answers.left_at == len(plan.sites), axis=0),
+    sites=tuple(site.site for site in plan.sites),
+  )
+
+
+def save(path: pathlib.Path, examples: Examples) -> None:
+  """Writes examples as one npz file, whole or not at all."""
+  part = path.with_name(path.name + ".part")
+  with open(part, "wb") as file:
+    np.savez_compressed(file, **dataclasses.asdict(examples))
+  os.replace(part, path)
+
+
+def load(path: pathlib.Path) -> Examples:
+  """Reads what `save` wrote."""
+  with np.load(path) as table:
+    values = {
+      field.name: tuple(table[field.name].tolist())
+      if table[field.name].dtype.kind == "U"
+      else table[field.name]
+      for field in dataclasses.fields(Examples)
+    }
+  return Examples(**values)

@@ -1,0 +1,48 @@
+"""What became of each visual token under a plan: kept, merged or dropped."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from eos_jax import ops
+from eos_jax.array_typing import Array, Int
+from eos_jax.ops import types
+
+# An assignment below this is what is left of a softmax, not a receiver.
+_LEAST_SHARE = 1e-3
+
+
+def follow(
+  trace: Mapping[str, ops.Reduced], tokens: int
+) -> tuple[Int[Array, "V"], Int[Array, "V"]]:
+  """Follows every original token through the sites of a hard reduction.
+
+  Args:
+    trace: results of the sites for one example, in the order in which they ran.
+    tokens: V, the tokens that reach the first site.
+
+  Returns:
+    `owner`: raster position of the last token that holds the information of
+    each original one: its own where it stayed, its greatest receiver's (at
+    each site) where it was merged, -1 where it was dropped. `left_at`: number
+    of the site at which the token lost its row, the number of sites where it
+    never did. No gradients.
+  """
+  position = row = jnp.arange(tokens)
+  left_at = jnp.full(tokens, len(trace))
+  for number, reduced in enumerate(trace.values()):
+    there = types.present(reduced.tokens.log_mass)
+    rows = jnp.arange(reduced.assignment.shape[0])
+    stands = (reduced.index[None, :] == rows[:, None]) & there[None, :]
+    share = jnp.where(there[None, :], reduced.assignment, 0)
+    goes = jnp.where(jnp.max(share, 1) > _LEAST_SHARE, jnp.argmax(share, 1), -1)
+    stays = jnp.any(stands, 1)
+    next_row = jnp.where(stays, jnp.argmax(stands, 1), goes)
+    at = jnp.maximum(row, 0)
+    leaves = (row >= 0) & ~stays[at]
+    left_at = jnp.where(leaves, jnp.minimum(left_at, number), left_at)
+    row = jnp.where(row >= 0, next_row[at], -1)
+    position = reduced.tokens.position
+  owner = jnp.where(row >= 0, position[jnp.maximum(row, 0)], -1)
+  return jax.lax.stop_gradient((owner, left_at))

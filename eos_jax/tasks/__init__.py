@@ -1,0 +1,61 @@
+"""What the command line can do: each task is a function of settings and folder.
+
+This is where training and evaluation meet; neither imports the other.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+from eos_jax.tasks import evaluate, pretrain, report, search
+from eos_jax.training import settings, workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Something that the command line can do.
+
+  Attributes:
+    settings: dataclass of its config.
+    run: does it, in an opened working directory.
+    check: refuses a config that cannot work, before the directory is taken.
+    reads: the task whose finished run it reads instead of having its own; "".
+  """
+
+  settings: type
+  run: Callable[[Any, pathlib.Path], None]
+  check: Callable[[Any], None] = lambda job: None
+  reads: str = ""
+
+
+TASKS = {
+  "evaluate": Task(settings.EvaluateJob, evaluate.run, evaluate.check),
+  "pretrain": Task(settings.PretrainSettings, pretrain.run),
+  "report": Task(settings.ReportJob, report.run, reads="search"),
+  "search": Task(settings.SearchJob, search.run, search.check),
+}
+
+
+def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Runs or resumes a task in a directory.
+
+  Args:
+    name: one of `TASKS`.
+    config: its settings, as plain values.
+    path: the directory of the run.
+
+  Raises:
+    settings.ConfigError: the config has faults; all are listed.
+    workdir.WorkdirError: the directory cannot be this run's.
+  """
+  task = TASKS[name]
+  job = settings.build(task.settings, config)
+  task.check(job)
+  if task.reads:
+    task.run(job, path)
+    return
+  with workdir.opened(
+    path, name, config, harmless=settings.harmless(task.settings)
+  ):
+    task.run(job, path)

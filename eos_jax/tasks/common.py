@@ -1,0 +1,94 @@
+"""What several tasks need: the model, its weights, data, the evaluator."""
+
+import functools
+import importlib.resources
+import pathlib
+from typing import Any
+
+import jax
+
+import eos_jax
+from eos_jax import models
+from eos_jax.data import loader, prompts, sources, tokenizer
+from eos_jax.evaluation import evaluator
+from eos_jax.training import partition, pretrain, settings
+
+ANSWER_TOKENS = 6  # the longest answer and </s>
+
+
+def shipped_weights() -> pathlib.Path:
+  """The weights of the `tiny` model inside the package."""
+  root = importlib.resources.files(eos_jax)
+  return pathlib.Path(str(root / "models" / "weights" / "tiny.safetensors"))
+
+
+def model() -> tuple[tokenizer.Tokenizer, models.VLMConfig]:
+  """The tokenizer and the config of the shipped model."""
+  words = tokenizer.load()
+  return words, models.tiny(words.vocab_size, tuple(prompts.prefix_ids(words)))
+
+
+def open_sources(
+  split: str, data: settings.DataSettings, keep: bool = False
+) -> list[sources.Source]:
+  """A split of both datasets, built on first use.
+
+  Args:
+    split: "train", "validation" or "test".
+    data: which sizes, and where.
+    keep: keep decoded pictures in memory.
+  """
+  return [
+    sources.load(
+      name,
+      split,
+      data_dir=data.directory or None,
+      config=data.suite if name == "mini_suite" else "default",
+      keep=keep,
+    )
+    for name in ("mini_suite", "easy_vqa")
+  ]
+
+
+def read_weights(cfg: models.VLMConfig, path: str) -> Any:
+  """Weights by `config.weights_path`; "" = those inside the package.
+
+  Raises:
+    settings.ConfigError: they cannot be read, or are of another model.
+  """
+  like = jax.eval_shape(functools.partial(models.init, cfg), jax.random.key(0))
+  try:
+    return models.weights.load(
+      pathlib.Path(path) if path else shipped_weights(), like, cfg
+    )
+  except ValueError as error:
+    raise settings.ConfigError([f"config.weights_path: {error}"]) from error
+
+
+def make_evaluator(
+  cfg: models.VLMConfig,
+  params: Any,
+  words: tokenizer.Tokenizer,
+  data: settings.DataSettings,
+  chosen: settings.EvaluationSettings,
+  split: str = "test",
+) -> evaluator.Evaluator:
+  """An evaluator over the questions that the settings choose."""
+  questions = loader.evaluation_set(
+    open_sources(split, data),
+    words,
+    count=chosen.questions or None,
+    seed=chosen.seed,
+  )
+  mesh = partition.make_mesh()
+  partition.check_batch(mesh, chosen.batch)
+  return evaluator.Evaluator(
+    cfg,
+    jax.device_put(params, partition.param_shardings(mesh, params)),
+    questions,
+    batch=chosen.batch,
+    seed=chosen.seed,
+    normalize=pretrain.normalize,
+    steps=ANSWER_TOKENS,
+    placement=partition.batch_sharding(mesh),
+  )

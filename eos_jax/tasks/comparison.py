@@ -1,0 +1,52 @@
+"""Evaluates plans and presets side by side, each once."""
+
+import dataclasses
+from typing import Any
+
+import tqdm
+
+from eos_jax import cost, ops
+from eos_jax.data import generator
+from eos_jax.evaluation import evaluator, examples, ledger
+
+
+def compare(judge, plans, presets, book, folder):
+  """Results of dense, of (name, limit, plan), and of presets beside each."""
+  todo: list[Any] = [("dense", None, None)]
+  for name, limit, plan in plans:
+    todo.append((name, limit, plan))
+    todo += [(preset, limit, ops.PRESETS[preset]) for preset in presets]
+  results = []
+  for name, limit, plan in tqdm.tqdm(
+    todo, desc="evaluation", dynamic_ncols=True
+  ):
+    if isinstance(plan, ops.OperatorSpec):
+      try:
+        plan = judge.preset_plan(plan, limit)
+      except cost.UnreachableBudget as error:
+        results.append(evaluator.Result(name, limit, None, reason=str(error)))
+        continue
+    # The report shows pictures under the plans that were found.
+    shown = folder / "examples" / f"{limit:g}.npz" if name == "eos" else None
+    result = book.find(name, limit, plan)
+    if result is None or not (shown is None or shown.exists()):
+      answers = judge.predict(plan)
+      result = judge.judge(name, limit, plan, answers)
+      if shown is not None:
+        shown.parent.mkdir(exist_ok=True)
+        examples.save(shown, examples.collect(judge.questions, answers, plan))
+      book.add(result)
+    results.append(result)
+  return results
+
+
+def open_ledger(folder, fingerprint, data, chosen, split="test"):
+  """The evaluations of a run; presets are no circumstance of any one plan."""
+  circumstances = {
+    "weights": fingerprint,
+    "generator": generator.generator_hash(),
+    "suite": data.suite,
+    "split": split,
+    **dataclasses.asdict(dataclasses.replace(chosen, presets=())),
+  }
+  return ledger.Ledger(folder / "evaluation.jsonl", circumstances)

@@ -1,0 +1,90 @@
+"""What a run says at its beginning and at its end."""
+
+import math
+
+import jax
+
+from eos_jax.search import init_policy
+from eos_jax.training import partition
+
+
+def count_parameters(params):
+  """Parameters by group, in words."""
+  return ", ".join(
+    f"{part} {sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.2f} M"
+    for part, tree in sorted(params.items())
+  )
+
+
+def data_line(sources_):
+  """The data sets, and how many pictures they have."""
+  return "data: " + ", ".join(
+    f"{source.name}/{source.split} {len(source):,} pictures"
+    for source in sources_
+  )
+
+
+def mesh_line(params, batch_bytes):
+  """The mesh, and what a device has to hold at least."""
+  mesh = partition.make_mesh()
+  held = 0
+  placed = partition.param_shardings(mesh, params)
+  for leaf, sharding in zip(
+    jax.tree.leaves(params), jax.tree.leaves(placed), strict=True
+  ):
+    held += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+  axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+  ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  return (
+    f"mesh: {axes}; a device holds {held / 2**20:.1f} MiB of parameters and"
+    f" {batch_bytes / ways / 2**20:.1f} MiB of a batch, activations come on top"
+  )
+
+
+def describe_search(problem, validation, checks):
+  """What a search is about to do, for its first lines."""
+  cfg, job, space = problem.cfg, problem.settings, problem.space
+  policy = init_policy(space, limit=max(job.budgets), multiple=1.0)
+  numbers = sum(leaf.size for leaf in jax.tree.leaves(policy))
+  side = cfg.vision.image_size
+  state = "frozen" if job.mode == "frozen" else "projector, decoder trained too"
+  return "\n".join(
+    [
+      f"model {cfg.name}: {cfg.vision.tokens} visual tokens,"
+      f" {cfg.decoder.layers} decoder layers",
+      f"parameters: {count_parameters(problem.params)} ({state}); policy of"
+      f" {numbers} numbers at {', '.join(space.sites)} (searched)",
+      mesh_line(problem.params, job.batch * side * side * 3),
+      data_line(validation) + f"; {len(checks)} questions for the checks",
+      f"budgets: {', '.join(f'{b:g}' for b in job.budgets)} visual tokens"
+      f" (layer average), {job.steps} steps of {job.batch} questions each, from"
+      f" {job.start!r}",
+    ]
+  )
+
+
+def summary(results, found, facts, folder):
+  """What a search found, and where to look, for its last lines."""
+  dense = next(r for r in results if r.limit is None)
+  lines = ["", f"dense {dense.mean:.3f}. At each budget, mean accuracy:"]
+  for item in found:
+    rows = [r for r in results if r.limit == item.limit and r.accuracy]
+    mine = next(r for r in rows if r.name == "eos")
+    best = max((r for r in rows if r.name != "eos"), key=lambda r: r.mean)
+    kept = ", ".join(f"{s.site} {s.keep}" for s in item.plan.sites)
+    lines.append(
+      f"  {item.limit:g}: EOS {mine.mean:.3f} +- {mine.error:.3f}, best"
+      f" hand-made {best.name} {best.mean:.3f}; gap soft - hard"
+      f" {100 * (item.soft - item.hard):+.1f} points; keeps {kept}"
+    )
+  seconds = facts["seconds"]
+  lines.append(
+    f"search step compiled {facts['compilations']} time(s); data and search"
+    f" {seconds['data and search']:.0f} s, evaluation"
+    f" {seconds['evaluation']:.0f} s"
+  )
+  lines.append(
+    f"look at {folder}/report.html; the numbers are in results.json, the plans"
+    " in plans/"
+  )
+  return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""Pretrains the shipped model, tests it and writes weights with their card."""
+
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from eos_jax import models
+from eos_jax.data import generator, language_only, sources
+from eos_jax.tasks import common, messages
+from eos_jax.training import metrics, pretrain, settings
+
+
+def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
+  """Pretrains the `tiny` model, tests it, and writes weights and their card."""
+  words, cfg = common.model()
+  train = common.open_sources("train", job.data, keep=True)
+  shapes = jax.eval_shape(
+    functools.partial(models.init, cfg), jax.random.key(0)
+  )
+  side = cfg.vision.image_size
+  print(
+    f"parameters: {messages.count_parameters(shapes)} (trained)",
+    messages.mesh_line(shapes, job.vision.batch * side * side * 3),
+    messages.data_line(train),
+    ", ".join(f"{name} {getattr(job, name).steps}" for name in pretrain.STAGES)
+    + " steps",
+    sep="\n",
+    flush=True,
+  )
+  folders = [folder / name for name in pretrain.STAGES]
+  for stage in folders:
+    stage.mkdir(exist_ok=True)
+  encoder = pretrain.train_vision(cfg, job, train, folders[0])
+  params = None
+  for stage in folders[1:]:
+    params = pretrain.train_answers(
+      cfg, job, encoder, train, words, stage, params
+    )
+  path = folder / job.output
+  facts = {"generator": generator.generator_hash()}
+  models.weights.save(path, params, cfg, facts)
+  # What is judged is the file as it is shipped: float16.
+  params = models.weights.load(path, params, cfg)
+  card = weights_card(cfg, params, words, job, path)
+  metrics.write_json(path.with_suffix(".json"), card)
+  print(json.dumps(card, indent=2), flush=True)
+
+
+def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
+  """Facts about trained weights: data, steps, seed, command, and accuracy.
+
+  The accuracy stands beside that of a guess from the question alone.
+  """
+  whole = settings.EvaluationSettings(
+    questions=chosen.test_questions, batch=128, seed=0, presets=()
+  )
+  judge = common.make_evaluator(cfg, params, words, chosen.data, whole)
+  result = judge.evaluate("dense", None, None)
+  suite = [a for task, a in result.accuracy.items() if task != "easy_vqa"]
+  guesses: dict[str, float] = {}
+  for name in sources.NAMES:
+    guesses |= language_only.measure(
+      name,
+      data_dir=chosen.data.directory or None,
+      config=chosen.data.suite if name == "mini_suite" else "default",
+    )
+  return {
+    "model": cfg.name,
+    "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    "bytes": path.stat().st_size,
+    "data": {"mini_suite": chosen.data.suite, "easy_vqa": "1.0"},
+    "generator_sha256": generator.generator_hash(),
+    "steps": {name: getattr(chosen, name).steps for name in pretrain.STAGES},
+    "seed": chosen.seed,
+    "test_questions": len(judge.questions),
+    "accuracy": {k: round(v, 4) for k, v in result.accuracy.items()},
+    "language_only": {k: round(guesses[k], 4) for k in result.accuracy},
+    "suite_mean": round(float(np.mean(suite)), 4),
+    "command": "python -m eos_jax.main --config=configs/pretrain.py",
+  }

@@ -1,0 +1,49 @@
+"""Makes the report of a finished search from its files."""
+
+import pathlib
+
+from eos_jax import ops
+from eos_jax.evaluation import examples, html
+from eos_jax.training import metrics, settings, workdir
+
+
+def write(folder: pathlib.Path) -> None:
+  """Writes `report.html` of a finished search from its files alone.
+
+  Raises:
+    workdir.WorkdirError: a file is missing or damaged.
+  """
+  run_facts = workdir.read(folder)
+  if run_facts["task"] != "search":
+    raise workdir.WorkdirError(
+      f"{folder} holds a run of the task {run_facts['task']!r}; a report is"
+      " made of a search"
+    )
+  try:
+    results = metrics.read_json(folder / "results.json")
+    plans, pictures = {}, {}
+    for name in results["gaps"]:
+      text = (folder / "plans" / f"{name}.json").read_text(encoding="utf-8")
+      plans[float(name)] = ops.ReductionPlan.from_json(text)
+      pictures[float(name)] = examples.load(folder / "examples" / f"{name}.npz")
+    page = html.render(
+      run_facts,
+      results,
+      metrics.read_jsonl(folder / "metrics.jsonl"),
+      plans,
+      pictures,
+      (folder / "table.txt").read_text(encoding="utf-8"),
+    )
+  except (OSError, ValueError, KeyError) as error:
+    raise workdir.WorkdirError(
+      f"the report of {folder} cannot be made ({type(error).__name__}:"
+      f" {error}); run the search there to its end first"
+    ) from error
+  metrics.write_text(folder / "report.html", page)
+
+
+def run(job: settings.ReportJob, folder: pathlib.Path) -> None:
+  """Makes the report of a finished search anew."""
+  del job  # it has no settings
+  write(folder)
+  print(f"wrote {folder}/report.html", flush=True)

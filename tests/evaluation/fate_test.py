@@ -1,0 +1,89 @@
+"""Tokens are followed through sites by hand, and against the operators."""
+
+import types as builtin_types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eos_jax import ops
+from eos_jax.evaluation import fate
+from eos_jax.ops import types
+
+
+def _reduced(index, assignment, position, there=None):
+  """What `fate` reads of a site's result."""
+  there = [1] * len(index) if there is None else there
+  return builtin_types.SimpleNamespace(
+    index=jnp.array(index),
+    assignment=jnp.array(assignment, jnp.float32),
+    tokens=builtin_types.SimpleNamespace(
+      position=jnp.array(position),
+      log_mass=jnp.where(jnp.array(there) > 0, 0.0, types.LOG_ZERO),
+    ),
+  )
+
+
+def _lists(trace, tokens):
+  owner, left_at = fate.follow(trace, tokens)
+  return owner.tolist(), left_at.tolist()
+
+
+def test_two_sites_by_hand():
+  # Five tokens; 0, 2, 4 stay; 1 goes mostly to 2; 3 is dropped.
+  first = _reduced(
+    [0, 2, 4],
+    [[0, 0, 0], [0.2, 0.8, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]],
+    [0, 2, 4],
+  )
+  assert _lists({"a": first}, 5) == ([0, 2, 2, -1, 4], [1, 0, 1, 0, 1])
+  # Of rows 0, 2, 4 only 4 stays, and takes up 2 with what it holds.
+  second = _reduced([2], [[0.0], [1.0], [0.0]], [4])
+  assert _lists({"a": first, "b": second}, 5) == (
+    [-1, 4, 4, -1, 4],
+    [1, 0, 1, 0, 2],
+  )
+
+
+def test_rows_of_padding_receive_and_keep_nothing():
+  padded = _reduced([1, 0], [[0, 0.9], [0, 0], [0, 0.9]], [1, 0], [1, 0])
+  assert _lists({"a": padded}, 3) == ([-1, 1, -1], [0, 1, 0])
+
+
+def test_it_agrees_with_what_the_operators_keep_and_move():
+  features = jax.random.normal(jax.random.key(0), (3, 16, 8))
+  signals = ops.Signals(
+    class_row=jax.nn.softmax(features[..., 0]), grid=(4, 4), keys=features
+  )
+
+  def follow(reduced):
+    trace = {"s": reduced}
+    return map(np.asarray, jax.vmap(lambda t: fate.follow(t, 16))(trace))
+
+  def run(name, keep):
+    spec = ops.PRESETS[name]
+    return jax.vmap(
+      lambda x, row, keys: ops.reduce_hard(
+        ops.token_set(x),
+        ops.Signals(class_row=row, grid=(4, 4), keys=keys),
+        spec.params(),
+        spec=spec,
+        keep=keep,
+      )
+    )(features, signals.class_row, signals.keys)
+
+  pruned = run("prune", 5)
+  owner, left_at = follow(pruned)
+  for sample in range(3):
+    kept = set(np.asarray(pruned.index)[sample].tolist())
+    for token in range(16):
+      assert (owner[sample, token] == token) == (token in kept)
+      assert (owner[sample, token] == -1) == (token not in kept)
+      assert left_at[sample, token] == int(token in kept)
+  # Merging loses nothing: every token has an owner, and owners' sizes agree.
+  merged = run("merge", 5)
+  owner, _ = follow(merged)
+  assert (owner >= 0).all()
+  for sample in range(3):
+    positions = np.asarray(merged.tokens.position)[sample].tolist()
+    assert set(owner[sample].tolist()) <= set(positions)
