@@ -1,9 +1,8 @@
 """Questions about where objects are, made from the labels of patches.
 
 Pretraining asks them beside the stored ones; no test does. The stored relations
-compare two objects or answer two words at once, and a small decoder found
-neither by itself: it learned to look up an object's place once it was asked for
-nothing else. A picture has as many of these as it has objects and pairs, so
+compare two objects or answer two words at once; these ask for one thing. A
+picture has as many of these as it has objects and pairs, so
 they also repeat less often than the stored ones.
 """
 

@@ -241,14 +241,6 @@ class Evaluator:
       model=self._cfg.name,
     )
 
-  def evaluate_preset(self, spec: ops.OperatorSpec, limit: float) -> Result:
-    """Result of `preset_plan`; with a reason where it cannot be met."""
-    try:
-      plan = self.preset_plan(spec, limit)
-    except cost.UnreachableBudget as error:
-      return Result(spec.name, limit, None, reason=str(error))
-    return self.evaluate(spec.name, limit, plan)
-
 
 def _slots(pictures, batch, placement):
   """Pictures that every batch has room for: one static number serves all."""
