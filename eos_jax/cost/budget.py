@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float
 from eos_jax.cost import flops
+from eos_jax.ops import pairs, types
 from eos_jax.ops import plan as plan_lib
-from eos_jax.ops import select, types
 
 
 class UnreachableBudget(ValueError):
@@ -142,7 +142,7 @@ def budget_plan(
 def _least(spec: types.OperatorSpec, tokens: int) -> int:
   """Fewest tokens that one step of an operator leaves."""
   if spec.select == "bipartite":
-    return select.bipartite_minimum(tokens)
+    return pairs.bipartite_minimum(tokens)
   return 1
 
 

@@ -10,19 +10,19 @@
 [1, 3]
 """
 
-from eos_jax.ops import presets
+from eos_jax.ops import count, presets, signals
 from eos_jax.ops.cells import cell_shape
-from eos_jax.ops.needs import required_signals
+from eos_jax.ops.needs import discrete_parts, required_signals
 from eos_jax.ops.operator import (
   keep_count,
   reduce_hard,
   reduce_masked,
   reduce_soft,
 )
+from eos_jax.ops.pairs import bipartite_minimum
 from eos_jax.ops.plan import PlannedSite, ReductionPlan, site_index
 from eos_jax.ops.presets import PRESETS
 from eos_jax.ops.score import cosine_matrix, standardise, uniqueness
-from eos_jax.ops.select import bipartite_minimum
 from eos_jax.ops.topk import hard_top_k, soft_top_k
 from eos_jax.ops.types import (
   LOG_ZERO,
@@ -35,6 +35,7 @@ from eos_jax.ops.types import (
   TokenSet,
   token_set,
 )
+from eos_jax.ops.unreduce import source_map, unreduce
 
 __all__ = [
   "LOG_ZERO",
@@ -51,6 +52,8 @@ __all__ = [
   "bipartite_minimum",
   "cell_shape",
   "cosine_matrix",
+  "count",
+  "discrete_parts",
   "hard_top_k",
   "keep_count",
   "presets",
@@ -58,9 +61,12 @@ __all__ = [
   "reduce_masked",
   "reduce_soft",
   "required_signals",
+  "signals",
   "site_index",
   "soft_top_k",
+  "source_map",
   "standardise",
   "token_set",
   "uniqueness",
+  "unreduce",
 ]

@@ -1,15 +1,18 @@
 """Stage 3: where the information of each token goes.
 
 A kernel maps a `Site` and a `Selection` to shares [V, K]: row j says how the
-information that leaves input row j divides over the output rows, summing to 1,
-or to 0 where nothing may move. `KERNELS` lists them by name.
+information that leaves input row j divides over the output rows. Where sources
+choose (`softmax`, `nearest`) a row sums to 1, or to 0 where nothing may move;
+where receivers choose (`gather`) one source may serve several, or none.
+`KERNELS` lists them by name.
 """
 
 import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Bool, Float
-from eos_jax.ops import score, select, types
+from eos_jax.ops import score, topk, types
+from eos_jax.ops import site as site_lib
 
 # Receivers whose log-mass is below this pass no gradient back to their own
 # selection: it would be multiplied by up to 1 / mass there and by the share
@@ -36,18 +39,23 @@ def proximity(
 
 
 def eligible(
-  site: select.Site, selection: select.Selection
+  site: site_lib.Site, selection: site_lib.Selection
 ) -> Bool[Array, "V K"]:
   """True where input row j may give to output row k.
 
-  Never to itself, to an absent token, between images, or to or from a
-  protected token.
+  Never to itself, to an absent token, between images, to or from a protected
+  token, to a row without a token of its own, or, where the spec says so, to a
+  row of the first share.
   """
   index, image = selection.index, site.tokens.image
   rows = jnp.arange(image.shape[0], dtype=jnp.int32)
-  fixed = select.protected(site)
+  fixed = site_lib.protected(site)
   giver = types.present(site.tokens.log_mass) & ~fixed
   taker = types.present(selection.log_mass) & ~fixed[index]
+  if selection.centred is not None:
+    taker &= selection.centred
+  if site.spec.receivers == "second" and selection.second is not None:
+    taker &= selection.second
   return (
     giver[:, None]
     & taker[None, :]
@@ -56,45 +64,125 @@ def eligible(
   )
 
 
-def softmax(
-  site: select.Site,
-  selection: select.Selection,
-  temperature: Float[Array, ""] | None,
+def affinity(
+  site: site_lib.Site, selection: site_lib.Selection
 ) -> Float[Array, "V K"]:
-  """Softmax over receivers of (affinity + log-mass) / tau.
+  """`omega[0]` times feature cosine plus `omega[1]` times proximity, [V, K].
 
-  Affinity is `omega[0]` times the feature cosine plus `omega[1]` times the
-  spatial proximity (where the grid is known). The log-mass sits inside the
-  temperature: a removed token must not receive. Nothing moves from a token
-  whose best receiver lies under `theta` (soft form: a sigmoid gate).
+  Proximity counts where the grid is known.
   """
-  params, index = site.params, selection.index
-  affinity = params.omega[0] * selection.take(site.cosine, axis=1)
+  omega = site.params.omega
+  value = omega[0] * selection.take(site.cosine, axis=1)
   if site.signals.grid is not None:
-    near = proximity(site.tokens.position, index, grid=site.signals.grid)
-    affinity += params.omega[1] * near.astype(affinity.dtype)
+    near = proximity(
+      site.tokens.position, selection.index, grid=site.signals.grid
+    )
+    value += omega[1] * near.astype(value.dtype)
+  return value
+
+
+def _logits(site, selection):
+  """Affinity plus log-mass of the receiver, and the best of each source."""
   receiver = selection.log_mass
   receiver = jnp.where(
     receiver > _LOG_RECEIVER_MIN, receiver, jax.lax.stop_gradient(receiver)
   )
   may = eligible(site, selection)
-  logits = jnp.where(may, affinity + receiver[None, :], types.LOG_ZERO)
-  best = score.row_max(logits)
-  tau = jnp.maximum(params.tau, types.TAU_FLOOR)
+  logits = affinity(site, selection) + receiver[None, :]
+  logits = jnp.where(may, logits, types.LOG_ZERO)
+  return logits, score.row_max(logits)
+
+
+def _gate(site, best, temperature):
+  """1 where the best receiver reaches theta (soft form: a sigmoid), [V]."""
+  theta = site.params.theta
   if temperature is None:
-    gate = best >= params.theta
+    gate = best >= theta
   else:
-    gate = jax.nn.sigmoid((best - params.theta) / temperature)
-  gate = jnp.where(types.present(best), gate.astype(best.dtype), 0)
+    gate = jax.nn.sigmoid((best - theta) / temperature)
+  return jnp.where(types.present(best), gate.astype(best.dtype), 0)
+
+
+def softmax(
+  site: site_lib.Site,
+  selection: site_lib.Selection,
+  temperature: Float[Array, ""] | None,
+) -> Float[Array, "V K"]:
+  """Softmax over receivers of (affinity + log-mass) / tau.
+
+  The log-mass sits inside the temperature: a removed token must not receive.
+  Nothing moves from a token whose best receiver lies under `theta`.
+  """
+  logits, best = _logits(site, selection)
+  tau = jnp.maximum(site.params.tau, types.TAU_FLOOR)
   # The greatest is taken away before the division: afterwards its rounding,
   # on rows of -1e9, is large enough to overflow the exponential.
   logits -= jax.lax.stop_gradient(best)[:, None]
-  return jax.nn.softmax(logits / tau, axis=1) * gate[:, None]
+  shares = jax.nn.softmax(logits / tau, axis=1)
+  return shares * _gate(site, best, temperature)[:, None]
+
+
+def nearest(
+  site: site_lib.Site,
+  selection: site_lib.Selection,
+  temperature: Float[Array, ""] | None,
+) -> Float[Array, "V K"]:
+  """All to the one best receiver: the limit tau = 0 of `softmax`.
+
+  Ties go to the first output row; the choice itself has no gradient.
+  """
+  logits, best = _logits(site, selection)
+  choice = jnp.argmax(jax.lax.stop_gradient(logits), axis=1)
+  shares = jax.nn.one_hot(choice, logits.shape[1], dtype=logits.dtype)
+  return shares * _gate(site, best, temperature)[:, None]
+
+
+def gather(
+  site: site_lib.Site,
+  selection: site_lib.Selection,
+  temperature: Float[Array, ""] | None,
+) -> Float[Array, "V K"]:
+  """Each receiver takes the whole of its `spec.neighbours` nearest sources.
+
+  A source may serve several receivers or none (`42Shawn/LLaVA-PruMerge`,
+  clip_encoder.py). Ties go to the lowest index; no gradient of the choice.
+  """
+  may = eligible(site, selection)
+  near = jax.lax.stop_gradient(affinity(site, selection))
+  near = jnp.where(may, near, -jnp.inf)
+  rank = jax.vmap(topk.descending_rank, in_axes=1, out_axes=1)(near)
+  shares = (may & (rank < site.spec.neighbours)).astype(near.dtype)
+  best = jnp.max(jnp.where(may, near, types.LOG_ZERO), axis=1)
+  return shares * _gate(site, best, temperature)[:, None]
+
+
+def clusters(
+  site: site_lib.Site,
+  selection: site_lib.Selection,
+  temperature: Float[Array, ""] | None,
+) -> Float[Array, "V K"]:
+  """Each recycled token to the nearest centre by Euclidean distance.
+
+  Centres are the rows of the second share, and give to themselves. Ties go to
+  the centre of the better second score.
+  """
+  del temperature
+  index = selection.index
+  centre = selection.second & types.present(selection.log_mass)
+  distance = jax.lax.stop_gradient(score.distance_matrix(site.tokens.x))
+  distance = jnp.where(centre[None, :], selection.take(distance, axis=1), 1e9)
+  rows = jnp.arange(distance.shape[0], dtype=jnp.int32)
+  own = centre[None, :] & (rows[:, None] == index[None, :])
+  distance = jnp.where(own, -1, distance)
+  gives = site_lib.recycled(site, types.present(selection.log_rest))
+  gives &= jnp.any(centre)
+  shares = jax.nn.one_hot(jnp.argmin(distance, 1), index.shape[0])
+  return jnp.where(gives[:, None], shares, 0).astype(site.scores.dtype)
 
 
 def none(
-  site: select.Site,
-  selection: select.Selection,
+  site: site_lib.Site,
+  selection: site_lib.Selection,
   temperature: Float[Array, ""] | None,
 ) -> Float[Array, "V K"]:
   """Nothing moves: removed tokens are dropped."""
@@ -104,8 +192,8 @@ def none(
 
 
 def selected(
-  site: select.Site,
-  selection: select.Selection,
+  site: site_lib.Site,
+  selection: site_lib.Selection,
   temperature: Float[Array, ""] | None,
 ) -> Float[Array, "V K"]:
   """The shares that the selection kernel itself decided (edges, cells)."""
@@ -123,5 +211,32 @@ def selected(
 KERNELS: dict[str, types.Kernel] = {
   "none": types.Kernel(none),
   "softmax": types.Kernel(softmax, cosine=True),
+  "nearest": types.Kernel(nearest, cosine=True),
+  "gather": types.Kernel(gather, cosine=True),
+  "clusters": types.Kernel(clusters, discrete=True),
   "selected": types.Kernel(selected),
 }
+
+
+def shares(
+  site: site_lib.Site,
+  selection: site_lib.Selection,
+  temperature: Float[Array, ""] | None,
+) -> Float[Array, "V K"]:
+  """What the kernel of the spec says, for the tokens that pass something on.
+
+  Of removed tokens only the recycled ones do (`spec.recycle`), and the fused
+  row, where there is one, takes all of what is removed.
+  """
+  spec = site.spec
+  value = KERNELS[spec.assign].run(site, selection, temperature)
+  if spec.recycle < 1:
+    gone = types.present(selection.log_rest)
+    gives = ~gone | site_lib.recycled(site, gone)
+    value = jnp.where(gives[:, None], value, 0)
+  if selection.fused is not None:
+    present = types.present(site.tokens.log_mass)
+    gone = jnp.exp(selection.log_rest - site.tokens.log_mass)
+    gone = jnp.where(present, gone, 0)
+    value = jnp.where(selection.fused[None, :], gone[:, None], value)
+  return value

@@ -87,3 +87,46 @@ def members(
   share = member.astype(jnp.float32)
   share /= jnp.maximum(jnp.sum(share, 1, keepdims=True), 1)
   return share, index
+
+
+def block_shape(grid: tuple[int, int], side: int) -> tuple[int, int]:
+  """Rows and columns of whole blocks of side x side tokens on a grid.
+
+  >>> block_shape((24, 24), 5)
+  (4, 4)
+  """
+  if not 1 <= side <= min(grid):
+    raise ValueError(
+      f"side is {side}, use a number from 1 to the shorter side of the grid"
+      f" {grid}"
+    )
+  return grid[0] // side, grid[1] // side
+
+
+def block_members(
+  position: Int[Array, "V"],
+  valid: Bool[Array, "V"],
+  *,
+  grid: tuple[int, int],
+  side: int,
+  slots: int,
+) -> tuple[Float[Array, "V K"], Int[Array, "K"]]:
+  """Membership of each token in square blocks; what lies behind them has none.
+
+  Args:
+    position: [V] raster index of each token.
+    valid: [V] False for absent tokens.
+    grid: rows and columns of the raster.
+    side: tokens on a side of a block.
+    slots: static K, output rows; those behind the last block stay empty.
+
+  Returns:
+    [V, K] 0 or 1, and [K] first present member of each block.
+  """
+  rows, columns = block_shape(grid, side)
+  row, column = position // grid[1] // side, position % grid[1] // side
+  block = jnp.where(
+    valid & (row < rows) & (column < columns), row * columns + column, -1
+  )
+  member = block[:, None] == jnp.arange(slots, dtype=jnp.int32)[None, :]
+  return member.astype(jnp.float32), jnp.argmax(member, 0).astype(jnp.int32)

@@ -1,11 +1,11 @@
 """What an operator reads, from the registries of its stages."""
 
-from eos_jax.ops import assign, score, select, types
+from eos_jax.ops import assign, score, second, select, types
 
 _REGISTRIES = {
   "scores": score.SCORES,
   "select": select.KERNELS,
-  "diversity": select.DIVERSITY,
+  "diversity": second.KERNELS,
   "assign": assign.KERNELS,
 }
 
@@ -44,14 +44,37 @@ def required_signals(spec: types.OperatorSpec) -> tuple[str, ...]:
   ('last_row_previous',)
   """
   names = {name for kernel in kernels(spec) for name in kernel.signals}
-  if spec.affinity == "keys" and uses_cosine(spec):
-    names.add("keys")
+  if spec.affinity != "x" and uses_cosine(spec):
+    names.add(spec.affinity)
   return tuple(sorted(names))
 
 
 def uses_cosine(spec: types.OperatorSpec) -> bool:
   """Whether an operator compares tokens with each other."""
-  return any(kernel.cosine for kernel in kernels(spec))
+  similar = spec.sizes == "similarity"
+  return similar or any(kernel.cosine for kernel in kernels(spec))
+
+
+def discrete_parts(spec: types.OperatorSpec) -> tuple[str, ...]:
+  """What of an operator decides about sets of tokens, in its own terms.
+
+  An operator without such parts is a point of the continuous space; one with
+  some takes its hard decision in the soft form too.
+
+  >>> from eos_jax.ops import presets
+  >>> discrete_parts(presets.FASTV), discrete_parts(presets.POOL)
+  ((), ('select=cells',))
+  """
+  parts = [
+    f"{field}={name}"
+    for field, name in _names(spec)
+    if _REGISTRIES[field][name].discrete
+  ]
+  if spec.fused:
+    parts.append("fused=1")
+  if spec.recycle not in (0, 1):
+    parts.append(f"recycle={spec.recycle:g}")
+  return tuple(parts)
 
 
 def check_signals(spec: types.OperatorSpec, signals: types.Signals) -> None:

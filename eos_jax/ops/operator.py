@@ -7,10 +7,13 @@ returns K rows. All act on one example; callers `jax.vmap`.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from eos_jax.array_typing import Array, Float, Scalar
+from eos_jax.array_typing import Array, Float, Int, Scalar
 from eos_jax.ops import assign, combine, needs, propagate, score, select, types
+from eos_jax.ops import site as site_lib
 
 
 def _reduce(
@@ -18,18 +21,18 @@ def _reduce(
   signals: types.Signals,
   params: types.OperatorParams,
   spec: types.OperatorSpec,
-  budget: select.Budget,
+  budget: site_lib.Budget,
 ) -> types.Reduced:
   """The five stages."""
   needs.check_signals(spec, signals)
   cosine = None
   if needs.uses_cosine(spec):
-    source = signals.keys if spec.affinity == "keys" else tokens.x
-    cosine = score.cosine_matrix(source)
-  scores = score.mixture(tokens, signals, params.pi, cosine, spec=spec)
-  site = select.Site(tokens, signals, params, spec, scores, cosine)
+    x = tokens.x if spec.affinity == "x" else getattr(signals, spec.affinity)
+    cosine = score.cosine_matrix(x)
+  scores, raw = score.mixture(tokens, signals, params.pi, cosine, spec=spec)
+  site = site_lib.Site(tokens, signals, params, spec, scores, cosine, raw)
   selection = select.KERNELS[spec.select].run(site, budget)
-  shares = assign.KERNELS[spec.assign].run(site, selection, budget.temperature)
+  shares = assign.shares(site, selection, budget.temperature)
   y, size = combine.combine(site, selection, shares)
   return types.Reduced(
     tokens=propagate.propagate(site, selection, y, size),
@@ -59,8 +62,11 @@ def reduce_soft(
     signals: what the operator reads.
     params: its numbers.
     spec: the operator.
-    keep: [] mass that stays, usually from `keep_count`.
-    temperature: [] T > 0 of the selection and of the gate.
+    keep: [] mass that stays, usually from `keep_count`; [I] one for each
+      image of the example.
+    temperature: [] T > 0 of the selection and of the gate. Operators with
+      discrete parts (`discrete_parts`) take their hard decision whatever it is,
+      and `keep` gets no gradient from them.
 
   Returns:
     `Reduced` of V rows; downstream attention adds `log_mass + bias` to the
@@ -78,8 +84,19 @@ def reduce_soft(
   [0.0, 1.0, 1.0, 0.0]
   """
   dtype = tokens.log_mass.dtype
-  budget = select.Budget(
-    count=jnp.asarray(keep, dtype), temperature=jnp.asarray(temperature, dtype)
+  _check_inputs(tokens, signals, params, spec)
+  _check_count(keep, spec)
+  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+    raise ValueError(
+      f"temperature is {temperature}, use a number > 0; the hard decision is"
+      " reduce_masked"
+    )
+  if needs.discrete_parts(spec):
+    temperature = None
+  else:
+    temperature = jnp.asarray(temperature, dtype)
+  budget = site_lib.Budget(
+    count=jnp.asarray(keep, dtype), temperature=temperature
   )
   return _reduce(tokens, signals, params, spec, budget)
 
@@ -100,7 +117,8 @@ def reduce_masked(
     params: its numbers.
     spec: the operator.
     keep: [] number of tokens that stay, traced or not, integer-valued; at
-      least the number of present tokens keeps them all.
+      least the number of present tokens keeps them all. [I]: one for each
+      image of the example.
 
   Returns:
     `Reduced` of V rows; removed rows have `log_mass = LOG_ZERO`. Gradients
@@ -116,7 +134,9 @@ def reduce_masked(
   >>> jnp.exp(out.tokens.log_mass).tolist()
   [0.0, 1.0, 1.0, 0.0]
   """
-  budget = select.Budget(count=jnp.asarray(keep, tokens.log_mass.dtype))
+  _check_inputs(tokens, signals, params, spec)
+  _check_count(keep, spec)
+  budget = site_lib.Budget(count=jnp.asarray(keep, tokens.log_mass.dtype))
   return _reduce(tokens, signals, params, spec, budget)
 
 
@@ -127,6 +147,7 @@ def reduce_hard(
   *,
   spec: types.OperatorSpec,
   keep: Scalar,
+  count: Scalar | Float[Array, "I"] | Int[Array, "I"] | None = None,
 ) -> types.Reduced:
   """The operator that really drops tokens: K rows, K static.
 
@@ -136,10 +157,15 @@ def reduce_hard(
     params: its numbers.
     spec: the operator.
     keep: K, a static integer, 1 <= K <= V, protected tokens included.
+    count: how many of the K rows are used, traced or not: operators that find
+      their number in the picture (`ops.count`) have a static greatest one and
+      leave the rows behind it empty. [I]: one for each image of the example.
+      None is K.
 
   Returns:
-    `Reduced` of K rows, ascending for top-k selections. Where fewer than K
-    tokens are present the last rows are empty (`log_mass = LOG_ZERO`).
+    `Reduced` of K rows, in the order that the spec says. Where fewer than K
+    tokens are present or wanted the last rows are empty (`log_mass =
+    LOG_ZERO`).
 
   Raises:
     ValueError: `keep` out of range, or a signal that the operator reads is
@@ -154,12 +180,69 @@ def reduce_hard(
   >>> out.index.tolist()
   [1, 2]
   """
+  _check_inputs(tokens, signals, params, spec)
   rows = tokens.x.shape[0]
   keep = _static_count(keep, rows, spec)
-  budget = select.Budget(
-    count=jnp.asarray(keep, tokens.log_mass.dtype), rows=keep
+  if count is None:
+    count = keep
+  else:
+    _check_count(count, spec)
+  budget = site_lib.Budget(
+    count=jnp.asarray(count, tokens.log_mass.dtype), rows=keep
   )
   return _reduce(tokens, signals, params, spec, budget)
+
+
+def _check_inputs(tokens, signals, params, spec):
+  """Refuses what is wrong whatever the values are; shapes are static."""
+  faults = []
+  if tokens.x.ndim != 2:
+    faults.append(
+      f"tokens.x has shape {tokens.x.shape}, it needs [V, D] of one example:"
+      " vmap over a batch"
+    )
+  rows = tokens.x.shape[0] if tokens.x.ndim else 0
+  for name in ("log_mass", "size", "bias", "position", "image"):
+    shape = getattr(tokens, name).shape
+    if shape != (rows,):
+      faults.append(f"tokens.{name} has shape {shape}, it needs ({rows},)")
+  for name in needs.required_signals(spec):
+    value = getattr(signals, name)
+    if value is None or name in ("grid", "text", "pivots"):
+      continue  # absent ones are named elsewhere; these have other lengths
+    if value.ndim < 1 or value.shape[0] != rows:
+      faults.append(
+        f"signals.{name} has shape {value.shape}, it needs {rows} rows"
+      )
+  for name, length in (("pi", len(spec.scores)), ("omega", 2)):
+    shape = getattr(params, name).shape
+    if shape != (length,):
+      faults.append(f"params.{name} has shape {shape}, it needs ({length},)")
+  if signals.grid is not None and min(signals.grid) < 1:
+    faults.append(f"signals.grid is {signals.grid}, use two counts >= 1")
+  elif signals.grid is not None:
+    cells = signals.grid[0] * signals.grid[1] * signals.images
+    if rows - spec.protect > cells:
+      faults.append(
+        f"signals.grid is {signals.grid} with images={signals.images}, {cells}"
+        f" cells for {rows - spec.protect} tokens: give the rows and columns of"
+        " the raster that the tokens come from"
+      )
+  if faults:
+    raise ValueError(f"operator {spec.name!r}: " + "; ".join(faults))
+
+
+def _check_count(count, spec):
+  """Refuses a negative or misshapen count where it is known."""
+  if jnp.ndim(count) > 1:
+    raise ValueError(
+      f"operator {spec.name!r}: keep has shape {jnp.shape(count)}, it needs one"
+      " number, or one for each image"
+    )
+  if not isinstance(count, jax.core.Tracer) and np.any(np.asarray(count) < 0):
+    raise ValueError(
+      f"operator {spec.name!r}: keep is {count}, use a number of tokens >= 0"
+    )
 
 
 def _static_count(keep: Any, rows: int, spec: types.OperatorSpec) -> int:

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float
-from eos_jax.ops import select, types
+from eos_jax.ops import site as site_lib
+from eos_jax.ops import types
 
 
 def propagate(
-  site: select.Site,
-  selection: select.Selection,
+  site: site_lib.Site,
+  selection: site_lib.Selection,
   y: Float[Array, "K D"],
   size: Float[Array, "K"],
 ) -> types.TokenSet:
@@ -35,8 +36,8 @@ def propagate(
   there = types.present(selection.log_mass)
   size = jnp.where(there, size, 1)
   bias, before = take(tokens.bias), take(tokens.size)
-  if not selection.centred:
-    bias, before = jnp.zeros_like(bias), jnp.ones_like(before)
+  bias = selection.where_centred(bias, 0)
+  before = selection.where_centred(before, 1)
   bias += params.delta * (jnp.log(size) - jnp.log(before))
   weight = jax.nn.log_sigmoid(take(site.scores))
   bias += params.rho_attn * params.activation * weight

@@ -59,6 +59,17 @@ def cosine_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
   return rows @ rows.T
 
 
+def distance_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
+  """Euclidean distance of every pair of rows over the root of D, [V, V].
+
+  Row by row from differences: exactly symmetric, and without the cancellation
+  of the usual product form, which ties among near neighbours would not survive.
+  """
+  x = types.working(x)
+  squared = jax.lax.map(lambda row: jnp.sum((row[None] - x) ** 2, -1), x)
+  return jnp.sqrt(squared) / x.shape[-1] ** 0.5
+
+
 @jax.custom_jvp
 def row_max(values: Float[Array, "V K"]) -> Float[Array, "V"]:
   """Greatest entry of each row, [V].
@@ -82,6 +93,33 @@ def norm(tokens: types.TokenSet, signals: types.Signals) -> Float[Array, "V"]:
   del signals
   x = types.working(tokens.x)
   return jnp.sqrt(jnp.sum(x * x, -1) + 1e-12)
+
+
+def key_norm(
+  tokens: types.TokenSet, signals: types.Signals
+) -> Float[Array, "V"]:
+  """L1 norm of the keys, [V] (DART)."""
+  del tokens
+  return jnp.sum(jnp.abs(types.working(signals.keys)), -1)
+
+
+def class_guided(
+  tokens: types.TokenSet, signals: types.Signals
+) -> Float[Array, "V"]:
+  """Class score plus the thumbnail's, each over its norm in its image, [V].
+
+  GlobalCom2 (`xuyang-liu16/GlobalCom2`, llava_arch.py). Where the guide is 0,
+  as on the thumbnail itself, the token's own score decides alone.
+  """
+  same = tokens.image[:, None] == tokens.image[None, :]
+  same &= types.present(tokens.log_mass)[None, :]
+
+  def over_norm(values):
+    values = types.working(values)
+    squared = jnp.sum(jnp.where(same, values[None, :] ** 2, 0), 1)
+    return values * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+  return over_norm(signals.class_row) + over_norm(signals.guide)
 
 
 def relevance(
@@ -195,6 +233,10 @@ SCORES: dict[str, types.Kernel] = {
   ),
   "text_rows": types.Kernel(_signal("text_rows"), ("text_rows",)),
   "class_row": types.Kernel(_signal("class_row"), ("class_row",)),
+  "rater_rows": types.Kernel(_signal("rater_rows"), ("rater_rows",)),
+  "learned": types.Kernel(_signal("learned"), ("learned",)),
+  "key_norm": types.Kernel(key_norm, ("keys",)),
+  "class_guided": types.Kernel(class_guided, ("class_row", "guide")),
   "received": types.Kernel(_signal("received"), ("received",)),
   "norm": types.Kernel(norm),
   "relevance": types.Kernel(relevance, ("text",)),
@@ -212,11 +254,12 @@ def mixture(
   cosine: Float[Array, "V V"] | None,
   *,
   spec: types.OperatorSpec,
-) -> Float[Array, "V"]:
-  """The standardised score of each token under the mixture of a spec.
+) -> tuple[Float[Array, "V"], Float[Array, "V"]]:
+  """The score of each token under the mixture of a spec, and the raw mixture.
 
   Functions that compare tokens follow the order of the mixture of the others;
-  without others all are equal, and the index decides.
+  without others all are equal, and the index decides. Values that are no
+  numbers count as the lowest: such a token goes first, and no other notices.
 
   Args:
     tokens: V tokens.
@@ -227,19 +270,33 @@ def mixture(
 
   Returns:
     [V] scores of mean 0 and deviation 1 over the present tokens, 0 on absent
-    ones; all 0 without score functions.
+    ones, and [V] the weighted sum of the values as they come; both all 0
+    without score functions.
   """
-  order = jnp.zeros_like(tokens.log_mass)
+  log_mass = tokens.log_mass
+  order = jnp.zeros_like(log_mass)
+  raw = jnp.zeros_like(log_mass)
   comparing = []
   for i, name in enumerate(spec.scores):
     kernel = SCORES[name]
     if kernel.cosine:
       comparing.append((pi[i], kernel))
     else:
-      values = kernel.run(tokens, signals)
-      order += pi[i] * standardise(values, tokens.log_mass)
+      values = _numbers(kernel.run(tokens, signals), log_mass)
+      order += pi[i] * standardise(values, log_mass)
+      raw += pi[i] * values
   total = order
   for weight, kernel in comparing:
-    values = kernel.run(cosine, order, tokens.log_mass, tokens.image)
-    total += weight * standardise(values, tokens.log_mass)
-  return standardise(total, tokens.log_mass)
+    values = kernel.run(cosine, order, log_mass, tokens.image)
+    total += weight * standardise(values, log_mass)
+    raw += weight * values
+  return standardise(total, log_mass), raw
+
+
+def _numbers(values, log_mass):
+  """Raw values with the lowest present number in place of NaN and infinity."""
+  values = types.working(values)
+  good = jnp.isfinite(values) & types.present(log_mass)
+  lowest = jnp.min(jnp.where(good, values, jnp.inf))
+  lowest = jnp.where(jnp.any(good), lowest, 0)
+  return jnp.where(good, values, jax.lax.stop_gradient(lowest))

@@ -24,15 +24,20 @@ TAU_FLOOR = 1e-3
 # A threshold that every affinity passes, also through the soft gate.
 THETA_OFF = -100.0
 
-_WEIGHTS = ("one", "size", "score")
+_WEIGHTS = ("one", "size", "score", "raw")
 # Fields of `OperatorSpec` that are neither names of kernels nor numbers.
 CHOICES = {
-  "affinity": ("x", "keys"),
+  "affinity": ("x", "keys", "states", "vision_keys"),
   "sources": ("removed", "all"),
   "alpha": _WEIGHTS,
   "beta": _WEIGHTS,
   "chi": (0, 1),
   "zeta": (0, 1),
+  "receivers": ("kept", "second"),
+  "sizes": ("add", "similarity", "keep"),
+  "fused": (0, 1),
+  "order": ("raster", "score"),
+  "order_second": ("merged", "raster", "score"),
   "positions": ("original", "renumbered"),
   "site": ("vision", "decoder"),
 }
@@ -83,31 +88,53 @@ class Signals:
   """What a site lets an operator read beside the tokens; `None` is absent.
 
   Attributes:
-    keys: [V, d] keys of the tokens, averaged over heads.
+    keys: [V, d] keys of the tokens in the layer of the site, averaged over
+      heads.
+    vision_keys: [V, d] keys in the encoder layer that the tokens come from.
     last_row: [V] attention of the last prompt row to the visual keys, with the
       projections of the layer that follows the site, averaged over heads.
     last_row_previous: [V] the same row in the layer before the site (FastV).
     text_rows: [V] mean over the text rows of the attention to visual keys.
     class_row: [V] attention of the vision encoder's class token.
+    rater_rows: [V] mean attention of the text raters (`signals.text_raters`),
+      in the layer before the site (SparseVLM).
     received: [V] attention that a token receives on average from all rows.
     text: [T, D] text embeddings in the space of the tokens.
     text_mask: [T] bool, True where a text token is real.
+    states: [V, D] tokens behind the model's final norm (DART).
+    pivots: [P, D] such states of pivot tokens, in the order of their visits.
+    guide: [V] class scores of the thumbnail at the place of each token of a
+      crop, 0 on the thumbnail itself (GlobalCom2).
+    learned: [V] output of a trained scorer.
+    self_sums: [V] attention that a cache entry receives from rows of its own
+      modality (CSP).
+    cross_sums: [V] the same from rows of the other modality.
     noise: [V] uniform numbers, drawn by the caller.
-    grid: static (rows, columns) of the original raster.
+    grid: static (rows, columns) of the original raster of an image.
+    images: static number of images that the tokens come from.
   """
 
   keys: Any = None
+  vision_keys: Any = None
   last_row: Any = None
   last_row_previous: Any = None
   text_rows: Any = None
   class_row: Any = None
+  rater_rows: Any = None
   received: Any = None
   text: Any = None
   text_mask: Any = None
+  states: Any = None
+  pivots: Any = None
+  guide: Any = None
+  learned: Any = None
+  self_sums: Any = None
+  cross_sums: Any = None
   noise: Any = None
   grid: tuple[int, int] | None = dataclasses.field(
     default=None, metadata=dict(static=True)
   )
+  images: int = dataclasses.field(default=1, metadata=dict(static=True))
 
 
 @jax.tree_util.register_dataclass
@@ -175,15 +202,31 @@ class OperatorSpec:
     name: short name, unique among presets.
     scores: names of score functions (`eos_jax.ops.score.SCORES`).
     select: name of a selection kernel (`eos_jax.ops.select.KERNELS`).
-    diversity: name of the diversity score of the second share of the budget,
-      or "none".
+    diversity: name of the kernel that spends the second share of the budget
+      (`eos_jax.ops.second.KERNELS`), or "none".
     assign: name of an assignment kernel (`eos_jax.ops.assign.KERNELS`).
-    affinity: "x" or "keys": what feature cosines are taken of.
+    affinity: what feature cosines are taken of: "x" or, of the signals,
+      "keys", "states" or "vision_keys".
     sources: "removed" (what leaves a row moves) or "all".
-    alpha: weight of a source: "one", "size" or "score".
+    receivers: "kept" (every kept token may receive) or "second" (only those
+      of the second share).
+    neighbours: sources that a receiver takes where it chooses them (`gather`).
+    recycle: share q of the u removed tokens whose information moves, the
+      int(q u) + 1 best by score; 1 is all of them, 0 none.
+    alpha: weight of a source: "one", "size", "score" (sigmoid of the
+      standardised score) or "raw" (the mixture before it is standardised).
     beta: weight of a receiver, same choices.
     chi: 1 keeps the receiver's own feature, 0 leaves it out.
     zeta: 0 adds the sum of the sources, 1 their mean.
+    sizes: what receivers add to their size: "add" the sizes that arrive,
+      "similarity" the same times the affinity, "keep" nothing.
+    fused: 1 appends a row without a token of its own that takes what is
+      removed; it counts in the budget.
+    stride: of kernels that act on fixed steps: tokens of a group of
+      `bipartite` (0: the published alternation), side of a block of `blocks`.
+    order: rows of the first share: "raster", or "score" (the best first).
+    order_second: rows of the second share: "merged" with the first, or behind
+      them in "raster" order or by their "score".
     positions: "original" or "renumbered": rotary positions after a hard
       reduction; read by the model.
     protect: leading tokens that are always kept and take no part in the
@@ -204,10 +247,18 @@ class OperatorSpec:
   assign: str = "none"
   affinity: str = "x"
   sources: str = "removed"
+  receivers: str = "kept"
+  neighbours: int = 0
+  recycle: float = 1.0
   alpha: str = "size"
   beta: str = "size"
   chi: int = 1
   zeta: int = 0
+  sizes: str = "add"
+  fused: int = 0
+  stride: int = 0
+  order: str = "raster"
+  order_second: str = "merged"
   positions: str = "original"
   protect: int = 0
   site: str = "decoder"
@@ -274,8 +325,13 @@ def _faults(spec: OperatorSpec) -> list[str]:
     faults.append(f"pi sums to {sum(spec.pi)}, make it 1")
   if not spec.tau > 0:
     faults.append(f"tau is {spec.tau}, use a number > 0")
-  if spec.protect < 0:
-    faults.append(f"protect is {spec.protect}, use a count >= 0")
+  for field in ("protect", "neighbours", "stride"):
+    if getattr(spec, field) < 0:
+      faults.append(f"{field} is {getattr(spec, field)}, use a count >= 0")
+  if spec.assign == "gather" and spec.neighbours < 1:
+    faults.append("assign is 'gather', set neighbours to a count >= 1")
+  if not 0 <= spec.recycle <= 1:
+    faults.append(f"recycle is {spec.recycle}, use a number in [0, 1]")
   if spec.depth < 1 or any(not 0 <= n < spec.depth for n in spec.layers):
     faults.append(f"layers {spec.layers} do not lie in 0..{spec.depth - 1}")
   return faults
@@ -289,11 +345,15 @@ class Kernel:
     run: the function; each registry states its signature.
     signals: `Signals` fields that it reads.
     cosine: whether it reads the cosine of every pair of tokens.
+    discrete: whether it decides about sets of tokens, so that no relaxation of
+      a score reaches it: operators with such a kernel take their hard decision
+      in the soft form too.
   """
 
   run: Callable[..., Any]
   signals: tuple[str, ...] = ()
   cosine: bool = False
+  discrete: bool = False
 
 
 def working_dtype(dtype: Any) -> Any:

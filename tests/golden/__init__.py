@@ -1,0 +1,1 @@
+"""Runs the published code's recorded cases against the operators."""
