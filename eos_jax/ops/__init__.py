@@ -22,6 +22,7 @@ from eos_jax.ops.operator import (
 from eos_jax.ops.pairs import bipartite_minimum
 from eos_jax.ops.plan import PlannedSite, ReductionPlan, site_index
 from eos_jax.ops.presets import PRESETS
+from eos_jax.ops.reachable import Nearest, Reach, nearest_preset, reach
 from eos_jax.ops.score import cosine_matrix, standardise, uniqueness
 from eos_jax.ops.topk import hard_top_k, soft_top_k
 from eos_jax.ops.types import (
@@ -42,9 +43,11 @@ __all__ = [
   "PRESETS",
   "TAU_FLOOR",
   "THETA_OFF",
+  "Nearest",
   "OperatorParams",
   "OperatorSpec",
   "PlannedSite",
+  "Reach",
   "Reduced",
   "ReductionPlan",
   "Signals",
@@ -56,7 +59,9 @@ __all__ = [
   "discrete_parts",
   "hard_top_k",
   "keep_count",
+  "nearest_preset",
   "presets",
+  "reach",
   "reduce_hard",
   "reduce_masked",
   "reduce_soft",

@@ -18,7 +18,7 @@ V, D = 16, 6
 
 def example(seed, *, absent=(), dtype=jnp.float32):
   """Random tokens of a 4 x 4 picture, and every signal."""
-  keys = jax.random.split(jax.random.key(seed), 9)
+  keys = jax.random.split(jax.random.key(seed), 18)
   attention = lambda key: jax.nn.softmax(jax.random.normal(key, (V,), dtype))
   valid = jnp.array([i not in absent for i in range(V)])
   tokens = ops.token_set(
@@ -33,6 +33,14 @@ def example(seed, *, absent=(), dtype=jnp.float32):
     received=attention(keys[6]),
     text=jax.random.normal(keys[7], (3, D), dtype),
     noise=jax.random.uniform(keys[8], (V,), dtype),
+    vision_keys=jax.random.normal(keys[9], (V, 5), dtype),
+    rater_rows=attention(keys[10]),
+    states=jax.random.normal(keys[11], (V, D), dtype),
+    pivots=jax.random.normal(keys[12], (3, D), dtype),
+    guide=jax.random.normal(keys[13], (V,), dtype),
+    learned=jax.random.normal(keys[14], (V,), dtype),
+    self_sums=attention(keys[15]),
+    cross_sums=attention(keys[16]),
     grid=GRID,
   )
   return tokens, signals

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from eos_jax import ops
-from eos_jax.ops import assign, cells, combine, propagate, select
+from eos_jax.ops import assign, cells, combine, propagate
+from eos_jax.ops import site as site_lib
 from tests.ops import forms
 
 SPEC = ops.OperatorSpec(name="by_hand", assign="softmax", gamma=1.0, tau=0.5)
@@ -16,7 +17,7 @@ SPEC = ops.OperatorSpec(name="by_hand", assign="softmax", gamma=1.0, tau=0.5)
 
 def _site(x, spec=SPEC, **fields):
   tokens = dataclasses.replace(ops.token_set(x), **fields)
-  return select.Site(
+  return site_lib.Site(
     tokens=tokens,
     signals=ops.Signals(),
     params=spec.params(),
@@ -32,7 +33,7 @@ def _kept(count, rows):
   kept = jnp.where(stays, 0.0, ops.LOG_ZERO)
   rest = jnp.where(stays, ops.LOG_ZERO, 0.0)
   index = jnp.array(rows, jnp.int32)
-  return select.Selection(kept, rest, index, kept[index])
+  return site_lib.Selection(kept, rest, index, kept[index])
 
 
 X = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])

@@ -1,0 +1,132 @@
+"""The recorded cases of the published code, and the runner that compares."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.golden import runner
+
+ROOT = pathlib.Path(__file__).parent
+GOLDENS = ROOT / "goldens"
+_CASES = [
+  (name, case["file"], case["params"])
+  for name, operator in json.loads(
+    (GOLDENS / "manifest.json").read_text(encoding="utf-8")
+  )["operators"].items()
+  for case in operator["cases"]
+]
+
+
+@pytest.mark.parametrize(
+  "name, file, params", _CASES, ids=[file for _, file, _ in _CASES]
+)
+def test_recorded_case(name, file, params):
+  outcome = runner.run_case(GOLDENS / file, name, params, file)
+  assert outcome.faults == ()
+  assert outcome.arrays > 0
+
+
+def test_every_known_operator_has_a_case():
+  assert {name for name, _, _ in _CASES} == set(runner.CASES)
+
+
+def _folder(path, change=lambda data: data, operator="pooling"):
+  """A folder with one case of pooling."""
+  file = "pooling/t02_one.npz"
+  (path / "pooling").mkdir()
+  with np.load(GOLDENS / "pooling" / "t01_2x2.npz") as table:
+    data = change(dict(table))
+  np.savez(path / file, **data)
+  case = {"file": file, "params": {"N": 64, "tokens": 16}}
+  manifest = {"operators": {operator: {"cases": [case]}}}
+  (path / "manifest.json").write_text(json.dumps(manifest))
+  return path
+
+
+def _run(folder):
+  return subprocess.run(
+    [sys.executable, "-m", "tests.golden", str(folder)],
+    cwd=ROOT.parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_the_command_passes_and_counts(tmp_path):
+  done = _run(_folder(tmp_path))
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == [
+    "pooling: 1 of 1 cases, 1 arrays",
+    "1 passed, 0 failed",
+  ]
+
+
+def test_the_command_names_what_differs(tmp_path):
+  def change(data):
+    data["out_pooled"][0, 2, 1] += 1.0
+    return data
+
+  done = _run(_folder(tmp_path, change))
+  assert done.returncode == 1
+  assert "out_pooled: 1 of" in done.stdout
+  assert "worst difference 1 at" in done.stdout
+  assert done.stdout.splitlines()[-1] == "0 passed, 1 failed"
+
+
+@pytest.mark.parametrize(
+  "change, operator, fault",
+  [
+    (lambda data: data, "unheard_of", "no such operator is known here"),
+    (
+      lambda data: {"in_x": data["in_x"]},
+      "pooling",
+      "the file records no outputs",
+    ),
+    (
+      lambda data: {**data, "out_more": data["in_x"]},
+      "pooling",
+      "out_more: was not computed",
+    ),
+    (
+      lambda data: {"out_pooled": data["out_pooled"]},
+      "pooling",
+      "cannot be run: KeyError: 'in_x'",
+    ),
+    (
+      lambda data: {**data, "out_pooled": data["out_pooled"][:, :5]},
+      "pooling",
+      "out_pooled: shape (2, 16, 6), expected (2, 5, 6)",
+    ),
+  ],
+)
+def test_a_case_that_cannot_be_run_fails(tmp_path, change, operator, fault):
+  lines = []
+  (outcome,) = runner.run_all(
+    _folder(tmp_path, change, operator), report=lines.append
+  )
+  assert outcome.faults == (fault,)
+  assert lines[0] == f"FAILED {operator} pooling/t02_one.npz: {fault}"
+
+
+def test_a_missing_file_fails(tmp_path):
+  folder = _folder(tmp_path)
+  (folder / "pooling" / "t02_one.npz").unlink()
+  (outcome,) = runner.run_all(folder)
+  assert "cannot be run: FileNotFoundError" in outcome.faults[0]
+
+
+def test_integers_have_to_be_equal():
+  assert runner.difference(np.array([1, 2]), np.array([1, 2])) == ""
+  text = runner.difference(np.array([1, 5]), np.array([1, 2]))
+  assert text == "1 of 2 differ, worst difference 3"
+
+
+def test_a_folder_without_a_manifest_is_named(tmp_path):
+  done = _run(tmp_path)
+  assert done.returncode == 2
+  assert f"{tmp_path}/manifest.json cannot be read as a manifest" in done.stderr
