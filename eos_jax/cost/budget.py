@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float
 from eos_jax.cost import flops
-from eos_jax.ops import pairs, types
+from eos_jax.ops import count, pairs, types
 from eos_jax.ops import plan as plan_lib
 
 
@@ -123,12 +123,21 @@ def budget_plan(
   """
   if not limit > 0:
     raise ValueError(f"limit is {limit}, use a number of tokens > 0")
-  if spec.site == "vision":
+  note = ""
+  if spec.select in _FIXED:
+    spec, keep = _with_stride(spec, limit, tokens)
+    kept = [(f"{spec.site}.0", keep)]
+  elif spec.site == "vision":
     kept = _vision_sites(spec, limit, tokens, vision_layers)
-    note = ""
+  elif len(spec.layers) > 1:
+    kept, note = _scheduled_sites(spec, limit, tokens, layers)
   else:
     kept, note = _decoder_sites(spec, limit, tokens, layers)
-  sites = tuple(plan_lib.PlannedSite(s, k, spec) for s, k in kept)
+  sites, before = [], tokens
+  for site, keep in kept:
+    sites.append(plan_lib.PlannedSite(site, keep, _at(spec, keep, before)))
+    before = keep
+  sites = tuple(sites)
   return plan_lib.ReductionPlan(
     name=f"{spec.name}@{limit:g}",
     model=model,
@@ -146,15 +155,89 @@ def _least(spec: types.OperatorSpec, tokens: int) -> int:
   return 1
 
 
-def _decoder_sites(spec, limit, tokens, layers):
-  """The one site of a decoder operator, and the note of the plan."""
-  if len(spec.layers) != 1:
+# Kernels whose stride fixes the count; `blocks` on a square grid.
+_FIXED = {
+  "kth": lambda tokens, stride: tokens // stride,
+  "blocks": lambda tokens, stride: (math.isqrt(tokens) // stride) ** 2,
+}
+
+
+def _with_stride(spec, limit, tokens):
+  """The operator with the smallest stride that meets the limit, and its count.
+
+  It acts once, at its first place.
+  """
+  rule = _FIXED[spec.select]
+  for stride in range(2, tokens + 1):
+    keep = rule(tokens, stride)
+    if 1 <= keep <= limit:
+      return spec.replace(stride=stride), keep
+  raise UnreachableBudget(1, f"{spec.name!r} leaves at least one token")
+
+
+def _at(spec, keep, before):
+  """The operator at a site; clusters share its count with what is kept."""
+  if spec.diversity != "density":
+    return spec
+  alone = count.kept_beside_clusters(keep, tokens=before, recycle=spec.recycle)
+  return spec.replace(kappa=alone / keep)
+
+
+def _first_site(spec):
+  """The first decoder layer before which an operator can act."""
+  previous = {"last_row_previous", "rater_rows"}
+  return 1 if previous & set(spec.scores) else 0
+
+
+def _scheduled_sites(spec, limit, tokens, layers):
+  """Sites of an operator at several layers, and the note of the plan.
+
+  Its published shares are scaled together until the limit is met; where even
+  one token is too much, all sites move to earlier layers together.
+  """
+  if not spec.schedule:
     raise ValueError(
       f"operator {spec.name!r} acts at decoder layers {spec.layers}: a budget "
-      "alone does not say how they share it, write the ReductionPlan"
+      "alone does not say how they share it, set its schedule or write the "
+      "ReductionPlan"
     )
-  # The row of the previous layer exists from the second layer on.
-  first = 1 if "last_row_previous" in spec.scores else 0
+  first = _first_site(spec)
+  places = [round(at / spec.depth * layers) for at in spec.layers]
+
+  def counts(scale, shift):
+    """Count by layer; of sites that fall together the last one stays."""
+    kept, now = {}, tokens
+    for place, share in zip(places, spec.schedule, strict=True):
+      place = min(max(place - shift, first), layers - 1)
+      now = min(max(math.floor(scale * share * tokens + 1e-9), 1), now)
+      kept[place] = now
+    return kept
+
+  def average(kept):
+    rows = [tokens] * layers
+    for place, number in kept.items():
+      rows[place:] = [number] * (layers - place)
+    return sum(rows) / layers
+
+  for shift in range(max(places[0] - first, 0) + 1):
+    if average(counts(0.0, shift)) > limit + 1e-9:
+      continue
+    low, high = 0.0, 1 / min(spec.schedule)
+    for _ in range(60):  # bisection; the average never falls with the scale
+      middle = (low + high) / 2
+      over = average(counts(middle, shift)) > limit + 1e-9
+      low, high = (low, middle) if over else (middle, high)
+    kept = [(f"decoder.{p}", n) for p, n in sorted(counts(low, shift).items())]
+    return kept, "moved" if shift else ""
+  raise UnreachableBudget(
+    average(counts(0.0, max(places[0] - first, 0))),
+    f"{spec.name!r} acts at decoder layer {first} at the earliest",
+  )
+
+
+def _decoder_sites(spec, limit, tokens, layers):
+  """The one site of a decoder operator, and the note of the plan."""
+  first = _first_site(spec)
   least = _least(spec, tokens)
   published = round(spec.layers[0] / spec.depth * layers)
   published = min(max(published, first), layers - 1)

@@ -140,6 +140,22 @@ def clusters(
   return (whole[jnp.clip(removed, 0, most - 1)] + 1) // 10 + 1
 
 
+def kept_beside_clusters(
+  keep: int, *, tokens: int, recycle: float = 0.3
+) -> int:
+  """Greatest n for which n kept tokens and their clusters are at most `keep`.
+
+  >>> kept_beside_clusters(309, tokens=576)
+  300
+  """
+  fits = (
+    n
+    for n in range(min(keep, tokens), 0, -1)
+    if n + int(clusters(tokens - n, recycle=recycle)) <= keep
+  )
+  return next(fits, 0)
+
+
 def pyramid(tokens: int, ratios: tuple[float, ...]) -> tuple[int, ...]:
   """Tokens behind each stage of PyramidDrop: int(V ratio).
 

@@ -118,6 +118,8 @@ def reach(spec: types.OperatorSpec) -> Reach:
   kernels += [
     part for part in needs.discrete_parts(spec) if part not in kernels
   ]
+  if "class_guided" in spec.scores:
+    kernels.append("keep: one count for each image")
   return Reach(spec.name, tuple(kernels), LEFT_OUT.get(spec.name, ""))
 
 

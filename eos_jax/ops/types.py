@@ -234,6 +234,8 @@ class OperatorSpec:
     site: "vision" or "decoder": where it acts in its publication.
     layers: the layers of that publication before which it acts.
     depth: number of layers of that publication's model.
+    schedule: share of all tokens that stays at each of these layers, where
+      there are several; () leaves it to the plan.
     activation, retention, pi, kappa, gamma, tau, theta, rho, rho_attn, eta,
       delta, omega: default numbers, see `OperatorParams`.
     doc: where it comes from, its default numbers, and where the paper and the
@@ -264,6 +266,7 @@ class OperatorSpec:
   site: str = "decoder"
   layers: tuple[int, ...] = (0,)
   depth: int = 32
+  schedule: tuple[float, ...] = ()
   activation: float = 1.0
   retention: float = 1.0
   pi: tuple[float, ...] = ()
@@ -334,6 +337,12 @@ def _faults(spec: OperatorSpec) -> list[str]:
     faults.append(f"recycle is {spec.recycle}, use a number in [0, 1]")
   if spec.depth < 1 or any(not 0 <= n < spec.depth for n in spec.layers):
     faults.append(f"layers {spec.layers} do not lie in 0..{spec.depth - 1}")
+  if spec.schedule and len(spec.schedule) != len(spec.layers):
+    faults.append(
+      f"schedule has {len(spec.schedule)} shares for {len(spec.layers)} layers"
+    )
+  if not all(0 < share <= 1 for share in spec.schedule):
+    faults.append(f"schedule is {spec.schedule}, use shares in (0, 1]")
   return faults
 
 

@@ -49,11 +49,35 @@ def test_plans_meet_the_budget_or_say_why(name, limit):
     plan = _plan(name, limit, **TINY)
   except cost.UnreachableBudget as error:
     assert error.smallest > limit and error.why
-    assert (name, limit) in {("fastv", 16), ("fastv", 4), ("tome", 4)}
+    # What reads the layer before it cannot act before the second one.
+    late = name == "fastv" or name.startswith("sparsevlm")
+    assert (late and limit < 29) or (name, limit) == ("tome", 4)
     return
   average = cost.layer_average(cost.layer_counts(plan))
-  assert limit - 1 < average <= limit
-  assert plan.note == ""
+  fixed = name in ("matryoshka", "tome_kth")  # the stride gives the count
+  assert limit * (0.5 if fixed else 1) - 1 < average <= limit
+  assert plan.note == ("moved" if name == "pyramiddrop" else "")
+
+
+def test_stages_share_a_budget_in_their_published_proportions():
+  plan = _plan("pyramiddrop", 270, **LLAVA)
+  assert [(s.site, s.keep) for s in plan.sites] == [
+    ("decoder.8", 288),
+    ("decoder.16", 144),
+    ("decoder.24", 72),
+  ]
+  plan = _plan("sparsevlm_1_5", 206.5, **LLAVA)
+  # Layers as executed; its authors count the pruning layer as reduced: 192.
+  assert [s.site for s in plan.sites] == [
+    "decoder.3",
+    "decoder.7",
+    "decoder.16",
+  ]
+  for site, published in zip(plan.sites, (309, 204, 113), strict=True):
+    assert abs(site.keep - published) <= 2
+  first = plan.sites[0]
+  alone = round(first.spec.kappa * first.keep)
+  assert first.keep - alone == ops.count.clusters(576 - alone)
 
 
 def test_fastv_acts_after_two_of_thirty_two_layers():

@@ -16,9 +16,8 @@ _SPEC = ops.presets.PRUNE
 
 def _mixture(tokens, signals, spec):
   cosine = ops.cosine_matrix(tokens.x)
-  return score.mixture(
-    tokens, signals, spec.params().pi.astype(tokens.x.dtype), cosine, spec=spec
-  )
+  pi = spec.params().pi.astype(tokens.x.dtype)
+  return score.mixture(tokens, signals, pi, cosine, spec=spec)[0]
 
 
 def test_standardise_weights_by_mass():

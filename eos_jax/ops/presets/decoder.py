@@ -35,6 +35,7 @@ SPARSEVLM = types.OperatorSpec(
   positions="renumbered",
   layers=(3, 7, 16, 20),
   depth=32,
+  schedule=(309 / 576, 204 / 576, 113 / 576, 113 / 576),
   doc="SparseVLM (arXiv 2410.04417), Gumpest/SparseVLMs at its first release: "
   "behind layers 2, 6, 15 and 19 of 32 keeps tokens by the attention of "
   "the text raters (`signals.text_raters`) in that layer, mean over heads; "
@@ -48,6 +49,7 @@ SPARSEVLM = types.OperatorSpec(
 SPARSEVLM_1_5 = SPARSEVLM.replace(
   name="sparsevlm_1_5",
   layers=(3, 7, 16),
+  schedule=(309 / 576, 204 / 576, 113 / 576),
   doc="SparseVLM 1.5 (arXiv 2410.04417), Gumpest/SparseVLMs: as 'sparsevlm', "
   "behind layers 2, 6 and 15, with tabled counts (`count.SPARSEVLM_1_5`) "
   "in place of the rank that the paper still describes.",
@@ -59,6 +61,7 @@ SPARSEVLM_2_0 = types.OperatorSpec(
   pi=(1.0,),
   layers=(3, 7, 16),
   depth=32,
+  schedule=(300 / 576, 200 / 576, 118 / 576),
   doc="SparseVLM+ (Gumpest/SparseVLMs with USE_VERSION=2_0): tabled counts "
   "(`count.SPARSEVLM_2_0`), nothing comes back, original positions. The "
   "code also divides attention by the rotary response of constant queries "
@@ -73,6 +76,7 @@ PYRAMIDDROP = types.OperatorSpec(
   positions="renumbered",
   layers=(8, 16, 24),
   depth=32,
+  schedule=(0.5, 0.25, 0.125),
   retention=0.5,
   doc="PyramidDrop (arXiv 2410.17247), Cooperx521/PyramidDrop: before layers "
   "8, 16 and 24 of 32 keeps int(V ratio) tokens, ratios 0.5, 0.25, 0.125 "
