@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from eos_jax import ops
+from eos_jax import files, ops
 from eos_jax.data import loader
 from eos_jax.evaluation import evaluator
 
@@ -87,10 +86,8 @@ def collect(
 
 def save(path: pathlib.Path, examples: Examples) -> None:
   """Writes examples as one npz file, whole or not at all."""
-  part = path.with_name(path.name + ".part")
-  with open(part, "wb") as file:
+  with files.whole(path) as file:
     np.savez_compressed(file, **dataclasses.asdict(examples))
-  os.replace(part, path)
 
 
 def load(path: pathlib.Path) -> Examples:

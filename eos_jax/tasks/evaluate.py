@@ -3,11 +3,11 @@
 import contextlib
 import pathlib
 
-from eos_jax import cost, models, ops
+from eos_jax import cost, files, models, ops
 from eos_jax.data import generator
 from eos_jax.evaluation import report as report_lib
 from eos_jax.tasks import common, comparison
-from eos_jax.training import metrics, settings, workdir
+from eos_jax.training import settings, workdir
 
 
 def _read_plan(cfg, path):
@@ -73,7 +73,7 @@ def run(job: settings.EvaluateJob, folder: pathlib.Path) -> None:
     "generator": generator.generator_hash(),
     "questions": len(judge.questions),
   }
-  metrics.write_text(folder / "table.txt", text + "\n")
+  files.write_text(folder / "table.txt", text + "\n")
   report_lib.write_json(folder / "results.json", results, facts)
   print(text, flush=True)
   print(

@@ -4,13 +4,12 @@ import contextlib
 import pathlib
 import time
 
-from eos_jax import cost, models
+from eos_jax import cost, files, models
 from eos_jax.data import generator, loader
 from eos_jax.evaluation import report as report_lib
 from eos_jax.search import check_reachable
 from eos_jax.tasks import common, comparison, messages, report
 from eos_jax.training import (
-  metrics,
   partition,
   search,
   search_loop,
@@ -88,7 +87,7 @@ def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
       judge, plans, job.evaluation.presets, book, folder
     )
   text = report_lib.table(results)
-  metrics.write_text(folder / "table.txt", text + "\n")
+  files.write_text(folder / "table.txt", text + "\n")
   run_facts = workdir.read(folder)
   facts |= {
     "config": run_facts["config"],

@@ -8,7 +8,7 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
-from eos_jax.training import metrics
+from eos_jax import files
 
 
 class CheckpointError(ValueError):
@@ -105,7 +105,7 @@ class Checkpointer:
     )
 
   def _restore(self, step, like, iterator, saved, facts):
-    facts = metrics.plain(facts)  # as it was stored: no tuples
+    facts = files.plain(facts)  # as it was stored: no tuples
     changed = [
       f"{name}: saved {saved.get(name)!r}, now {facts.get(name)!r}"
       for name in sorted(saved.keys() | facts.keys())

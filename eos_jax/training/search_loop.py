@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eos_jax import models, ops, search
+from eos_jax import files, models, ops, search
 from eos_jax.data import loader
 from eos_jax.training import checkpoint, loop, metrics, partition, pretrain
 from eos_jax.training import search as search_lib
@@ -174,8 +174,8 @@ class _Run:
       model=self.problem.cfg.name,
       name=f"eos@{limit:g}",
     )
-    metrics.write_json(self.plans / f"{limit:g}.check.json", checked)
-    metrics.write_text(self.plans / f"{limit:g}.json", plan.to_json())
+    files.write_json(self.plans / f"{limit:g}.check.json", checked)
+    files.write_text(self.plans / f"{limit:g}.json", plan.to_json())
 
   def log(self, step, values):
     """Writes the metrics of a step; returns a line for the progress bar."""
@@ -198,7 +198,7 @@ class _Run:
     result = []
     for limit in self.limits:
       text = (self.plans / f"{limit:g}.json").read_text(encoding="utf-8")
-      checked = metrics.read_json(self.plans / f"{limit:g}.check.json")
+      checked = files.read_json(self.plans / f"{limit:g}.check.json")
       plan = ops.ReductionPlan.from_json(text)
       result.append(Found(limit, plan, checked["soft"], checked["hard"]))
     return result
