@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import typing
 from typing import Any
 
 import numpy as np
@@ -60,11 +61,9 @@ def collect(
 
   Args:
     asked: the `data.loader.EvaluationSet`.
-    answers: of `Evaluator.predict` under the plan; it must follow the tokens.
+    answers: of `Evaluator.predict` under the plan.
     plan: the plan.
   """
-  if answers.owner is None or answers.left_at is None:
-    raise ValueError(f"the tokens of plan {plan.name!r} were not followed")
   questions = asked.questions
   places = choose([question.task for question in questions], asked.pictures)
   images = []
@@ -95,7 +94,7 @@ def load(path: pathlib.Path) -> Examples:
   with np.load(path) as table:
     values = {
       field.name: tuple(table[field.name].tolist())
-      if table[field.name].dtype.kind == "U"
+      if typing.get_origin(field.type) is tuple
       else table[field.name]
       for field in dataclasses.fields(Examples)
     }

@@ -27,7 +27,9 @@ def compare(judge, plans, presets, book, folder):
         results.append(evaluator.Result(name, limit, None, reason=str(error)))
         continue
     # The report shows pictures under the plans that were found.
-    shown = folder / "examples" / f"{limit:g}.npz" if name == "eos" else None
+    shown = None
+    if name == evaluator.SEARCHED:
+      shown = folder / "examples" / f"{limit:g}.npz"
     result = book.find(name, limit, plan)
     if result is None or not (shown is None or shown.exists()):
       answers = judge.predict(plan)

@@ -4,6 +4,7 @@ import math
 
 import jax
 
+from eos_jax.evaluation import evaluator
 from eos_jax.search import init_policy
 from eos_jax.training import partition
 
@@ -69,8 +70,8 @@ def summary(results, found, facts, folder):
   lines = ["", f"dense {dense.mean:.3f}. At each budget, mean accuracy:"]
   for item in found:
     rows = [r for r in results if r.limit == item.limit and r.accuracy]
-    mine = next(r for r in rows if r.name == "eos")
-    best = max((r for r in rows if r.name != "eos"), key=lambda r: r.mean)
+    mine = next(r for r in rows if r.name == evaluator.SEARCHED)
+    best = max((r for r in rows if r is not mine), key=lambda r: r.mean)
     kept = ", ".join(f"{s.site} {s.keep}" for s in item.plan.sites)
     lines.append(
       f"  {item.limit:g}: EOS {mine.mean:.3f} +- {mine.error:.3f}, best"

@@ -6,6 +6,7 @@ import time
 
 from eos_jax import cost, files, models
 from eos_jax.data import generator, loader
+from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
 from eos_jax.search import check_reachable
 from eos_jax.tasks import common, comparison, messages, report
@@ -82,7 +83,7 @@ def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
   with contextlib.closing(
     comparison.open_ledger(folder, fingerprint, job.data, job.evaluation)
   ) as book:
-    plans = [("eos", item.limit, item.plan) for item in found]
+    plans = [(evaluator.SEARCHED, item.limit, item.plan) for item in found]
     results = comparison.compare(
       judge, plans, job.evaluation.presets, book, folder
     )
