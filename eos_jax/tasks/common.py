@@ -71,11 +71,10 @@ def make_evaluator(
   words: tokenizer.Tokenizer,
   data: settings.DataSettings,
   chosen: settings.EvaluationSettings,
-  split: str = "test",
 ) -> evaluator.Evaluator:
-  """An evaluator over the questions that the settings choose."""
+  """An evaluator over the test questions that the settings choose."""
   questions = loader.evaluation_set(
-    open_sources(split, data),
+    open_sources("test", data),
     words,
     count=chosen.questions or None,
     seed=chosen.seed,

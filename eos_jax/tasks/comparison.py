@@ -42,13 +42,12 @@ def compare(judge, plans, presets, book, folder):
   return results
 
 
-def open_ledger(folder, fingerprint, data, chosen, split="test"):
+def open_ledger(folder, fingerprint, data, chosen):
   """The evaluations of a run; presets are no circumstance of any one plan."""
   circumstances = {
     "weights": fingerprint,
     "generator": generator.generator_hash(),
     "suite": data.suite,
-    "split": split,
     **dataclasses.asdict(dataclasses.replace(chosen, presets=())),
   }
   return ledger.Ledger(folder / "evaluation.jsonl", circumstances)
