@@ -1,13 +1,14 @@
-"""Evaluates plans and presets side by side, each once."""
+"""Evaluates plans and presets side by side, each once, and writes it down."""
 
 import dataclasses
 from typing import Any
 
 import tqdm
 
-from eos_jax import cost, ops
+from eos_jax import cost, files, ops
 from eos_jax.data import generator
-from eos_jax.evaluation import evaluator, examples, ledger
+from eos_jax.evaluation import evaluator, examples, ledger, report
+from eos_jax.training import workdir
 
 
 def compare(judge, plans, presets, book, folder):
@@ -40,6 +41,31 @@ def compare(judge, plans, presets, book, folder):
       book.add(result)
     results.append(result)
   return results
+
+
+def write(folder, results, judge, fingerprint, extra):
+  """Writes table.txt and results.json of a run; returns the table.
+
+  Args:
+    folder: directory of the run.
+    results: of `compare`.
+    judge: the evaluator that they come from.
+    fingerprint: of the model's weights.
+    extra: facts of this task beside those of every comparison.
+  """
+  run = workdir.read(folder)
+  facts = {
+    **extra,
+    "config": run["config"],
+    "versions": run["versions"],
+    "weights": fingerprint,
+    "generator": generator.generator_hash(),
+    "questions": len(judge.questions),
+  }
+  text = report.table(results)
+  files.write_text(folder / "table.txt", text + "\n")
+  report.write_json(folder / "results.json", results, facts)
+  return text
 
 
 def open_ledger(folder, fingerprint, data, chosen):

@@ -3,11 +3,9 @@
 import contextlib
 import pathlib
 
-from eos_jax import cost, files, models, ops
-from eos_jax.data import generator
-from eos_jax.evaluation import report as report_lib
+from eos_jax import cost, models, ops
 from eos_jax.tasks import common, comparison
-from eos_jax.training import settings, workdir
+from eos_jax.training import settings
 
 
 def _read_plan(cfg, path):
@@ -64,17 +62,7 @@ def run(job: settings.EvaluateJob, folder: pathlib.Path) -> None:
     results = comparison.compare(
       judge, [(plan.name, limit, plan)], job.evaluation.presets, book, folder
     )
-  text = report_lib.table(results)
-  run_facts = workdir.read(folder)
-  facts = {
-    "config": run_facts["config"],
-    "versions": run_facts["versions"],
-    "weights": fingerprint,
-    "generator": generator.generator_hash(),
-    "questions": len(judge.questions),
-  }
-  files.write_text(folder / "table.txt", text + "\n")
-  report_lib.write_json(folder / "results.json", results, facts)
+  text = comparison.write(folder, results, judge, fingerprint, {})
   print(text, flush=True)
   print(
     f"\n{len(judge.questions)} test questions; +- is one standard error. Look"

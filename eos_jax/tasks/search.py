@@ -4,8 +4,8 @@ import contextlib
 import pathlib
 import time
 
-from eos_jax import cost, files, models
-from eos_jax.data import generator, loader
+from eos_jax import cost, models
+from eos_jax.data import loader
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
 from eos_jax.search import check_reachable
@@ -15,7 +15,6 @@ from eos_jax.training import (
   search,
   search_loop,
   settings,
-  workdir,
 )
 
 
@@ -87,22 +86,14 @@ def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
     results = comparison.compare(
       judge, plans, job.evaluation.presets, book, folder
     )
-  text = report_lib.table(results)
-  files.write_text(folder / "table.txt", text + "\n")
-  run_facts = workdir.read(folder)
   facts |= {
-    "config": run_facts["config"],
-    "versions": run_facts["versions"],
-    "weights": fingerprint,
-    "generator": generator.generator_hash(),
-    "questions": len(judge.questions),
     "gaps": {f"{f.limit:g}": f.soft - f.hard for f in found},
     "seconds": {
       "data and search": round(searched - started, 1),
       "evaluation": round(time.time() - searched, 1),
     },
   }
-  report_lib.write_json(folder / "results.json", results, facts)
+  text = comparison.write(folder, results, judge, fingerprint, facts)
   report_lib.plot(folder / "accuracy_cost.png", results)
   report.write(folder)
   print(text, flush=True)
