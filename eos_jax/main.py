@@ -36,6 +36,10 @@ _EXPECTED = (
   workdir.WorkdirError,
 )
 
+# tensorstore and protobuf pass on the text of the system's error only; the
+# other one is what tfds says.
+_FULL = ("No space left on device", "Not enough disk space")
+
 
 def main(argv: list[str]) -> None:
   """Runs the task that the config names."""
@@ -49,14 +53,15 @@ def main(argv: list[str]) -> None:
     sys.exit(f"error: config.task is {task!r}; {known}")
   default = f"runs/{tasks.TASKS[task].reads or task}"
   path = pathlib.Path(_WORKDIR.value or default).absolute()
-  print(
-    f"eos_jax {task}: process {jax.process_index()}/{jax.process_count()},"
-    f" {jax.device_count()} x {jax.devices()[0].device_kind}, jax"
-    f" {jax.__version__}, output in {path}",
-    flush=True,
-  )
   try:
-    tasks.run(task, config, path)
+    with loop.stoppable():
+      print(
+        f"eos_jax {task}: process {jax.process_index()}/{jax.process_count()},"
+        f" {jax.device_count()} x {jax.devices()[0].device_kind}, jax"
+        f" {jax.__version__}, output in {path}",
+        flush=True,
+      )
+      tasks.run(task, config, path)
   except _EXPECTED as error:
     sys.exit(f"error: {error}")
   except Exception as error:
@@ -105,10 +110,9 @@ def _unknown_overrides(argv: list[str]) -> list[str]:
 def _disk_is_full(error: BaseException | None) -> bool:
   """Whether an error, or what caused it, is about a full disk."""
   while error is not None:
-    # tensorstore and protobuf pass on the text of the system's error only.
     if getattr(error, "errno", None) == errno.ENOSPC:
       return True
-    if "No space left on device" in str(error):
+    if any(text in str(error) for text in _FULL):
       return True
     error = error.__cause__ or error.__context__
   return False
