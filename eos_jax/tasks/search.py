@@ -74,7 +74,7 @@ def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
     validation, words, count=job.check_questions, seed=job.seed
   )
   print(messages.describe_search(problem, validation, checks), flush=True)
-  found, facts = search_loop.run(
+  found, compilations = search_loop.run(
     problem, validation, checks, words, fingerprint, folder
   )
   searched = time.time()
@@ -86,15 +86,23 @@ def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
     results = comparison.compare(
       judge, plans, job.evaluation.presets, book, folder
     )
-  facts |= {
-    "gaps": {f"{f.limit:g}": f.soft - f.hard for f in found},
-    "seconds": {
-      "data and search": round(searched - started, 1),
-      "evaluation": round(time.time() - searched, 1),
-    },
+  seconds = {
+    "data and search": round(searched - started, 1),
+    "evaluation": round(time.time() - searched, 1),
   }
+  gaps = {f"{f.limit:g}": f.soft - f.hard for f in found}
+  facts = {"gaps": gaps, "seconds": seconds}
   text = comparison.write(folder, results, judge, fingerprint, facts)
   report_lib.plot(folder / "accuracy_cost.png", results)
   report.write(folder)
   print(text, flush=True)
-  print(messages.summary(results, found, facts, folder), flush=True)
+  print(
+    "",
+    messages.found_lines(results, found, len(judge.questions)),
+    f"This process compiled the search step {compilations} time(s); data and"
+    f" search took {seconds['data and search']:.0f} s, evaluation"
+    f" {seconds['evaluation']:.0f} s.",
+    messages.where_to_look(found, folder),
+    sep="\n",
+    flush=True,
+  )

@@ -211,8 +211,10 @@ def run(
   tokenizer: Any,
   fingerprint: str,
   workdir: pathlib.Path,
-) -> tuple[list[Found], dict[str, Any]]:
-  """Runs or resumes a search; returns a plan for each budget, and facts.
+) -> tuple[list[Found], int]:
+  """Runs or resumes a search; returns a plan for each budget.
+
+  Beside them how often the step was compiled: 1, or 0 if nothing was left.
 
   Args:
     problem: what to search over.
@@ -265,4 +267,4 @@ def run(
       check=task.check,
       check_every=settings.check_every,
     )
-  return task.found(), {"compilations": task.step_fn._cache_size()}
+  return task.found(), task.step_fn._cache_size()
