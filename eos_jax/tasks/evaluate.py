@@ -36,6 +36,11 @@ def _read_plan(cfg, path):
     for site in plan.sites
     if site.site not in cfg.sites
   ]
+  faults += [
+    f"config.plan: {path}: {fault}; use another operator or site"
+    for site in plan.sites
+    if (fault := common.lacking(site.site, site.spec))
+  ]
   if faults:
     raise settings.ConfigError(faults)
   return plan

@@ -45,6 +45,11 @@ def _make_space(cfg, job):
     space = None if faults else search.make_space(cfg, job)
   except ValueError as error:
     faults.append(f"config.sites: {error}")
+  for site in space.sites if space else ():
+    if fault := common.lacking(site, space.spec):
+      faults.append(
+        f"config.start: {fault}; choose another start or other sites"
+      )
   for limit in job.budgets if space else ():
     try:
       check_reachable(space, limit)
