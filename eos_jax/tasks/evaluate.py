@@ -14,7 +14,10 @@ def _read_plan(cfg, path):
     text = pathlib.Path(path).read_text(encoding="utf-8")
   except OSError as error:
     raise settings.ConfigError(
-      [f"config.plan: {path} cannot be read ({error.strerror})"]
+      [
+        f"config.plan: {path} cannot be read ({error.strerror}); give the JSON"
+        " file of a plan, such as runs/search/plans/16.json"
+      ]
     ) from error
   try:
     plan = ops.ReductionPlan.from_json(text)

@@ -19,6 +19,7 @@ from eos_jax.data import loader
 from eos_jax.training import checkpoint, loop, metrics, partition, pretrain
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
+from eos_jax.training import workdir as workdir_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,10 +198,18 @@ class _Run:
     """The plans of all budgets, as they were written."""
     result = []
     for limit in self.limits:
-      text = (self.plans / f"{limit:g}.json").read_text(encoding="utf-8")
-      checked = files.read_json(self.plans / f"{limit:g}.check.json")
-      plan = ops.ReductionPlan.from_json(text)
-      result.append(Found(limit, plan, checked["soft"], checked["hard"]))
+      path = self.plans / f"{limit:g}.json"
+      try:
+        plan = ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
+        checked = files.read_json(self.plans / f"{limit:g}.check.json")
+        found = Found(limit, plan, checked["soft"], checked["hard"])
+      except (OSError, ValueError, KeyError) as error:
+        raise workdir_lib.WorkdirError(
+          f"the search is done, but what it wrote to {path} and"
+          f" {limit:g}.check.json cannot be read ({type(error).__name__}:"
+          f" {error}); put the files back, or start again with a new --workdir"
+        ) from error
+      result.append(found)
     return result
 
 
