@@ -20,7 +20,9 @@ PHASES = {
 }
 
 
-def _options(args, workdir, config, cache):
+def options(workdir, *args, config="search:ci", cache=""):
+  """Arguments of `subprocess` for a task."""
+  cache = cache or workdir.parent / "cache"
   # One device as on a user's machine; a run finds what others compiled.
   environment = {
     **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
@@ -42,14 +44,13 @@ def _options(args, workdir, config, cache):
 
 def run(workdir, *args, config="search:ci", cache=""):
   """Runs a task to its end."""
-  cache = cache or workdir.parent / "cache"
-  options = _options(args, workdir, config, cache)
-  return subprocess.run(**options, capture_output=True, check=False)
+  made = options(workdir, *args, config=config, cache=cache)
+  return subprocess.run(**made, capture_output=True, check=False)
 
 
-def error(workdir, *args, **options):
+def error(workdir, *args, **settings):
   """The message of a command that fails as it should: without a traceback."""
-  done = run(workdir, *args, **options)
+  done = run(workdir, *args, **settings)
   assert done.returncode == 1, done.stderr[-3000:]
   assert "Traceback" not in done.stderr, done.stderr[-3000:]
   return done.stderr.strip()
@@ -72,11 +73,9 @@ class Search:
   def start(self):
     """Starts or resumes it; the caller waits."""
     self.root.mkdir(exist_ok=True)
-    options = _options(self.args, self.workdir, "search:ci", self.cache)
+    made = options(self.workdir, *self.args, cache=self.cache)
     with open(self.root / "stderr.txt", "w", encoding="utf-8") as stderr:
-      return subprocess.Popen(
-        **options, stdout=subprocess.DEVNULL, stderr=stderr
-      )
+      return subprocess.Popen(**made, stdout=subprocess.DEVNULL, stderr=stderr)
 
   def stderr(self):
     """What it has said on standard error since it was started."""
@@ -97,6 +96,8 @@ class Search:
     found = {}
     for path in sorted(self.workdir.rglob("*")):
       name = str(path.relative_to(self.workdir))
+      if name.startswith("checkpoints"):
+        continue
       if path.suffix == ".npz":
         with np.load(path) as table:
           found[name] = {
@@ -110,12 +111,20 @@ class Search:
       elif name == "accuracy_cost.png":
         found[name] = path.read_bytes()
       elif path.suffix in (".json", ".html", ".txt") or name == "metrics.jsonl":
-        if "checkpoints" not in path.parts:
-          found[name] = self._text(path)
+        found[name] = self._text(path)
     return found
 
   def _text(self, path):
     return path.read_text(encoding="utf-8").replace(str(self.root), "ROOT")
+
+
+def read_all(folder):
+  """Every file in a folder, by name."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file()
+  }
 
 
 def differences(one, other):

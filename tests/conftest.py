@@ -61,7 +61,8 @@ def searched(tmp_path_factory):
     fcntl.flock(lock, fcntl.LOCK_EX)
     search = tests.command.Search(root / "searched", root / "cache")
     if not (search.workdir / "report.html").exists():
-      search.run()
+      done = search.run()
+      (search.root / "stdout.txt").write_text(done.stdout, encoding="utf-8")
   return search
 
 
