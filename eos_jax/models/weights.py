@@ -42,7 +42,8 @@ def save(
   """
   table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
   metadata = {**metadata, "config": json.dumps(dataclasses.asdict(cfg))}
-  safetensors.numpy.save_file(table, str(path), metadata=metadata)
+  with files.whole(path) as file:
+    file.write(safetensors.numpy.save(table, metadata=metadata))
 
 
 def load(

@@ -47,6 +47,10 @@ def test_two_sites_by_hand():
   )
 
 
+def test_without_sites_all_stay():
+  assert _lists({}, 3) == ([0, 1, 2], [0, 0, 0])
+
+
 def test_rows_of_padding_receive_and_keep_nothing():
   padded = _reduced([1, 0], [[0, 0.9], [0, 0], [0, 0.9]], [1, 0], [1, 0])
   assert _lists({"decoder.0": padded}, 3) == ([-1, 1, -1], [0, 1, 0])
