@@ -75,22 +75,23 @@ def test_all_impossible_values_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "config, message",
+  "config, reason",
   [
     (
       "serch",
-      "error: --config=configs/serch.py cannot be read (No such file or"
-      " directory); give a file, such as configs/search.py",
+      "configs/serch.py cannot be read (No such file or directory); give a"
+      " file, such as configs/search.py",
     ),
     (
       "search:big",
-      "error: --config=configs/search.py:big: variant 'big' is unknown; use '',"
-      " 'tiny' or 'ci'",
+      "configs/search.py:big: variant 'big' is unknown; use '', 'tiny' or 'ci'",
     ),
   ],
+  ids=["file", "variant"],
 )
-def test_unknown_configs(tmp_path, config, message):
-  assert command.error(tmp_path / "w", config=config) == message
+def test_unknown_configs(tmp_path, config, reason):
+  said = command.error(tmp_path / "w", config=config)
+  assert said == f"error: --config={reason}"
 
 
 def test_unknown_tasks(tmp_path):

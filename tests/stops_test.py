@@ -58,6 +58,8 @@ def test_helpers_that_render_leave_the_end_to_their_caller():
     "from eos_jax.data import rendering\n"
     "made = rendering.rendered('test', 200, workers=2)\n"
     "next(made)\n"
+    # A shell's background jobs are started with it ignored.
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "try:\n"
     "  os.killpg(0, signal.SIGINT)  # as a terminal does on Ctrl-C\n"
     "  time.sleep(60)\n"
