@@ -7,10 +7,12 @@ can be imported.
 """
 
 import errno
+import itertools
 import pathlib
 import runpy
 import shutil
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 import jax
@@ -28,13 +30,17 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 # What a user can mend; anything else is a bug and ends with its traceback.
-_EXPECTED = (
+EXPECTED = (
   checkpoint.CheckpointError,
   loop.Interrupted,
   settings.ConfigError,
   sources.DataError,
   workdir.WorkdirError,
 )
+
+# tensorstore and protobuf pass on the text of the system's error only; the
+# other one is what tfds says.
+_FULL = ("No space left on device", "Not enough disk space")
 
 
 def main(argv: list[str]) -> None:
@@ -49,15 +55,16 @@ def main(argv: list[str]) -> None:
     sys.exit(f"error: config.task is {task!r}; {known}")
   default = f"runs/{tasks.TASKS[task].reads or task}"
   path = pathlib.Path(_WORKDIR.value or default).absolute()
-  print(
-    f"eos_jax {task}: process {jax.process_index()}/{jax.process_count()},"
-    f" {jax.device_count()} x {jax.devices()[0].device_kind}, jax"
-    f" {jax.__version__}, output in {path}",
-    flush=True,
-  )
   try:
-    tasks.run(task, config, path)
-  except _EXPECTED as error:
+    with loop.stoppable():
+      print(
+        f"eos_jax {task}: process {jax.process_index()}/{jax.process_count()},"
+        f" {jax.device_count()} x {jax.devices()[0].device_kind}, jax"
+        f" {jax.__version__}, output in {path}",
+        flush=True,
+      )
+      tasks.run(task, config, path)
+  except EXPECTED as error:
     sys.exit(f"error: {error}")
   except Exception as error:
     if not _disk_is_full(error):
@@ -71,44 +78,74 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """Parses the flags; names every override that the config has no field for."""
-  try:
-    return app.parse_flags_with_usage(argv)
-  # What ml_collections raises for the first such field, with a traceback.
-  except AttributeError as error:
-    faults = _unknown_overrides(argv) or [str(error)]
+  """Parses the flags; lists every override that does not fit the config."""
+  faults = _override_faults(argv)
+  if faults:
     sys.exit(f"error: {settings.ConfigError(faults)}")
+  return app.parse_flags_with_usage(argv)
 
 
-def _unknown_overrides(argv: list[str]) -> list[str]:
-  """`--config.NAME=VALUE` arguments whose NAME the config does not have."""
-  file, names = "", []
-  for arg in argv:
-    name, _, value = arg.removeprefix("--").partition("=")
-    if name == "config":
-      file = value
-    elif name.startswith("config."):
-      names.append(name)
-  path, _, variant = file.partition(":")
-  config = runpy.run_path(path)["get_config"](variant) if path else {}
-  faults = []
-  for name in names:
-    group = config
-    for part in name.split(".")[1:]:
-      if part not in group:
-        faults.append(f"{name} is unknown; {settings.nearest(part, group)}")
-        break
-      group = group[part]
+def _override_faults(argv: list[str]) -> list[str]:
+  """What is wrong with the config and with `--config.NAME=VALUE` arguments.
+
+  absl and ml_collections name the first fault only, and some with a traceback.
+  """
+  given = []
+  for arg, after in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
+    name, equals, value = arg.lstrip("-").partition("=")
+    given.append((name, value if equals else after))
+  files = [value for name, value in given if name == "config"]
+  if not files:
+    return []  # absl asks for it
+  defaults, faults = _defaults(files[-1]), []
+  for name, value in given:
+    if name.startswith("config."):
+      faults += _override_fault(name, value, defaults)
   return faults
+
+
+def _defaults(file: str) -> dict[str, Any]:
+  """The fields of a config file, before overrides."""
+  path, _, variant = file.partition(":")
+  try:
+    return runpy.run_path(path)["get_config"](variant).to_dict()
+  except OSError as error:
+    sys.exit(
+      f"error: --config={file} cannot be read ({error.strerror}); give a file,"
+      " such as configs/search.py"
+    )
+  except ValueError as error:  # what our configs say of a variant
+    sys.exit(f"error: --config={file}: {error}")
+
+
+def _override_fault(name, value, config):
+  """At most one fault, in words."""
+  for part in name.split(".")[1:]:
+    if not isinstance(config, dict):
+      return [f"{name} is unknown; it is a single value that has no fields"]
+    if part not in config:
+      return [f"{name} is unknown; {settings.nearest(part, config)}"]
+    config = config[part]
+  if isinstance(config, dict):
+    return [
+      f"{name} must be a group of fields, got {value!r}; set one of"
+      f" {', '.join(f'{name}.{field}' for field in config)}"
+    ]
+  kind = type(config)
+  if kind in (int, float):
+    try:
+      kind(value)
+    except ValueError:
+      return [f"{name} must be {kind.__name__}, got {value!r}"]
+  return []
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
   """Whether an error, or what caused it, is about a full disk."""
   while error is not None:
-    # tensorstore and protobuf pass on the text of the system's error only.
     if getattr(error, "errno", None) == errno.ENOSPC:
       return True
-    if "No space left on device" in str(error):
+    if any(text in str(error) for text in _FULL):
       return True
     error = error.__cause__ or error.__context__
   return False

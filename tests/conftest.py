@@ -1,5 +1,6 @@
 """Settings that have to stand before jax is imported, and shared fixtures."""
 
+import fcntl
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -26,6 +27,8 @@ jaxtyping.install_import_hook(
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+import tests.command  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -46,6 +49,21 @@ def pytest_collection_modifyitems(config, items):
     items=[item for item in items if "full" in item.keywords]
   )
   items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory):
+  """A finished short search, which all workers share; not to be changed."""
+  root = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    root = root.parent
+  with open(root / "searched.lock", "w", encoding="utf-8") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    search = tests.command.Search(root / "searched", root / "cache")
+    if not (search.workdir / "report.html").exists():
+      done = search.run()
+      (search.root / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+  return search
 
 
 @pytest.fixture(autouse=True)

@@ -14,14 +14,16 @@ ROOT = pathlib.Path(eos_jax.__file__).parent
 # Part -> the parts of eos_jax it may import, itself aside.
 ARROWS = {
   "array_typing": set(),
+  "files": set(),
   "ops": {"array_typing"},
   "cost": {"ops", "array_typing"},
   "search": {"ops", "cost", "array_typing"},
-  "models": {"ops", "array_typing"},
-  "data": {"array_typing"},
-  "training": {"ops", "cost", "search", "models", "data", "array_typing"},
-  "evaluation": {"ops", "cost", "models", "data", "array_typing"},
+  "models": {"ops", "files", "array_typing"},
+  "data": {"files", "array_typing"},
 }
+_MODEL = {"ops", "cost", "models", "data", "files", "array_typing"}
+ARROWS["evaluation"] = _MODEL
+ARROWS["training"] = _MODEL | {"search"}
 # Where training and evaluation meet.
 ARROWS["tasks"] = set(ARROWS)
 ARROWS["main"] = set(ARROWS)
@@ -30,6 +32,7 @@ ARROWS["main"] = set(ARROWS)
 _PLAIN = {"jax", "jaxtyping", "numpy"}
 THIRD_PARTY = {
   "array_typing": _PLAIN,
+  "files": set(),
   "ops": _PLAIN,
   "cost": _PLAIN,
   "search": _PLAIN | {"optax"},

@@ -87,6 +87,8 @@ def _helper(split: str, count: int, seed: int, place: int, workers: int):
     + [split, *map(str, (count, seed, place, workers))],
     stdin=subprocess.DEVNULL,
     stdout=subprocess.PIPE,
+    # Ctrl-C is for the caller, who then ends its helpers.
+    process_group=0,
     # One thread each: the helpers already fill the cores.
     env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
   )

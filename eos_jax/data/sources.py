@@ -6,6 +6,8 @@ data directory, and returns a `Source` that grain can read from.
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import io
 import logging
 import pathlib
@@ -163,6 +165,29 @@ def _set_aside(path: pathlib.Path) -> None:
   shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path):
+  """Lets one process at a time build below a folder; the others wait.
+
+  What killed builds have left there is removed: whoever holds the lock knows
+  that none of them is alive.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / ".lock", "w", encoding="utf-8") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"waiting for another process that builds {folder}", flush=True)
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    for pattern in ("incomplete.*", "stale.*"):
+      for left in list(folder.rglob(pattern)):
+        if left.is_dir():
+          shutil.rmtree(left, ignore_errors=True)
+        else:
+          left.unlink(missing_ok=True)
+    yield
+
+
 def build(name: str, *, data_dir=None, config: str = "default"):
   """Makes sure that a dataset is on disk, rendering it if need be.
 
@@ -177,20 +202,26 @@ def build(name: str, *, data_dir=None, config: str = "default"):
   """
   builder = _builder(name, data_dir, config)
   path = pathlib.Path(builder.data_path)
-  if path.exists() and _is_stale(builder):
-    logging.warning("%s is from another generator: rendering anew", path)
-    _set_aside(path)
-    builder = _builder(name, data_dir, config)
-  if not path.exists():
-    try:
-      with _quiet():
-        builder.download_and_prepare(file_format="array_record")
-    except OSError:
-      # Another process was faster; its files are as good as ours.
+  if path.exists() and not _is_stale(builder):
+    return builder
+  try:
+    with _alone(pathlib.Path(builder.data_dir_root) / name):
+      builder = _builder(name, data_dir, config)  # as it now is
+      if path.exists() and _is_stale(builder):
+        logging.warning("%s is from another generator: rendering anew", path)
+        _set_aside(path)
+        builder = _builder(name, data_dir, config)
       if not path.exists():
-        raise
-    builder = _builder(name, data_dir, config)
-  return builder
+        with _quiet():
+          builder.download_and_prepare(file_format="array_record")
+  except OSError as error:
+    if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+      raise
+    raise DataError(
+      f"{name} cannot be built in {path} ({error.strerror}); choose another"
+      " directory with --config.data.directory=DIR, or change its permissions"
+    ) from error
+  return _builder(name, data_dir, config)
 
 
 def load(

@@ -8,9 +8,10 @@ import matplotlib as mpl
 from matplotlib import figure as figure_lib
 import numpy as np
 
+from eos_jax.evaluation import evaluator
+
 Rows = Sequence[Mapping[str, Any]]
 
-_SEARCHED = "eos"
 _WIDTH = 6.4  # inches; text stays legible when a phone shows it
 
 
@@ -23,14 +24,14 @@ def accuracy_cost(rows: Rows) -> figure_lib.Figure:
   figure, axes = _figure(4.6)
   measured = [row for row in rows if row["accuracy"]]
   names = sorted({row["name"] for row in measured if row["limit"] is not None})
-  names.sort(key=lambda name: name != _SEARCHED)
+  names.sort(key=lambda name: name != evaluator.SEARCHED)
   colors = mpl.colormaps["tab20"]
   for index, name in enumerate(names):
     line = sorted(
       (row for row in measured if row["name"] == name),
       key=lambda row: row["flops"],
     )
-    searched = name == _SEARCHED
+    searched = name == evaluator.SEARCHED
     axes.errorbar(
       [row["flops"] / 1e6 for row in line],
       [row["mean"] for row in line],

@@ -11,13 +11,16 @@ import numpy as np
 from eos_jax import cost, models, ops
 from eos_jax.evaluation import fate, metrics
 
+# Name of the plans that a search found, beside those of operators.
+SEARCHED = "eos"
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
   """One line of a comparison.
 
   Attributes:
-    name: operator, "dense" or "eos".
+    name: operator, "dense" or `SEARCHED`.
     limit: budget (layer average) that the line belongs to; None for dense.
     plan: what was run; None for dense and for unreachable budgets.
     reason: why the budget cannot be reached, else "".
@@ -62,14 +65,13 @@ class Answers:
 
   Attributes:
     texts: the answers, in the order of the questions.
-    owner: `[N, V]`, see `fate.follow`; None for dense, and for plans that
-      reduce inside the vision encoder.
+    owner: `[N, V]`, see `fate.follow`.
     left_at: `[N, V]`, likewise.
   """
 
   texts: list[str]
-  owner: np.ndarray | None = None
-  left_at: np.ndarray | None = None
+  owner: np.ndarray
+  left_at: np.ndarray
 
 
 class Evaluator:
@@ -144,14 +146,12 @@ class Evaluator:
       steps=self._steps,
       stop=self._questions.tokenizer.eos_id,
     )
-    tokens = self._cfg.vision.tokens
-    whole = all(
-      reduced.assignment.shape[1] == tokens
-      for reduced in list(out.trace.values())[:1]
-    )
-    known = out.trace and whole
-    follow = jax.vmap(lambda trace: fate.follow(trace, tokens))
-    return out.ids, follow(out.trace) if known else ()
+
+    def fates(ids, trace):
+      del ids  # without sites it alone says how large the batch is
+      return fate.follow(trace, self._cfg.vision.tokens)
+
+    return out.ids, jax.vmap(fates)(out.ids, out.trace)
 
   @property
   def questions(self) -> Any:

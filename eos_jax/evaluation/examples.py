@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 import dataclasses
-import os
 import pathlib
+import typing
 from typing import Any
 
 import numpy as np
 
-from eos_jax import ops
+from eos_jax import files, ops
 from eos_jax.data import loader
 from eos_jax.evaluation import evaluator
 
@@ -61,11 +61,9 @@ def collect(
 
   Args:
     asked: the `data.loader.EvaluationSet`.
-    answers: of `Evaluator.predict` under the plan; it must follow the tokens.
+    answers: of `Evaluator.predict` under the plan.
     plan: the plan.
   """
-  if answers.owner is None or answers.left_at is None:
-    raise ValueError(f"the tokens of plan {plan.name!r} were not followed")
   questions = asked.questions
   places = choose([question.task for question in questions], asked.pictures)
   images = []
@@ -87,10 +85,8 @@ def collect(
 
 def save(path: pathlib.Path, examples: Examples) -> None:
   """Writes examples as one npz file, whole or not at all."""
-  part = path.with_name(path.name + ".part")
-  with open(part, "wb") as file:
+  with files.whole(path) as file:
     np.savez_compressed(file, **dataclasses.asdict(examples))
-  os.replace(part, path)
 
 
 def load(path: pathlib.Path) -> Examples:
@@ -98,7 +94,7 @@ def load(path: pathlib.Path) -> Examples:
   with np.load(path) as table:
     values = {
       field.name: tuple(table[field.name].tolist())
-      if table[field.name].dtype.kind == "U"
+      if typing.get_origin(field.type) is tuple
       else table[field.name]
       for field in dataclasses.fields(Examples)
     }

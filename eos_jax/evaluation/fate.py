@@ -13,14 +13,26 @@ from eos_jax.ops import types
 _LEAST_SHARE = 1e-3
 
 
+def _place(site):
+  kind, layer = ops.site_index(site)
+  return kind == "decoder", layer
+
+
+def _behind_encoder(row, position):
+  """Rows once the class token is off and the patches stand in raster order."""
+  rank = jnp.argsort(jnp.argsort(position[1:]))
+  return jnp.where(row >= 1, rank[jnp.maximum(row, 1) - 1], -1)
+
+
 def follow(
   trace: Mapping[str, ops.Reduced], tokens: int
 ) -> tuple[Int[Array, "V"], Int[Array, "V"]]:
   """Follows every original token through the sites of a hard reduction.
 
   Args:
-    trace: results of the sites for one example, in the order in which they ran.
-    tokens: V, the tokens that reach the first site.
+    trace: results of the sites for one example, by site name; at sites of the
+      vision encoder row 0 is the class token.
+    tokens: V, the visual tokens of an unreduced picture.
 
   Returns:
     `owner`: raster position of the last token that holds the information of
@@ -31,7 +43,14 @@ def follow(
   """
   position = row = jnp.arange(tokens)
   left_at = jnp.full(tokens, len(trace))
-  for number, reduced in enumerate(trace.values()):
+  inside = False
+  # The order of a dict does not survive jit and vmap.
+  for number, site in enumerate(sorted(trace, key=_place)):
+    reduced = trace[site]
+    if site.startswith("vision."):
+      row, inside = row if inside else row + 1, True
+    elif inside:
+      row, inside = _behind_encoder(row, position), False
     there = types.present(reduced.tokens.log_mass)
     rows = jnp.arange(reduced.assignment.shape[0])
     stands = (reduced.index[None, :] == rows[:, None]) & there[None, :]

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from eos_jax import cost, ops
-from eos_jax.evaluation import charts, examples
+from eos_jax.evaluation import charts, evaluator, examples
 
 # What is printed of an operator, in the order of its stages.
 _NUMBERS = ("gamma", "tau", "rho", "rho_attn", "eta", "delta", "kappa")
@@ -153,8 +153,8 @@ def _best_table(results):
     block = [
       r for r in results["results"] if r["limit"] == limit and r["accuracy"]
     ]
-    searched = next(r for r in block if r["name"] == "eos")
-    others = [r for r in block if r["name"] != "eos"]
+    searched = next(r for r in block if r["name"] == evaluator.SEARCHED)
+    others = [r for r in block if r["name"] != evaluator.SEARCHED]
     lines = [("searched", searched)]
     if others:
       lines.append(("", max(others, key=lambda r: r["mean"])))

@@ -3,11 +3,10 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
-from eos_jax import ops
+from eos_jax import files, ops
 from eos_jax.evaluation import evaluator
 
 
@@ -22,20 +21,10 @@ class Ledger:
     """Reads the file, if there is one; a line cut short is dropped."""
     self._circumstances = circumstances
     self._entries: dict[str, dict[str, Any]] = {}
-    whole = []
-    lines = (
-      path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    )
-    for line in lines:
-      try:
-        entry = json.loads(line)
-      except json.JSONDecodeError:
-        continue
+    entries = files.read_jsonl(path)
+    files.write_text(path, "".join(json.dumps(e) + "\n" for e in entries))
+    for entry in entries:
       self._entries[entry.pop("key")] = entry
-      whole.append(line + "\n")
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(whole), encoding="utf-8")
-    os.replace(part, path)
     self._file = open(path, "a", encoding="utf-8", buffering=1)
 
   def _key(self, plan: ops.ReductionPlan | None) -> str:

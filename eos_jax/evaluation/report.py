@@ -1,11 +1,11 @@
 """Tables and plots of a comparison."""
 
 from collections.abc import Sequence
-import json
 import math
 import pathlib
 from typing import Any
 
+from eos_jax import files
 from eos_jax.evaluation import charts, evaluator
 
 
@@ -50,10 +50,11 @@ def write_json(
 ) -> None:
   """Writes all numbers and the facts of the run."""
   value = {**facts, "results": [r.to_dict() for r in results]}
-  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+  files.write_json(path, value)
 
 
 def plot(path: pathlib.Path, results: Sequence[evaluator.Result]) -> None:
   """Accuracy against prefill FLOPs: every operator a line over the budgets."""
   figure = charts.accuracy_cost([r.to_dict() for r in results])
-  figure.savefig(path, dpi=150)
+  with files.whole(path) as file:
+    figure.savefig(file, format="png", dpi=150)

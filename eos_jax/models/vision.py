@@ -46,11 +46,14 @@ class VisionOutput:
     patches: `[B, V, D]` patch features in raster order.
     class_token: `[B, D]`.
     state: masses, sizes, positions and class attention of the patches.
+    trace: the operator's result at each `vision.*` site, by site name; row 0
+      is the class token.
   """
 
   patches: Float[Array, "B V D"]
   class_token: Float[Array, "B D"]
   state: reduction_lib.VisualState
+  trace: dict[str, ops.Reduced]
 
 
 def init(cfg: config_lib.VisionConfig, key: Array) -> Any:
@@ -88,7 +91,7 @@ def encode(
   x = PatchEmbed(cfg).apply({"params": params["embed"]}, image)
   state = reduction_lib.initial_state(x.shape[0], cfg.tokens, cfg.grid, key)
   state = _with_class_token(state)
-  last, done = cfg.layers - 1, 0
+  trace, last, done = {}, cfg.layers - 1, 0
   for index in range(cfg.layers):
     site = f"vision.{index}"
     spec = reduction_lib.spec_at(reduction, site)
@@ -106,13 +109,15 @@ def encode(
       state = dataclasses.replace(state, class_row=row)
     if spec is not None:
       signals = ops.Signals(keys=jnp.mean(k, axis=1), class_row=row)
-      x, state, _ = reduction_lib.reduce_at(reduction, site, x, state, signals)
+      x, state, trace[site] = reduction_lib.reduce_at(
+        reduction, site, x, state, signals
+      )
     x = blocks.call(block, part, "mlp", x)
     done = index + 1
   if cfg.post_norm:
     norm = layers.LayerNorm(cfg.norm_eps)
     x = norm.apply({"params": params["post_norm"]}, x)
-  return _finish(x, state)
+  return VisionOutput(*_finish(x, state), trace)
 
 
 def _key_bias(state):
@@ -149,4 +154,4 @@ def _finish(x, state):
     order = jnp.argsort(state.position, axis=1)
     patches = jnp.take_along_axis(patches, order[..., None], axis=1)
     state = reduction_lib.select_tokens(state, order)
-  return VisionOutput(patches, class_token, state)
+  return patches, class_token, state

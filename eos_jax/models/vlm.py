@@ -34,7 +34,7 @@ class Output:
   Attributes:
     logits: `[B, T, vocab]` float32, next-token logits at the text positions.
     hidden: `[B, T, D]` normalised hidden states of the text.
-    trace: the operator's result at each decoder site, by site name.
+    trace: the operator's result at each site, by site name.
     state: what travels with the visual tokens, after the last site.
   """
 
@@ -64,7 +64,8 @@ class Seen:
   Attributes:
     visual: `[B, V, D]` projected visual tokens in raster order.
     state: what travels with them.
-    trace: the operator's result at "decoder.0", once `reduce_input` has run.
+    trace: the operator's result at each site so far: those of the encoder,
+      and "decoder.0" once `reduce_input` has run.
   """
 
   visual: Float[Array, "B V D"]
@@ -79,7 +80,7 @@ class Answer:
 
   Attributes:
     ids: `[B, M]` greedy tokens; the stop token fills the rest of a row.
-    trace: the operator's result at each decoder site, by site name.
+    trace: the operator's result at each site, by site name.
   """
 
   ids: Int[Array, "B M"]
@@ -107,7 +108,7 @@ def see(
   out = vision.encode(cfg.vision, params["vision"], image, reduction, key=key)
   projector = Projector(cfg.projector, cfg.decoder.width)
   visual = projector.apply({"params": params["projector"]}, out.patches)
-  return Seen(visual, out.state)
+  return Seen(visual, out.state, out.trace)
 
 
 def reduce_input(
@@ -135,7 +136,7 @@ def reduce_input(
     text,
     reduction,
   )
-  return Seen(visual, state, {"decoder.0": reduced})
+  return Seen(visual, state, seen.trace | {"decoder.0": reduced})
 
 
 def read(

@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from eos_jax import files
 from eos_jax.models import config as config_lib
 
 SEPARATOR = "."
@@ -41,7 +42,8 @@ def save(
   """
   table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
   metadata = {**metadata, "config": json.dumps(dataclasses.asdict(cfg))}
-  safetensors.numpy.save_file(table, str(path), metadata=metadata)
+  with files.whole(path) as file:
+    file.write(safetensors.numpy.save(table, metadata=metadata))
 
 
 def load(
@@ -98,22 +100,13 @@ def _config_faults(metadata, cfg):
   """Fields of the config in a file that differ from those of a model."""
   if cfg is None or "config" not in metadata:
     return []  # a file by others: names and shapes have to do
-  theirs = _flat(json.loads(metadata["config"]))
-  ours = _flat(json.loads(json.dumps(dataclasses.asdict(cfg))))
+  theirs = files.flat(json.loads(metadata["config"]))
+  ours = files.flat(files.plain(dataclasses.asdict(cfg)))
   return [
     f"config {name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
     for name in theirs.keys() | ours.keys()
     if theirs.get(name) != ours.get(name)
   ]
-
-
-def _flat(tree, path=()):
-  if not isinstance(tree, dict):
-    return {SEPARATOR.join(path): tree}
-  flat = {}
-  for name, value in tree.items():
-    flat |= _flat(value, (*path, name))
-  return flat
 
 
 def fingerprint(params: Any) -> str:

@@ -121,7 +121,7 @@ def _check_fields(data: Any, record: type, what: str) -> None:
     faults.append(f"lacks {missing}")
   if unknown:
     faults.append(f"has unknown fields {unknown}")
-  for name in set(fields) & set(data):
+  for name in sorted(set(fields) & set(data)):
     kind, value = fields[name].type, data[name]
     if kind is float and isinstance(value, (int, float)):
       continue

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 import eos_jax
-from eos_jax import models
+from eos_jax import models, ops
 from eos_jax.data import loader, prompts, sources, tokenizer
 from eos_jax.evaluation import evaluator
 from eos_jax.training import partition, pretrain, settings
@@ -26,6 +26,23 @@ def model() -> tuple[tokenizer.Tokenizer, models.VLMConfig]:
   """The tokenizer and the config of the shipped model."""
   words = tokenizer.load()
   return words, models.tiny(words.vocab_size, tuple(prompts.prefix_ids(words)))
+
+
+def lacking(site: str, spec: ops.OperatorSpec) -> str:
+  """Says which signals an operator reads that a site cannot have; "" = none."""
+  needed = set(ops.required_signals(spec))
+  if site.startswith("vision."):
+    needed -= {"class_row", "keys", "noise"}
+  elif site == "decoder.0":  # there is no layer before it
+    needed &= {"last_row_previous"}
+  else:
+    needed.clear()
+  if not needed:
+    return ""
+  return (
+    f"{spec.name!r} reads {', '.join(sorted(needed))}, which the site {site!r}"
+    " does not have"
+  )
 
 
 def open_sources(
@@ -71,11 +88,10 @@ def make_evaluator(
   words: tokenizer.Tokenizer,
   data: settings.DataSettings,
   chosen: settings.EvaluationSettings,
-  split: str = "test",
 ) -> evaluator.Evaluator:
-  """An evaluator over the questions that the settings choose."""
+  """An evaluator over the test questions that the settings choose."""
   questions = loader.evaluation_set(
-    open_sources(split, data),
+    open_sources("test", data),
     words,
     count=chosen.questions or None,
     seed=chosen.seed,

@@ -1,13 +1,14 @@
-"""Evaluates plans and presets side by side, each once."""
+"""Evaluates plans and presets side by side, each once, and writes it down."""
 
 import dataclasses
 from typing import Any
 
 import tqdm
 
-from eos_jax import cost, ops
+from eos_jax import cost, files, ops
 from eos_jax.data import generator
-from eos_jax.evaluation import evaluator, examples, ledger
+from eos_jax.evaluation import evaluator, examples, ledger, report
+from eos_jax.training import workdir
 
 
 def compare(judge, plans, presets, book, folder):
@@ -27,7 +28,9 @@ def compare(judge, plans, presets, book, folder):
         results.append(evaluator.Result(name, limit, None, reason=str(error)))
         continue
     # The report shows pictures under the plans that were found.
-    shown = folder / "examples" / f"{limit:g}.npz" if name == "eos" else None
+    shown = None
+    if name == evaluator.SEARCHED:
+      shown = folder / "examples" / f"{limit:g}.npz"
     result = book.find(name, limit, plan)
     if result is None or not (shown is None or shown.exists()):
       answers = judge.predict(plan)
@@ -40,13 +43,37 @@ def compare(judge, plans, presets, book, folder):
   return results
 
 
-def open_ledger(folder, fingerprint, data, chosen, split="test"):
+def write(folder, results, judge, fingerprint, extra):
+  """Writes table.txt and results.json of a run; returns the table.
+
+  Args:
+    folder: directory of the run.
+    results: of `compare`.
+    judge: the evaluator that they come from.
+    fingerprint: of the model's weights.
+    extra: facts of this task beside those of every comparison.
+  """
+  run = workdir.read(folder)
+  facts = {
+    **extra,
+    "config": run["config"],
+    "versions": run["versions"],
+    "weights": fingerprint,
+    "generator": generator.generator_hash(),
+    "questions": len(judge.questions),
+  }
+  text = report.table(results)
+  files.write_text(folder / "table.txt", text + "\n")
+  report.write_json(folder / "results.json", results, facts)
+  return text
+
+
+def open_ledger(folder, fingerprint, data, chosen):
   """The evaluations of a run; presets are no circumstance of any one plan."""
   circumstances = {
     "weights": fingerprint,
     "generator": generator.generator_hash(),
     "suite": data.suite,
-    "split": split,
     **dataclasses.asdict(dataclasses.replace(chosen, presets=())),
   }
   return ledger.Ledger(folder / "evaluation.jsonl", circumstances)

@@ -4,10 +4,8 @@ import contextlib
 import pathlib
 
 from eos_jax import cost, models, ops
-from eos_jax.data import generator
-from eos_jax.evaluation import report as report_lib
 from eos_jax.tasks import common, comparison
-from eos_jax.training import metrics, settings, workdir
+from eos_jax.training import settings
 
 
 def _read_plan(cfg, path):
@@ -16,7 +14,10 @@ def _read_plan(cfg, path):
     text = pathlib.Path(path).read_text(encoding="utf-8")
   except OSError as error:
     raise settings.ConfigError(
-      [f"config.plan: {path} cannot be read ({error.strerror})"]
+      [
+        f"config.plan: {path} cannot be read ({error.strerror}); give the JSON"
+        " file of a plan, such as runs/search/plans/16.json"
+      ]
     ) from error
   try:
     plan = ops.ReductionPlan.from_json(text)
@@ -37,6 +38,11 @@ def _read_plan(cfg, path):
     f" {settings.nearest(site.site, cfg.sites)}"
     for site in plan.sites
     if site.site not in cfg.sites
+  ]
+  faults += [
+    f"config.plan: {path}: {fault}; use another operator or site"
+    for site in plan.sites
+    if (fault := common.lacking(site.site, site.spec))
   ]
   if faults:
     raise settings.ConfigError(faults)
@@ -64,17 +70,7 @@ def run(job: settings.EvaluateJob, folder: pathlib.Path) -> None:
     results = comparison.compare(
       judge, [(plan.name, limit, plan)], job.evaluation.presets, book, folder
     )
-  text = report_lib.table(results)
-  run_facts = workdir.read(folder)
-  facts = {
-    "config": run_facts["config"],
-    "versions": run_facts["versions"],
-    "weights": fingerprint,
-    "generator": generator.generator_hash(),
-    "questions": len(judge.questions),
-  }
-  metrics.write_text(folder / "table.txt", text + "\n")
-  report_lib.write_json(folder / "results.json", results, facts)
+  text = comparison.write(folder, results, judge, fingerprint, {})
   print(text, flush=True)
   print(
     f"\n{len(judge.questions)} test questions; +- is one standard error. Look"

@@ -4,6 +4,7 @@ import math
 
 import jax
 
+from eos_jax.evaluation import evaluator
 from eos_jax.search import init_policy
 from eos_jax.training import partition
 
@@ -63,28 +64,43 @@ def describe_search(problem, validation, checks):
   )
 
 
-def summary(results, found, facts, folder):
-  """What a search found, and where to look, for its last lines."""
+def found_lines(results, found, questions):
+  """What a search found at each budget, beside dense and hand-made ones."""
   dense = next(r for r in results if r.limit is None)
-  lines = ["", f"dense {dense.mean:.3f}. At each budget, mean accuracy:"]
+  lines = [
+    f"Found, judged on {questions} test questions; dense {dense.mean:.3f} at"
+    f" {dense.flops / 1e6:.0f} MFLOPs:"
+  ]
   for item in found:
     rows = [r for r in results if r.limit == item.limit and r.accuracy]
-    mine = next(r for r in rows if r.name == "eos")
-    best = max((r for r in rows if r.name != "eos"), key=lambda r: r.mean)
-    kept = ", ".join(f"{s.site} {s.keep}" for s in item.plan.sites)
-    lines.append(
-      f"  {item.limit:g}: EOS {mine.mean:.3f} +- {mine.error:.3f}, best"
-      f" hand-made {best.name} {best.mean:.3f}; gap soft - hard"
-      f" {100 * (item.soft - item.hard):+.1f} points; keeps {kept}"
-    )
-  seconds = facts["seconds"]
-  lines.append(
-    f"search step compiled {facts['compilations']} time(s); data and search"
-    f" {seconds['data and search']:.0f} s, evaluation"
-    f" {seconds['evaluation']:.0f} s"
-  )
-  lines.append(
-    f"look at {folder}/report.html; the numbers are in results.json, the plans"
-    " in plans/"
-  )
+    mine = next(r for r in rows if r.name == evaluator.SEARCHED)
+    others = [r for r in rows if r is not mine]
+    beside = ""
+    if others:
+      best = max(others, key=lambda r: r.mean)
+      beside = f"; best hand-made: {best.name} {best.mean:.3f}"
+    kept = ", ".join(f"{s.keep} from {s.site} on" for s in item.plan.sites)
+    lines += [
+      f"  budget {item.limit:g}: EOS {mine.mean:.3f} +- {mine.error:.3f} at"
+      f" {mine.flops / 1e6:.0f} MFLOPs{beside}",
+      f"    keeps {kept or 'all tokens'}; soft - hard"
+      f" {100 * (item.soft - item.hard):+.1f} points",
+    ]
   return "\n".join(lines)
+
+
+def where_to_look(found, folder):
+  """The files of a finished search."""
+  plan = f"{min(item.limit for item in found):g}.json"
+  return "\n".join(
+    [
+      f"Look at {folder}/",
+      "  report.html              start here",
+      "  plans/                   the plans, a JSON file each",
+      "  table.txt, results.json  all numbers",
+      "  metrics.jsonl            the course of the search; also tensorboard/",
+      "To judge a plan on the whole test split:",
+      "  python -m eos_jax.main --config=configs/evaluate.py"
+      f" --config.plan={folder}/plans/{plan}",
+    ]
+  )

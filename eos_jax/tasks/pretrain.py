@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from eos_jax import models
+from eos_jax import files, models
 from eos_jax.data import generator, language_only, sources
 from eos_jax.tasks import common, messages
-from eos_jax.training import metrics, pretrain, settings
+from eos_jax.training import pretrain, settings
 
 
 def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
@@ -47,7 +47,7 @@ def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
   # What is judged is the file as it is shipped: float16.
   params = models.weights.load(path, params, cfg)
   card = weights_card(cfg, params, words, job, path)
-  metrics.write_json(path.with_suffix(".json"), card)
+  files.write_json(path.with_suffix(".json"), card)
   print(json.dumps(card, indent=2), flush=True)
 
 

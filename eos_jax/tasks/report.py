@@ -2,9 +2,9 @@
 
 import pathlib
 
-from eos_jax import ops
+from eos_jax import files, ops
 from eos_jax.evaluation import examples, html
-from eos_jax.training import metrics, settings, workdir
+from eos_jax.training import settings, workdir
 
 
 def write(folder: pathlib.Path) -> None:
@@ -20,7 +20,7 @@ def write(folder: pathlib.Path) -> None:
       " made of a search"
     )
   try:
-    results = metrics.read_json(folder / "results.json")
+    results = files.read_json(folder / "results.json")
     plans, pictures = {}, {}
     for name in results["gaps"]:
       text = (folder / "plans" / f"{name}.json").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def write(folder: pathlib.Path) -> None:
     page = html.render(
       run_facts,
       results,
-      metrics.read_jsonl(folder / "metrics.jsonl"),
+      files.read_jsonl(folder / "metrics.jsonl"),
       plans,
       pictures,
       (folder / "table.txt").read_text(encoding="utf-8"),
@@ -39,7 +39,7 @@ def write(folder: pathlib.Path) -> None:
       f"the report of {folder} cannot be made ({type(error).__name__}:"
       f" {error}); run the search there to its end first"
     ) from error
-  metrics.write_text(folder / "report.html", page)
+  files.write_text(folder / "report.html", page)
 
 
 def run(job: settings.ReportJob, folder: pathlib.Path) -> None:

@@ -5,17 +5,16 @@ import pathlib
 import time
 
 from eos_jax import cost, models
-from eos_jax.data import generator, loader
+from eos_jax.data import loader
+from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
 from eos_jax.search import check_reachable
 from eos_jax.tasks import common, comparison, messages, report
 from eos_jax.training import (
-  metrics,
   partition,
   search,
   search_loop,
   settings,
-  workdir,
 )
 
 
@@ -46,6 +45,11 @@ def _make_space(cfg, job):
     space = None if faults else search.make_space(cfg, job)
   except ValueError as error:
     faults.append(f"config.sites: {error}")
+  for site in space.sites if space else ():
+    if fault := common.lacking(site, space.spec):
+      faults.append(
+        f"config.start: {fault}; choose another start or other sites"
+      )
   for limit in job.budgets if space else ():
     try:
       check_reachable(space, limit)
@@ -75,7 +79,7 @@ def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
     validation, words, count=job.check_questions, seed=job.seed
   )
   print(messages.describe_search(problem, validation, checks), flush=True)
-  found, facts = search_loop.run(
+  found, compilations = search_loop.run(
     problem, validation, checks, words, fingerprint, folder
   )
   searched = time.time()
@@ -83,27 +87,27 @@ def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
   with contextlib.closing(
     comparison.open_ledger(folder, fingerprint, job.data, job.evaluation)
   ) as book:
-    plans = [("eos", item.limit, item.plan) for item in found]
+    plans = [(evaluator.SEARCHED, item.limit, item.plan) for item in found]
     results = comparison.compare(
       judge, plans, job.evaluation.presets, book, folder
     )
-  text = report_lib.table(results)
-  metrics.write_text(folder / "table.txt", text + "\n")
-  run_facts = workdir.read(folder)
-  facts |= {
-    "config": run_facts["config"],
-    "versions": run_facts["versions"],
-    "weights": fingerprint,
-    "generator": generator.generator_hash(),
-    "questions": len(judge.questions),
-    "gaps": {f"{f.limit:g}": f.soft - f.hard for f in found},
-    "seconds": {
-      "data and search": round(searched - started, 1),
-      "evaluation": round(time.time() - searched, 1),
-    },
+  seconds = {
+    "data and search": round(searched - started, 1),
+    "evaluation": round(time.time() - searched, 1),
   }
-  report_lib.write_json(folder / "results.json", results, facts)
+  gaps = {f"{f.limit:g}": f.soft - f.hard for f in found}
+  facts = {"gaps": gaps, "seconds": seconds}
+  text = comparison.write(folder, results, judge, fingerprint, facts)
   report_lib.plot(folder / "accuracy_cost.png", results)
   report.write(folder)
   print(text, flush=True)
-  print(messages.summary(results, found, facts, folder), flush=True)
+  print(
+    "",
+    messages.found_lines(results, found, len(judge.questions)),
+    f"This process compiled the search step {compilations} time(s); data and"
+    f" search took {seconds['data and search']:.0f} s, evaluation"
+    f" {seconds['evaluation']:.0f} s.",
+    messages.where_to_look(found, folder),
+    sep="\n",
+    flush=True,
+  )

@@ -7,8 +7,9 @@ from typing import Any
 import grain
 import jax
 import orbax.checkpoint as ocp
+import tensorstore
 
-from eos_jax.training import metrics
+from eos_jax import files
 
 
 class CheckpointError(ValueError):
@@ -105,7 +106,7 @@ class Checkpointer:
     )
 
   def _restore(self, step, like, iterator, saved, facts):
-    facts = metrics.plain(facts)  # as it was stored: no tuples
+    facts = files.plain(facts)  # as it was stored: no tuples
     changed = [
       f"{name}: saved {saved.get(name)!r}, now {facts.get(name)!r}"
       for name in sorted(saved.keys() | facts.keys())
@@ -121,6 +122,7 @@ class Checkpointer:
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
       for name, leaf in _table(like).items()
     }
+    _read_through(pathlib.Path(self._manager.directory) / str(step) / "state")
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -144,6 +146,18 @@ class Checkpointer:
     """Waits for pending saves."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def _read_through(folder):
+  """Raises if an array below a folder cannot be read.
+
+  Orbax reads all arrays at once. When one fails it gives up the others, which
+  then print a traceback each.
+  """
+  base = {"driver": "ocdbt", "base": f"{folder.as_uri()}/"}
+  store = tensorstore.KvStore.open(base).result()
+  for name in store.list().result():
+    store.read(name).result()
 
 
 def _is_key(leaf):

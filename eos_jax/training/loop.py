@@ -1,6 +1,7 @@
 """The loop that every training task runs, and jit with explicit shardings."""
 
 from collections.abc import Callable
+import contextlib
 import signal
 import threading
 from typing import Any
@@ -9,34 +10,42 @@ import jax
 import tqdm
 
 
-class Interrupted(Exception):
-  """The run was asked to stop; its state has been saved."""
+class Interrupted(BaseException):
+  """The run was asked to stop; what it has done is kept.
+
+  No `Exception`: nothing on its way up may take it for a failure.
+  """
 
 
-class StopSignal:
-  """Turns SIGTERM and Ctrl-C into a flag that the loop reads between steps."""
+def stoppable() -> contextlib.AbstractContextManager[None]:
+  """Lets SIGTERM and Ctrl-C raise `Interrupted`, wherever the block stands.
 
-  def __init__(self):
-    self._event = threading.Event()
-    self._previous = {}
+  `run` waits for the end of its step instead, and saves the state.
+  """
 
-  def __enter__(self):
-    # Handlers can only be set in the main thread; elsewhere the caller decides.
-    if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._previous[number] = signal.signal(number, self._set)
-    return self
+  def stop(number, frame):
+    del frame
+    raise Interrupted(
+      f"stopped by {signal.Signals(number).name}; what is finished is kept, run"
+      " the same command again to go on"
+    )
 
-  def __exit__(self, *unused):
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
+  return _signals_handled(stop)
 
-  def _set(self, *unused):
-    self._event.set()
 
-  def is_set(self) -> bool:
-    """Whether a signal has arrived."""
-    return self._event.is_set()
+@contextlib.contextmanager
+def _signals_handled(handler):
+  # Handlers can only be set in the main thread; elsewhere the caller decides.
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  previous = {number: signal.signal(number, handler) for number in numbers}
+  try:
+    yield
+  finally:
+    for number, before in previous.items():
+      signal.signal(number, before)
 
 
 def compile_step(
@@ -108,9 +117,9 @@ def run(
   Raises:
     Interrupted: after SIGTERM or Ctrl-C, once the state is saved.
   """
-  pending = None
+  pending, done, asked = None, start, threading.Event()
   bar = tqdm.tqdm(total=stop, initial=start, desc=label, dynamic_ncols=True)
-  with StopSignal() as signalled, bar:
+  with _signals_handled(lambda *_: asked.set()), bar:
     for step in range(start, stop):
       state, metrics = advance(step, state, next(iterator))
       if pending is not None:
@@ -122,15 +131,18 @@ def run(
       done = step + 1
       if check is not None and check_every and done % check_every == 0:
         check(done, state)
-      if done % save_every == 0 or done == stop or signalled.is_set():
+      ends = asked.is_set()
+      if done % save_every == 0 or done == stop or ends:
         if pending is not None:
           # A run that resumes behind this step would not log it any more.
           bar.set_postfix_str(log(*pending), refresh=False)
           pending = None
         save(done, state)
-      if signalled.is_set() and done < stop:
-        raise Interrupted(
-          f"stopped at {label} step {done} of {stop}; the state is saved,"
-          " run the same command again to go on"
-        )
+      if ends:
+        break
+  if asked.is_set():
+    raise Interrupted(
+      f"stopped at {label} step {done} of {stop}; the state is saved, run the"
+      " same command again to go on"
+    )
   return state

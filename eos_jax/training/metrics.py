@@ -1,12 +1,13 @@
-"""Files that a run writes: metrics as JSON lines, results as JSON."""
+"""Metrics of a run: JSON lines, and the same for TensorBoard."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 import tensorboardX
+
+from eos_jax import files
 
 
 class Writer:
@@ -29,15 +30,12 @@ class Writer:
     nothing had happened.
     """
     self._file.close()
-    kept = []
-    for line in self._path.read_text(encoding="utf-8").splitlines():
-      try:
-        row = json.loads(line)
-      except json.JSONDecodeError:
-        continue
-      if row["step"] <= step:
-        kept.append(line + "\n")
-    write_text(self._path, "".join(kept))
+    kept = [
+      json.dumps(row) + "\n"
+      for row in files.read_jsonl(self._path)
+      if row["step"] <= step
+    ]
+    files.write_text(self._path, "".join(kept))
     self._file = open(self._path, "a", encoding="utf-8", buffering=1)
     # TensorBoard hides what an interrupted run has written behind the step.
     self._board = tensorboardX.SummaryWriter(
@@ -60,31 +58,3 @@ class Writer:
     self._file.close()
     if self._board is not None:
       self._board.close()
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file such that nobody ever sees half of it."""
-  part = path.with_name(path.name + ".part")
-  part.write_text(text, encoding="utf-8")
-  os.replace(part, path)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a value as indented JSON, whole or not at all."""
-  write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def plain(value: Any) -> Any:
-  """A value as JSON gives it back: lists for tuples."""
-  return json.loads(json.dumps(value))
-
-
-def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file."""
-  return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads a file of JSON lines."""
-  lines = path.read_text(encoding="utf-8").splitlines()
-  return [json.loads(line) for line in lines]

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eos_jax import models, ops, search
+from eos_jax import files, models, ops, search
 from eos_jax.data import loader
 from eos_jax.training import checkpoint, loop, metrics, partition, pretrain
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
+from eos_jax.training import workdir as workdir_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +175,8 @@ class _Run:
       model=self.problem.cfg.name,
       name=f"eos@{limit:g}",
     )
-    metrics.write_json(self.plans / f"{limit:g}.check.json", checked)
-    metrics.write_text(self.plans / f"{limit:g}.json", plan.to_json())
+    files.write_json(self.plans / f"{limit:g}.check.json", checked)
+    files.write_text(self.plans / f"{limit:g}.json", plan.to_json())
 
   def log(self, step, values):
     """Writes the metrics of a step; returns a line for the progress bar."""
@@ -197,10 +198,18 @@ class _Run:
     """The plans of all budgets, as they were written."""
     result = []
     for limit in self.limits:
-      text = (self.plans / f"{limit:g}.json").read_text(encoding="utf-8")
-      checked = metrics.read_json(self.plans / f"{limit:g}.check.json")
-      plan = ops.ReductionPlan.from_json(text)
-      result.append(Found(limit, plan, checked["soft"], checked["hard"]))
+      path = self.plans / f"{limit:g}.json"
+      try:
+        plan = ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
+        checked = files.read_json(self.plans / f"{limit:g}.check.json")
+        found = Found(limit, plan, checked["soft"], checked["hard"])
+      except (OSError, ValueError, KeyError) as error:
+        raise workdir_lib.WorkdirError(
+          f"the search is done, but what it wrote to {path} and"
+          f" {limit:g}.check.json cannot be read ({type(error).__name__}:"
+          f" {error}); put the files back, or start again with a new --workdir"
+        ) from error
+      result.append(found)
     return result
 
 
@@ -211,8 +220,10 @@ def run(
   tokenizer: Any,
   fingerprint: str,
   workdir: pathlib.Path,
-) -> tuple[list[Found], dict[str, Any]]:
-  """Runs or resumes a search; returns a plan for each budget, and facts.
+) -> tuple[list[Found], int]:
+  """Runs or resumes a search; returns a plan for each budget.
+
+  Beside them how often the step was compiled: 1, or 0 if nothing was left.
 
   Args:
     problem: what to search over.
@@ -265,4 +276,4 @@ def run(
       check=task.check,
       check_every=settings.check_every,
     )
-  return task.found(), {"compilations": task.step_fn._cache_size()}
+  return task.found(), task.step_fn._cache_size()

@@ -14,7 +14,7 @@ import pathlib
 from typing import Any
 
 import eos_jax
-from eos_jax.training import metrics
+from eos_jax import files
 
 _FORMAT = "eos_jax.Run/1"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -75,7 +75,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     WorkdirError: there is none, or it is damaged.
   """
   try:
-    run = metrics.read_json(path / "run.json")
+    run = files.read_json(path / "run.json")
   except (OSError, ValueError) as error:
     raise WorkdirError(
       f"{path} holds no run of eos_jax: run.json cannot be read ({error})"
@@ -92,7 +92,7 @@ def _claim(path, task, config, harmless):
   fresh = {
     "format": _FORMAT,
     "task": task,
-    "config": metrics.plain(config),
+    "config": files.plain(config),
     "versions": {
       "eos_jax": eos_jax.__version__,
       **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -106,7 +106,7 @@ def _claim(path, task, config, harmless):
         f"--workdir={path} holds {', '.join(present[:5])}{more} but no run of"
         " eos_jax; choose an empty or a new directory"
       )
-    metrics.write_json(path / "run.json", fresh)
+    files.write_json(path / "run.json", fresh)
     return
   run = read(path)
   if run["task"] != task:
@@ -114,7 +114,7 @@ def _claim(path, task, config, harmless):
       f"--workdir={path} belongs to a run of the task {run['task']!r}, not"
       f" {task!r}; choose another directory"
     )
-  before, now = _flat(run["config"]), _flat(fresh["config"])
+  before, now = (files.flat(r["config"], "config") for r in (run, fresh))
   changed = [
     f"{name}: {before.get(name, 'absent')!r} before,"
     f" {now.get(name, 'absent')!r} now"
@@ -130,7 +130,7 @@ def _claim(path, task, config, harmless):
       " directory, or restore these:\n  " + "\n  ".join(changed)
     )
   if before != now:
-    metrics.write_json(path / "run.json", {**run, "config": fresh["config"]})
+    files.write_json(path / "run.json", {**run, "config": fresh["config"]})
   versions = [
     f"{name} {run['versions'].get(name)} -> {version}"
     for name, version in fresh["versions"].items()
@@ -147,13 +147,3 @@ def _claim(path, task, config, harmless):
 def _holds(path):
   """Names in a directory, but for those that opening it makes."""
   return set(os.listdir(path)) - {".lock", "run.json.part"}
-
-
-def _flat(config, path="config"):
-  """Nested mapping -> dotted names; lists are values."""
-  if not isinstance(config, dict):
-    return {path: config}
-  flat = {}
-  for name, value in config.items():
-    flat |= _flat(value, f"{path}.{name}")
-  return flat

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import easy_vqa
 import numpy as np
@@ -84,6 +85,44 @@ def test_files_of_another_generator_are_replaced(
   assert len(new) == 64
   left = {p.name for p in (tmp_path / "mini_suite" / "tiny").iterdir()}
   assert left == {"1.0.0"}
+
+
+def _builder(data_dir):
+  """Another process that builds the smallest suite."""
+  code = (
+    "import sys; from eos_jax.data import sources;"
+    "sources.build('mini_suite', data_dir=sys.argv[1], config='tiny')"
+  )
+  return subprocess.Popen(
+    [sys.executable, "-c", code, str(data_dir)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_leftovers_of_killed_builds_are_removed(tmp_path):
+  process = _builder(tmp_path)
+  while not (left := list(tmp_path.rglob("incomplete.*_1.0.0"))):
+    assert process.poll() is None, process.stderr.read()
+    time.sleep(0.002)
+  process.kill()
+  process.communicate()
+  assert left[0].is_dir()
+  (tmp_path / "mini_suite" / "tiny" / "stale.x" / "1.0.0").mkdir(parents=True)
+  sources.build("mini_suite", data_dir=tmp_path, config="tiny")
+  folder = tmp_path / "mini_suite" / "tiny"
+  assert [path.name for path in folder.iterdir()] == ["1.0.0"]
+
+
+def test_simultaneous_builders_wait_for_each_other(tmp_path):
+  processes = [_builder(tmp_path) for _ in range(2)]
+  said = [process.communicate() for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], said
+  waited = f"waiting for another process that builds {tmp_path}/mini_suite\n"
+  assert sorted(out for out, _ in said) == ["", waited]
+  built = sources.load("mini_suite", "test", data_dir=tmp_path, config="tiny")
+  assert len(built) == 64 and built[63].questions
 
 
 def _damaged(data_dir, tmp_path, change):

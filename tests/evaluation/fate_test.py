@@ -5,10 +5,12 @@ import types as builtin_types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from eos_jax import ops
 from eos_jax.evaluation import fate
 from eos_jax.ops import types
+from tests.models import small
 
 
 def _reduced(index, assignment, position, there=None):
@@ -36,18 +38,22 @@ def test_two_sites_by_hand():
     [[0, 0, 0], [0.2, 0.8, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]],
     [0, 2, 4],
   )
-  assert _lists({"a": first}, 5) == ([0, 2, 2, -1, 4], [1, 0, 1, 0, 1])
+  assert _lists({"decoder.0": first}, 5) == ([0, 2, 2, -1, 4], [1, 0, 1, 0, 1])
   # Of rows 0, 2, 4 only 4 stays, and takes up 2 with what it holds.
   second = _reduced([2], [[0.0], [1.0], [0.0]], [4])
-  assert _lists({"a": first, "b": second}, 5) == (
+  assert _lists({"decoder.0": first, "decoder.2": second}, 5) == (
     [-1, 4, 4, -1, 4],
     [1, 0, 1, 0, 2],
   )
 
 
+def test_without_sites_all_stay():
+  assert _lists({}, 3) == ([0, 1, 2], [0, 0, 0])
+
+
 def test_rows_of_padding_receive_and_keep_nothing():
   padded = _reduced([1, 0], [[0, 0.9], [0, 0], [0, 0.9]], [1, 0], [1, 0])
-  assert _lists({"a": padded}, 3) == ([-1, 1, -1], [0, 1, 0])
+  assert _lists({"decoder.0": padded}, 3) == ([-1, 1, -1], [0, 1, 0])
 
 
 def test_it_agrees_with_what_the_operators_keep_and_move():
@@ -57,7 +63,7 @@ def test_it_agrees_with_what_the_operators_keep_and_move():
   )
 
   def follow(reduced):
-    trace = {"s": reduced}
+    trace = {"decoder.0": reduced}
     return map(np.asarray, jax.vmap(lambda t: fate.follow(t, 16))(trace))
 
   def run(name, keep):
@@ -87,3 +93,36 @@ def test_it_agrees_with_what_the_operators_keep_and_move():
   for sample in range(3):
     positions = np.asarray(merged.tokens.position)[sample].tolist()
     assert set(owner[sample].tolist()) <= set(positions)
+
+
+@pytest.mark.parametrize("name", ["prune", "tome"])
+def test_it_goes_through_the_encoder(name):
+  cfg, spec = small.config(), ops.PRESETS[name]
+  plan = ops.ReductionPlan(
+    name="test",
+    model="small",
+    tokens=16,
+    layers=3,
+    sites=tuple(
+      ops.PlannedSite(site, keep, spec)
+      for site, keep in (
+        ("vision.0", 13),
+        ("vision.1", 9),
+        ("decoder.0", 6),
+        ("decoder.1", 4),
+      )
+    ),
+  )
+  out = small.apply(
+    cfg, small.params(cfg), small.pictures(2), small.text(2), plan
+  )
+  owner, left_at = jax.vmap(lambda t: fate.follow(t, 16))(out.trace)
+  for sample in range(2):
+    end = set(np.asarray(out.state.position)[sample].tolist())
+    kept = np.flatnonzero(np.asarray(left_at)[sample] == 4).tolist()
+    assert set(kept) == end
+    assert np.bincount(np.asarray(left_at)[sample]).tolist() == [3, 4, 3, 2, 4]
+    found = np.asarray(owner)[sample]
+    assert found[kept].tolist() == kept
+    others = np.delete(found, kept)
+    assert set(others.tolist()) <= ({-1} if name == "prune" else end)

@@ -70,7 +70,7 @@ def test_metrics_of_a_resumed_run_equal_the_uninterrupted_ones(tmp_path, done):
   assert _text(tmp_path / "broken") == _text(tmp_path / "straight")
 
 
-@pytest.mark.parametrize("step", [2, 5])
+@pytest.mark.parametrize("step", [2, 5, 9])
 def test_a_signal_saves_and_ends(tmp_path, step):
   text, saved = _run(tmp_path, kill_at=step)
   assert text == (
@@ -78,3 +78,16 @@ def test_a_signal_saves_and_ends(tmp_path, step):
     " command again to go on"
   )
   assert saved[-1][0] == step
+
+
+def test_outside_of_the_loop_a_signal_raises():
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(loop.Interrupted) as error:
+    with loop.stoppable():
+      os.kill(os.getpid(), signal.SIGTERM)
+  assert str(error.value) == (
+    "stopped by SIGTERM; what is finished is kept, run the same command again"
+    " to go on"
+  )
+  assert not isinstance(error.value, Exception)
+  assert signal.getsignal(signal.SIGTERM) is before

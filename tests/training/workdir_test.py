@@ -53,29 +53,11 @@ def test_a_config_may_change_before_anything_is_computed(tmp_path):
   assert workdir.read(tmp_path)["config"]["steps"] == 61
 
 
-def test_other_tasks_and_other_files_are_refused(tmp_path):
-  _open(tmp_path / "run")
-  with pytest.raises(workdir.WorkdirError, match="of the task 'search', not"):
-    _open(tmp_path / "run", task="pretrain")
-  (tmp_path / "mine").mkdir()
-  (tmp_path / "mine" / "thesis.tex").touch()
-  with pytest.raises(workdir.WorkdirError, match="holds thesis.tex but"):
-    _open(tmp_path / "mine")
-
-
 def test_one_run_at_a_time(tmp_path):
   with workdir.opened(tmp_path, "search", CONFIG):
     with pytest.raises(workdir.WorkdirError, match="in use by another process"):
       _open(tmp_path)
   _open(tmp_path)
-
-
-def test_unwritable_directories_are_named(tmp_path):
-  (tmp_path / "file").touch()
-  with pytest.raises(
-    workdir.WorkdirError, match=r"file/run cannot be written \(Not a directory"
-  ):
-    _open(tmp_path / "file" / "run")
 
 
 def test_a_damaged_description_is_named(tmp_path):

@@ -1,0 +1,355 @@
+"""Every mistake that a user can mend ends with one message that says how.
+
+Those about the command line run as another process, which shows that there is
+no traceback; the others call the task, which raises what `main` prints.
+"""
+
+import dataclasses
+import json
+import re
+import runpy
+import shutil
+
+import pytest
+
+from eos_jax import main, tasks
+from eos_jax.training import workdir
+from tests import command
+
+_FAULTS = "error: the config has faults:\n  "
+_RUN_JSON = '{"format": "eos_jax.Run/1", "task": "%s", "config": {}}'
+
+
+def _config(task, **changes):
+  """The config of a task in its short form, with dotted changes."""
+  path = command.ROOT / "configs" / f"{task}.py"
+  config = runpy.run_path(path)["get_config"]("ci").to_dict()
+  del config["task"]
+  for name, value in changes.items():
+    *groups, field = name.split("__")
+    group = config
+    for part in groups:
+      group = group[part]
+    assert field in group
+    group[field] = value
+  return config
+
+
+def _refusal(task, path, **changes):
+  """What `main` prints behind "error: " for a task that cannot run."""
+  with pytest.raises(main.EXPECTED) as error:
+    tasks.run(task, _config(task, **changes), path)
+  return str(error.value)
+
+
+# Config.
+
+
+def test_all_faults_of_the_overrides_are_listed(tmp_path):
+  assert command.error(
+    tmp_path / "w",
+    "--config.stepz=3",
+    "--config.evaluation.batsh=1",
+    "--config.batch=many",
+    "--config.data=tiny",
+    "--config.seed.first=1",
+  ) == _FAULTS + (
+    "config.stepz is unknown; did you mean 'steps'?\n"
+    "  config.evaluation.batsh is unknown; did you mean 'batch'?\n"
+    "  config.batch must be int, got 'many'\n"
+    "  config.data must be a group of fields, got 'tiny'; set one of"
+    " config.data.directory, config.data.suite\n"
+    "  config.seed.first is unknown; it is a single value that has no fields"
+  )
+
+
+def test_all_impossible_values_are_listed(tmp_path):
+  assert command.error(
+    tmp_path / "w", "--config.start=nonsense", "--config.batch=0"
+  ) == _FAULTS + (
+    "config.start is 'nonsense'; use one of fastv, grid, hybrid, merge,"
+    " merge_proportional, pool, pool_soft, prune, random, reweight, tome\n"
+    "  config.batch is 0; use 1 or more"
+  )
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  "config, reason",
+  [
+    (
+      "serch",
+      "configs/serch.py cannot be read (No such file or directory); give a"
+      " file, such as configs/search.py",
+    ),
+    (
+      "search:big",
+      "configs/search.py:big: variant 'big' is unknown; use '', 'tiny' or 'ci'",
+    ),
+  ],
+  ids=["file", "variant"],
+)
+def test_unknown_configs(tmp_path, config, reason):
+  said = command.error(tmp_path / "w", config=config)
+  assert said == f"error: --config={reason}"
+
+
+def test_unknown_tasks(tmp_path):
+  assert command.error(tmp_path / "w", "--config.task=dance") == (
+    "error: config.task is 'dance'; use one of evaluate, pretrain, report,"
+    " search"
+  )
+
+
+def test_unreachable_budgets_say_what_can_be_reached(tmp_path):
+  assert _refusal(
+    "search", tmp_path, budgets=(16.0, 60.0, 0.5), sites=("decoder.2",)
+  ) == "the config has faults:\n" + "\n".join(
+    f"  config.budgets has {limit}: smallest reachable layer average is 58.2:"
+    " 2 of 5 decoder layers run before the first site 'decoder.2' with all"
+    " 144 tokens; add an earlier site"
+    for limit in ("16", "0.5")
+  )
+
+
+def test_operators_that_read_what_a_site_lacks(tmp_path):
+  assert _refusal("search", tmp_path, sites=("vision.3", "decoder.1")) == (
+    "the config has faults:\n"
+    "  config.start: 'hybrid' reads last_row, text_rows, which the site"
+    " 'vision.3' does not have; choose another start or other sites"
+  )
+  assert _refusal("search", tmp_path, start="fastv") == (
+    "the config has faults:\n"
+    "  config.start: 'fastv' reads last_row_previous, which the site"
+    " 'decoder.0' does not have; choose another start or other sites"
+  )
+
+
+# The working directory.
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").touch()
+  path = tmp_path / "file" / "run"
+  assert command.error(path, cache=tmp_path / "cache") == (
+    f"error: --workdir={path} cannot be written (Not a directory); choose"
+    " another directory or change its permissions"
+  )
+
+
+def test_directories_that_are_not_this_runs(tmp_path):
+  (tmp_path / "thesis.tex").touch()
+  assert _refusal("search", tmp_path) == (
+    f"--workdir={tmp_path} holds thesis.tex but no run of eos_jax; choose an"
+    " empty or a new directory"
+  )
+  other = tmp_path / "other"
+  other.mkdir()
+  (other / "run.json").write_text(_RUN_JSON % "pretrain")
+  assert _refusal("search", other) == (
+    f"--workdir={other} belongs to a run of the task 'pretrain', not 'search';"
+    " choose another directory"
+  )
+  used = tmp_path / "used"
+  with workdir.opened(used, "search", {}):
+    assert _refusal("search", used) == (
+      f"--workdir={used} is in use by another process; wait for it, or choose"
+      " another directory"
+    )
+
+
+def test_an_edited_config_is_refused_unless_it_is_harmless(
+  searched, tmp_path, monkeypatch
+):
+  path = tmp_path / "run"
+  shutil.copytree(searched.workdir, path)
+  args = (f"--config.data.directory={searched.root / 'data'}",)
+  before = command.read_all(path)
+  assert command.error(
+    path, *args, "--config.steps=2", "--config.check_every=1"
+  ) == (
+    f"error: --workdir={path} belongs to a run with other settings; choose"
+    " another directory, or restore these:\n"
+    "  config.check_every: 2 before, 1 now\n"
+    "  config.steps: 4 before, 2 now"
+  )
+  assert command.read_all(path) == before
+  ran = []
+  idle = dataclasses.replace(
+    tasks.TASKS["search"], run=lambda job, folder: ran.append(job.log_every)
+  )
+  monkeypatch.setitem(tasks.TASKS, "search", idle)
+  tasks.run("search", _config("search", log_every=3), path)
+  assert ran == [3]
+
+
+def test_a_full_disk(tmp_path):
+  path = tmp_path / "w"
+  path.mkdir()
+  # Everything written to it fails as on a full disk.
+  (path / "run.json.part").symlink_to("/dev/full")
+  said = command.error(path)
+  assert re.fullmatch(
+    rf"error: the disk is full, \d+ MiB are left at {path}\. Free some space"
+    r" and run the same command again: it resumes at the last checkpoint\.\n"
+    r"  \(\[Errno 28\] No space left on device.*\)",
+    said,
+  ), said
+
+
+# Checkpoints.
+
+
+def _copy(searched, root):
+  """A search that was stopped behind its last checkpoint."""
+  shutil.copytree(searched.workdir, root / "run")
+  shutil.copytree(searched.root / "data", root / "data")
+  search = command.Search(root, searched.cache)
+  for name in ("evaluation.jsonl", "results.json", "plans/16.json"):
+    (search.workdir / name).unlink()
+  return search
+
+
+def _truncate(step):
+  """Cuts the arrays of a checkpoint short."""
+  for path in step.rglob("d/*"):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints(searched, tmp_path):
+  search = _copy(searched, tmp_path)
+  root = search.workdir / "checkpoints"
+  _truncate(root / "8")
+  said = search.run().stdout
+  (aside,) = (search.workdir / "checkpoints.damaged").iterdir()
+  warning = re.escape(f"warning: checkpoint 8 in {root} is damaged (")
+  rest = re.escape(
+    f"); it now lies in {aside}, and the one before it is used\n"
+    "resumed at step 6 of 8\n"
+  )
+  assert re.search(f"^{warning}.*{rest}", said, re.M), said
+  different = command.differences(search.outputs(), searched.outputs())
+  assert not different
+
+  (search.workdir / "plans" / "16.json").unlink()
+  said = command.error(search.workdir, *search.args, cache=search.cache)
+  path = search.workdir / "plans" / "16.json"
+  assert said.splitlines()[-1] == (
+    f"error: the search is done, but what it wrote to {path} and 16.check.json"
+    " cannot be read (FileNotFoundError: [Errno 2] No such file or directory:"
+    f" '{path}'); put the files back, or start again with a new --workdir"
+  )
+
+  for step in root.iterdir():
+    _truncate(step)
+  said = command.error(search.workdir, *search.args, cache=search.cache)
+  moved = {path.name.split(".")[0]: path for path in aside.parent.iterdir()}
+  assert re.fullmatch(
+    re.escape(
+      f"error: no checkpoint in {root} can be read; start again with a new"
+      " --workdir, or put an intact copy back:\n"
+    )
+    + rf"  {aside.parent}/8\.\S+: .*\n  {moved['6']}: .*",
+    said,
+  ), said
+
+
+# Plans, data and weights.
+
+
+def _plan(tmp_path, change):
+  """A plan file with a change to its values."""
+  plan = {
+    "format": "eos_jax.ReductionPlan/1",
+    "name": "mine",
+    "model": "tiny",
+    "tokens": 144,
+    "layers": 5,
+    "sites": [],
+    "note": "",
+  }
+  change(plan)
+  path = tmp_path / "plan.json"
+  path.write_text(json.dumps(plan))
+  return path
+
+
+def test_plans_that_cannot_be_read(tmp_path):
+  path = tmp_path / "no.json"
+  assert command.error(
+    tmp_path / "w", f"--config.plan={path}", config="evaluate:ci"
+  ) == _FAULTS + (
+    f"config.plan: {path} cannot be read (No such file or directory); give the"
+    " JSON file of a plan, such as runs/search/plans/16.json"
+  )
+  path.write_text("{'name'")
+  assert _refusal("evaluate", tmp_path / "w", plan=str(path)) == (
+    f"the config has faults:\n  config.plan: {path}: plan is no JSON: Expecting"
+    " property name enclosed in double quotes: line 1 column 2 (char 1)"
+  )
+
+  def wrong(plan):
+    plan["sitez"] = plan.pop("sites")
+    plan["tokens"] = "144"
+
+  path = _plan(tmp_path, wrong)
+  assert _refusal("evaluate", tmp_path / "w", plan=str(path)) == (
+    f"the config has faults:\n  config.plan: {path}: plan lacks ['sites']; has"
+    " unknown fields ['sitez']; tokens is '144', it must be int"
+  )
+
+
+def test_plans_of_another_model(tmp_path):
+  path = _plan(
+    tmp_path, lambda plan: plan.update(model="llava_1_5_7b", tokens=576)
+  )
+  assert _refusal("evaluate", tmp_path / "w", plan=str(path)) == (
+    "the config has faults:\n"
+    f"  config.plan: {path} is of another model: model is 'llava_1_5_7b' there"
+    " and 'tiny' here; use a plan that was searched for 'tiny'\n"
+    f"  config.plan: {path} is of another model: tokens is 576 there and 144"
+    " here; use a plan that was searched for 'tiny'"
+  )
+
+
+@pytest.mark.parametrize("how", ["missing", "corrupt"])
+def test_data_files(searched, tmp_path, how):
+  data = tmp_path / "data"
+  shutil.copytree(searched.root / "data", data)
+  (path,) = data.rglob("mini_suite-validation*")
+  if how == "missing":
+    path.unlink()
+  else:
+    path.write_bytes(b"\0" * path.stat().st_size)
+  said = _refusal("search", tmp_path / "w", data__directory=str(data))
+  assert re.fullmatch(
+    rf"cannot read .*mini_suite/validation.* under {path.parent}: .*"
+    r"\. A file there is missing or damaged: delete the directory"
+    rf" {path.parent} and run again, it is then built anew\.",
+    said,
+    re.S,
+  ), said
+
+
+def test_a_data_directory_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").touch()
+  data = tmp_path / "file" / "data"
+  assert _refusal("search", tmp_path / "w", data__directory=str(data)) == (
+    f"mini_suite cannot be built in {data}/mini_suite/tiny/1.0.0 (Not a"
+    " directory); choose another directory with --config.data.directory=DIR, or"
+    " change its permissions"
+  )
+
+
+def test_truncated_weights(tmp_path):
+  shipped = command.ROOT / "eos_jax" / "models" / "weights" / "tiny.safetensors"
+  path = tmp_path / "tiny.safetensors"
+  path.write_bytes(shipped.read_bytes()[:-100])
+  said = _refusal("search", tmp_path / "w", weights_path=str(path))
+  assert re.fullmatch(
+    rf"the config has faults:\n  config\.weights_path: weights file {path}"
+    r" cannot be read \(.*\); it is missing or truncated: reinstall the package"
+    r" or pass another file\.",
+    said,
+  ), said

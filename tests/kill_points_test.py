@@ -1,0 +1,97 @@
+"""A search that is killed anywhere ends like one that nobody touched."""
+
+import contextlib
+import itertools
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests import command
+
+
+@pytest.fixture(scope="module")
+def seconds(searched, tmp_path_factory):
+  """What each phase takes, from a second run; it has to end like the first."""
+  search = command.Search(tmp_path_factory.mktemp("again"), searched.cache)
+  process, marks = search.start(), []
+  for phase in command.PHASES:
+    search.wait_for(phase, process)
+    marks.append(time.monotonic())
+  assert process.wait() == 0, search.stderr()
+  marks.append(time.monotonic())
+  different = command.differences(search.outputs(), searched.outputs())
+  assert not different
+  spans = (end - begin for begin, end in itertools.pairwise(marks))
+  return dict(zip(command.PHASES, spans, strict=True))
+
+
+def _kill(search, phase, delay):
+  """Starts a search, and kills it some seconds after a phase has begun.
+
+  Returns:
+    The phase in which it was killed; "" if it had ended before.
+  """
+  process = search.start()
+  search.wait_for(phase, process)
+  with contextlib.suppress(subprocess.TimeoutExpired):
+    process.wait(delay)
+  found = search.phase()
+  process.send_signal(signal.SIGKILL)
+  return found if process.wait() == -signal.SIGKILL else ""
+
+
+def _kill_in(search, phase, share, length):
+  """Kills a new search in a phase, at a share of its length.
+
+  A machine may be faster than it was when the length was measured: then it is
+  tried again, earlier.
+
+  Returns:
+    Seconds after the beginning of the phase.
+  """
+  for _ in range(5):
+    if _kill(search, phase, share * length) == phase:
+      return share * length
+    shutil.rmtree(search.root)
+    share /= 4
+  raise AssertionError(f"no kill hit the phase {phase!r}")
+
+
+@pytest.mark.parametrize(
+  "points",
+  [
+    pytest.param(4, marks=pytest.mark.slow),
+    pytest.param(30, marks=pytest.mark.full),
+  ],
+)
+def test_a_killed_search_ends_like_an_untouched_one(
+  searched, seconds, points, tmp_path, capsys
+):
+  draw = random.Random(points)
+  expected, failed = searched.outputs(), []
+  for point, phase in zip(
+    range(points), itertools.cycle(command.PHASES), strict=False
+  ):
+    search = command.Search(tmp_path / str(point), searched.cache)
+    delay = _kill_in(search, phase, draw.random(), seconds[phase])
+    line = f"point {point}: killed {delay:.2f} s into {phase}"
+    if point % 2:
+      later = draw.choice(
+        list(command.PHASES)[list(command.PHASES).index(phase) :]
+      )
+      delay = draw.random() * seconds[later]
+      second = _kill(search, later, delay)
+      line += f", then {delay:.2f} s into {second or 'nothing: it had ended'}"
+    search.run()
+    different = command.differences(search.outputs(), expected)
+    with capsys.disabled():
+      print(f"\n{line}; differs: {', '.join(different) or 'nothing'}", end="")
+    if different:
+      failed.append((line, different))
+    assert not list((search.root / "data").rglob("incomplete.*")), line
+    shutil.rmtree(search.root)
+  assert not failed
