@@ -11,7 +11,18 @@ nothing at run time.
 
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
-__all__ = ["Array", "Bool", "Float", "Int", "Num", "Scalar", "Shaped"]
+__all__ = [
+  "Array",
+  "Bool",
+  "Counts",
+  "Float",
+  "Int",
+  "Num",
+  "Scalar",
+  "Shaped",
+]
 
 # A Python number or a rank-0 array, traced or not.
 Scalar = float | int | Num[Array, ""]
+# One number of tokens, or one for each image of an example.
+Counts = Scalar | Num[Array, "I"]

@@ -7,10 +7,6 @@ import jax.numpy as jnp
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Int
-from eos_jax.ops import types
-
-# An assignment below this is what is left of a softmax, not a receiver.
-_LEAST_SHARE = 1e-3
 
 
 def _place(site):
@@ -51,13 +47,9 @@ def follow(
       row, inside = row if inside else row + 1, True
     elif inside:
       row, inside = _behind_encoder(row, position), False
-    there = types.present(reduced.tokens.log_mass)
-    rows = jnp.arange(reduced.assignment.shape[0])
-    stands = (reduced.index[None, :] == rows[:, None]) & there[None, :]
-    share = jnp.where(there[None, :], reduced.assignment, 0)
-    goes = jnp.where(jnp.max(share, 1) > _LEAST_SHARE, jnp.argmax(share, 1), -1)
-    stays = jnp.any(stands, 1)
-    next_row = jnp.where(stays, jnp.argmax(stands, 1), goes)
+    next_row = ops.source_map(reduced)
+    holder = reduced.index[jnp.maximum(next_row, 0)]
+    stays = (next_row >= 0) & (holder == jnp.arange(holder.shape[0]))
     at = jnp.maximum(row, 0)
     leaves = (row >= 0) & ~stays[at]
     left_at = jnp.where(leaves, jnp.minimum(left_at, number), left_at)

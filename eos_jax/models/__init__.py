@@ -21,7 +21,7 @@ from eos_jax.models.config import (
   tiny,
 )
 from eos_jax.models.decoder import Text
-from eos_jax.models.reduction import Reduction, SoftReduction
+from eos_jax.models.reduction import Reduction, SoftReduction, site_signals
 from eos_jax.models.vlm import (
   Answer,
   Output,
@@ -57,6 +57,7 @@ __all__ = [
   "reduce_input",
   "reduction",
   "see",
+  "site_signals",
   "tiny",
   "vision",
   "vlm",

@@ -173,7 +173,7 @@ def run(
   Returns:
     Hidden states of the text, the cache, and what the sites did.
   """
-  seq = _begin(cfg, params, prefix, visual, state, text)
+  first = seq = _begin(cfg, params, prefix, visual, state, text)
   block, stack = blocks.DecoderBlock(cfg), params["blocks"]
   trace, cache, previous = {}, [], None
   bounds = _bounds(reduction, cfg.layers)
@@ -181,7 +181,7 @@ def run(
     site = f"decoder.{start}"
     spec = reduction_lib.spec_at(reduction, site)
     if spec is not None:
-      signals = _signals(cfg, params, seq, start, spec, previous)
+      signals = _signals(cfg, params, seq, start, spec, previous, first)
       seq, trace[site] = _reduce(seq, reduction, site, signals)
     previous = seq
     key_bias = _key_bias(seq)
@@ -217,7 +217,7 @@ def reduce_input(
   """
   seq = _begin(cfg, params, prefix, visual, state, text)
   spec = reduction_lib.spec_at(reduction, "decoder.0")
-  signals = _signals(cfg, params, seq, 0, spec, None)
+  signals = _signals(cfg, params, seq, 0, spec, None, seq)
   seq, reduced = _reduce(seq, reduction, "decoder.0", signals)
   visual = seq.hidden[:, seq.prefix : seq.text_start]
   return visual, seq.state, reduced
@@ -299,7 +299,7 @@ def _bounds(reduction, depth):
     if spec is None:
       continue
     bounds.add(index)
-    if "last_row_previous" in spec.scores:
+    if reduction_lib.reads_previous(spec):
       if index == 0:
         raise ValueError(
           f"operator {spec.name!r} at decoder.0 reads the previous layer's"
@@ -322,25 +322,29 @@ def _reduce(seq, reduction, site, signals):
   return dataclasses.replace(seq, hidden=hidden, state=state), reduced
 
 
-def _signals(cfg, params, seq, index, spec, previous):
-  """Computes what the scores of `spec` read, and nothing else.
+def _signals(cfg, params, seq, index, spec, previous, first):
+  """Computes what `spec` reads, and nothing else.
 
   Attention rows are those of the coming layer, recomputed for the few query
-  rows that are needed; no attention map of the whole sequence is kept.
+  rows that are needed; no attention map of the whole sequence is kept. Some
+  are those of the layer before, which ran on the sequence `previous`; `first`
+  is the sequence in front of the first layer.
   """
-  wanted, signals = set(spec.scores), {}
+  wanted, signals = set(ops.required_signals(spec)), {}
   if "last_row" in wanted:
     signals["last_row"] = _last_row(cfg, params, seq, index)
   if "last_row_previous" in wanted:
     signals["last_row_previous"] = _last_row(cfg, params, previous, index - 1)
+  if "rater_rows" in wanted:
+    signals["rater_rows"] = _rater_rows(cfg, params, previous, index - 1, first)
   if "text_rows" in wanted:
     signals["text_rows"] = _text_rows(cfg, params, seq, index)
   if "received" in wanted:
     signals["received"] = _received(cfg, params, seq, index)
-  if "relevance" in wanted:
+  if "text" in wanted:
     signals["text"] = params["embed"][seq.text.tokens]
     signals["text_mask"] = _prompt_mask(seq)
-  if spec.affinity == "keys":
+  if "keys" in wanted:
     part = blocks.layer(params["blocks"], index)
     visual = seq.hidden[:, seq.prefix : seq.text_start]
     signals["keys"] = blocks.call(
@@ -378,6 +382,18 @@ def _text_rows(cfg, params, seq, index):
   weights = weights[:, :, seq.prefix : seq.text_start]
   count = jnp.maximum(jnp.sum(mask, axis=1), 1.0)
   return jnp.einsum("brv,br->bv", weights, mask) / count[:, None]
+
+
+def _rater_rows(cfg, params, seq, index, first):
+  """Attention of the text raters towards the visual tokens, mean."""
+  mask = _prompt_mask(seq)
+  visual = first.hidden[:, first.prefix : first.text_start]
+  text = first.hidden[:, first.text_start :]
+  raters, _ = jax.vmap(ops.signals.text_raters)(visual, text, mask)
+  rows = seq.text_start + jnp.arange(mask.shape[1])
+  weights = _rows(cfg, params, seq, index, jnp.broadcast_to(rows, mask.shape))
+  weights = weights[:, None, :, seq.prefix : seq.text_start]  # one head
+  return jax.vmap(ops.signals.rater_rows)(weights, raters)
 
 
 def _received(cfg, params, seq, index):

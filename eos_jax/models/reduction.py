@@ -36,6 +36,28 @@ class SoftReduction:
   hard: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
+# What sites can let an operator read; see `ops.Signals`.
+_EVERYWHERE = frozenset({"class_row", "grid", "keys", "noise"})
+_DECODER = frozenset(
+  {"last_row", "received", "text", "text_rows", "vision_keys"}
+)
+_PREVIOUS = frozenset({"last_row_previous", "rater_rows"})
+
+
+def site_signals(site: str) -> frozenset[str]:
+  """Names of the signals that a site of these models can compute."""
+  kind, layer = ops.site_index(site)
+  if kind == "vision":
+    return _EVERYWHERE
+  behind = layer > 0  # there is a layer before it
+  return _EVERYWHERE | _DECODER | (_PREVIOUS if behind else frozenset())
+
+
+def reads_previous(spec: ops.OperatorSpec) -> bool:
+  """Whether an operator reads attention of the layer before its site."""
+  return bool(_PREVIOUS & set(ops.required_signals(spec)))
+
+
 Reduction = ops.ReductionPlan | SoftReduction | None
 
 
@@ -51,6 +73,7 @@ class VisualState:
     position: `[B, V]` index in the original raster; -1 for the class token.
     image: `[B, V]` which picture of the sample the token belongs to.
     class_row: `[B, V]` attention of the class token in the last vision layer.
+    vision_keys: `[B, V, d]` keys of that layer, mean over heads.
     noise: `[B, V]` uniform numbers for the score "random".
     grid: rows and columns of the original raster.
     renumbered: whether rotary positions count what is left, 0, 1, 2, ...,
@@ -63,6 +86,7 @@ class VisualState:
   position: Int[Array, "B V"]
   image: Int[Array, "B V"]
   class_row: Float[Array, "B V"] | None
+  vision_keys: Float[Array, "B V d"] | None
   noise: Float[Array, "B V"] | None
   grid: tuple[int, int] = dataclasses.field(metadata={"static": True})
   renumbered: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -80,6 +104,7 @@ def initial_state(
     position=jnp.broadcast_to(jnp.arange(tokens), shape),
     image=jnp.zeros(shape, jnp.int32),
     class_row=None,
+    vision_keys=None,
     noise=None if key is None else jax.random.uniform(key, shape),
     grid=grid,
   )
@@ -89,7 +114,8 @@ def select_tokens(state: VisualState, index: Int[Array, "B K"]) -> VisualState:
   """Gathers rows of every field."""
 
   def take(field):
-    return jnp.take_along_axis(field, index, axis=1)
+    wide = index.reshape(index.shape + (1,) * (field.ndim - 2))
+    return jnp.take_along_axis(field, wide, axis=1)
 
   return jax.tree.map(take, state)
 
@@ -131,7 +157,7 @@ def reduce_at(
     site: name of the site.
     x: features of the visual tokens.
     state: what travels with them.
-    signals: batched signals; `grid`, `class_row`, `noise` are filled in here.
+    signals: batched signals; what the state carries is filled in here.
 
   Returns:
     The features, the state, and the operator's full result (batched).
@@ -140,6 +166,7 @@ def reduce_at(
   signals = dataclasses.replace(
     signals,
     class_row=state.class_row if class_row is None else class_row,
+    vision_keys=state.vision_keys,
     noise=state.noise,
     grid=state.grid,
   )

@@ -105,10 +105,11 @@ def encode(
     bias = _key_bias(state)
     row = jnp.mean(layers.attention_weights(q[:, :, :1], k, bias), axis=1)[:, 0]
     x = blocks.call(block, part, "mix", x, layers.attend(q, k, v, bias))
+    keys = jnp.mean(k, axis=1)
     if index == last:
-      state = dataclasses.replace(state, class_row=row)
+      state = dataclasses.replace(state, class_row=row, vision_keys=keys)
     if spec is not None:
-      signals = ops.Signals(keys=jnp.mean(k, axis=1), class_row=row)
+      signals = ops.Signals(keys=keys, class_row=row)
       x, state, trace[site] = reduction_lib.reduce_at(
         reduction, site, x, state, signals
       )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eos_jax.array_typing import Array, Float, Int, Scalar
+from eos_jax.array_typing import Array, Counts, Float, Scalar
 from eos_jax.ops import assign, combine, needs, propagate, score, select, types
 from eos_jax.ops import site as site_lib
 
@@ -48,7 +48,7 @@ def reduce_soft(
   params: types.OperatorParams,
   *,
   spec: types.OperatorSpec,
-  keep: Scalar,
+  keep: Counts,
   temperature: Scalar,
 ) -> types.Reduced:
   """The relaxed operator: V rows, differentiable in everything it is given.
@@ -107,7 +107,7 @@ def reduce_masked(
   params: types.OperatorParams,
   *,
   spec: types.OperatorSpec,
-  keep: Scalar,
+  keep: Counts,
 ) -> types.Reduced:
   """The hard decision at V rows: no new shape, so no new compilation.
 
@@ -147,7 +147,7 @@ def reduce_hard(
   *,
   spec: types.OperatorSpec,
   keep: Scalar,
-  count: Scalar | Float[Array, "I"] | Int[Array, "I"] | None = None,
+  count: Counts | None = None,
 ) -> types.Reduced:
   """The operator that really drops tokens: K rows, K static.
 

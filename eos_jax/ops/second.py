@@ -154,12 +154,11 @@ def density(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
   both = candidates[:, None] & candidates[None, :]
   distance = jax.lax.stop_gradient(score.distance_matrix(site.tokens.x))
   squared = jnp.sort(jnp.where(both, distance**2, jnp.inf), axis=1)
-  near = jnp.arange(squared.shape[1]) < left.count
-  near &= jnp.arange(squared.shape[1]) < jnp.sum(candidates)
-  mean = jnp.sum(jnp.where(near[None], squared, 0), 1) / jnp.maximum(
-    jnp.sum(near), 1
-  )
-  dense = jnp.exp(-mean) + 1e-6 * site.signals.noise
+  place = jnp.arange(squared.shape[1], dtype=jnp.int32)
+  near = place < jnp.minimum(topk.whole(left.count), jnp.sum(candidates))
+  number = jnp.maximum(jnp.sum(near), 1).astype(squared.dtype)
+  mean = jnp.sum(jnp.where(near[None], squared, 0), 1) / number
+  dense = jnp.exp(-mean) + 1e-6 * types.working(site.signals.noise)
   denser = both & (dense[None, :] > dense[:, None])
   apart = jnp.min(jnp.where(denser, distance, jnp.inf), axis=1)
   widest = jnp.max(jnp.where(both, distance, 0))

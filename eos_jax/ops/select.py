@@ -182,7 +182,7 @@ def two_lists(
   """
   log_mass, signals = site.tokens.log_mass, site.signals
   count = topk.whole(budget.count)
-  first = jnp.round(site.params.kappa * count).astype(jnp.int32)
+  first = topk.whole(site.params.kappa * count.astype(log_mass.dtype))
   lists = [
     topk.hard_top_k(sums, log_mass, number)[0]
     for sums, number in (

@@ -30,13 +30,7 @@ def model() -> tuple[tokenizer.Tokenizer, models.VLMConfig]:
 
 def lacking(site: str, spec: ops.OperatorSpec) -> str:
   """Says which signals an operator reads that a site cannot have; "" = none."""
-  needed = set(ops.required_signals(spec))
-  if site.startswith("vision."):
-    needed -= {"class_row", "keys", "noise"}
-  elif site == "decoder.0":  # there is no layer before it
-    needed &= {"last_row_previous"}
-  else:
-    needed.clear()
+  needed = set(ops.required_signals(spec)) - models.site_signals(site)
   if not needed:
     return ""
   return (

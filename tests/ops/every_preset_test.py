@@ -77,6 +77,9 @@ def test_masked_is_hard_scattered_back(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_discrete_operators_are_masked_and_the_others_tend_to_it(name):
   spec, keep = _spec(name), _keep(name)
+  if name == "pool_soft":
+    # With T and tau both finite a removed token that is nearly kept receives.
+    spec = spec.replace(tau=2.0)
   tokens, signals = forms.example(4)
   args = (tokens, signals, spec.params())
   mask = forms.masked(*args, spec=spec, keep=keep)
@@ -193,11 +196,12 @@ def test_a_count_for_each_image():
       np.testing.assert_allclose(kept, count, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Where the grid, the place in the list or clusters decide, there is no tie.
+@pytest.mark.parametrize(
+  "name", sorted(set(NAMES) - {*ORDERED, "sparsevlm", "sparsevlm_1_5"})
+)
 def test_ties_go_to_the_lowest_index(name):
   """All tokens and signals alike: only the index can decide."""
-  if name in (*ORDERED, "random", "sparsevlm", "sparsevlm_1_5"):
-    pytest.skip("the grid, the noise or the place in the list decides")
   spec = _spec(name)
   tokens, signals = forms.example(12)
   same = lambda a: jnp.broadcast_to(a[:1], a.shape)
@@ -271,10 +275,6 @@ def test_static_mistakes_are_named(change, message):
       tokens = dataclasses.replace(tokens, **{name: value})
     else:
       signals = dataclasses.replace(signals, **{name: value})
+  run = ops.reduce_soft.__wrapped__  # without the annotations' own checks
   with pytest.raises(ValueError, match=message):
-    # Unchecked annotations, as outside of tests.
-    ops.reduce_soft.__wrapped__(
-      tokens, signals, spec.params(), spec=spec, **numbers
-    ) if hasattr(ops.reduce_soft, "__wrapped__") else ops.reduce_soft(
-      tokens, signals, spec.params(), spec=spec, **numbers
-    )
+    run(tokens, signals, spec.params(), spec=spec, **numbers)
