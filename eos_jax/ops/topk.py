@@ -10,6 +10,7 @@ from eos_jax.ops import types
 # Newton's method on the log-odds, kept inside the bracket, doubles the digits.
 _BISECTIONS = 14
 _NEWTON_STEPS = 8
+_SETTLING_STEPS = 3
 # Kept share of the mass above which nothing is removed, and smallest mass
 # that can be asked for: next to nothing even to the power 1 / tau of a warm
 # assignment, and still a normal float32.
@@ -64,7 +65,41 @@ def _solve(scores, log_mass, keep, temperature):
 
   start = (-reach, reach, jnp.zeros_like(reach))
   shift = jax.lax.fori_loop(0, _NEWTON_STEPS, newton, start)[2]
+  log_mass = jnp.where(valid, log_mass, types.LOG_ZERO)
+  shift = _settle(centred, log_mass, shift, keep)
   return jnp.where(valid, centred - shift, 0)
+
+
+def _settle(centred, log_mass, shift, keep):
+  """Refines a threshold where the sum of m hardly depends on it.
+
+  With a whole number to keep and a small temperature every threshold between
+  two scores gives that number to the last digit, so that the first removed
+  token could have any log-mass, and a warm assignment would still find it. With
+  M the mass above the threshold, the same equation reads: what is taken from
+  above = what is left below + M - keep. Its sides are small there, and are
+  compared by their logarithms.
+  """
+  above = centred > shift
+  log_above = jnp.where(above, log_mass, types.LOG_ZERO)
+  log_below = jnp.where(above, types.LOG_ZERO, log_mass)
+  surplus = jnp.sum(jnp.exp(log_above)) - keep
+  amount = jnp.log(jnp.maximum(jnp.abs(surplus), _LEAST))
+  log_surplus = jnp.where(surplus > 0, amount, types.LOG_ZERO)
+  log_lack = jnp.where(surplus < 0, amount, types.LOG_ZERO)
+
+  def step(_, shift):
+    u = centred - shift
+    on, off = jax.nn.log_sigmoid(u), jax.nn.log_sigmoid(-u)
+    taken, left = log_above + off, log_below + on
+    log_taken = jnp.logaddexp(jax.nn.logsumexp(taken), log_lack)
+    log_left = jnp.logaddexp(jax.nn.logsumexp(left), log_surplus)
+    slope = jnp.exp(jax.nn.logsumexp(taken + on) - log_taken)
+    slope += jnp.exp(jax.nn.logsumexp(left + off) - log_left)
+    move = (log_taken - log_left) / slope
+    return jnp.where(jnp.isfinite(move), shift - move, shift)
+
+  return jax.lax.fori_loop(0, _SETTLING_STEPS, step, shift)
 
 
 def _outputs(u, log_mass, keep):

@@ -10,8 +10,10 @@ import pytest
 from eos_jax import ops
 from tests.ops import forms
 
-SPEC = ops.presets.HYBRID
+# Without a second share: its least budget leaves a log-mass of -69 everywhere.
+SPEC = ops.presets.HYBRID.replace(diversity="none")
 V, K, D = 144, 16, 16
+SEED = 0
 # Corner -> its numbers, and how it is approached by s = 1, 1/2, 1/4, ..
 CORNERS = {
   "prune": (dict(gamma=0.0, rho=0.0), lambda s: dict(gamma=s)),
@@ -28,10 +30,20 @@ CORNERS = {
     lambda s: dict(gamma=1.0, tau=1 / s, rho=0.0),
   ),
 }
-STEPS = tuple(4.0**-i for i in range(6))
+STEPS = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 
 
-def picture(seed=0, tokens=V):
+def temperature_at(s):
+  """Temperature of the soft top-k on the way to a corner.
+
+  Faster than s: pooling is the limit of tau T -> 0 with tau -> infinity, for
+  with both finite a removed token that was nearly kept still receives. (For
+  the same reason the picture is one in which the choice is clear.)
+  """
+  return max(min(0.1, s * s), 1e-7)
+
+
+def picture(seed=SEED, tokens=V):
   """A picture of smooth regions on a grid, with every signal HYBRID reads."""
   keys = jax.random.split(jax.random.key(seed), 6)
   side = int(tokens**0.5)
@@ -45,7 +57,7 @@ def picture(seed=0, tokens=V):
   return ops.token_set(x), signals
 
 
-def distance(corner, s, temperature):
+def distance(corner, s):
   """Root mean square distance of soft outputs to the hard corner's rows."""
   exact, approach = CORNERS[corner]
   tokens, signals = picture()
@@ -57,7 +69,7 @@ def distance(corner, s, temperature):
     params(approach(s)),
     spec=SPEC,
     keep=float(K),
-    temperature=temperature,
+    temperature=temperature_at(s),
   ).tokens
   rows = np.asarray(hard.position)
   scale = float(jnp.sqrt(jnp.mean(hard.x**2)))
@@ -73,19 +85,20 @@ def table():
     "|---" * (len(STEPS) + 1) + "|",
   ]
   for corner in CORNERS:
-    cells = [distance(corner, s, min(0.5 * s, 0.1))[0] for s in STEPS]
+    cells = [distance(corner, s)[0] for s in STEPS]
     lines.append(
-      f"| {corner} | " + " | ".join(f"{cell:.2e}" for cell in cells) + " |"
+      f"| {corner} | " + " | ".join(f"{cell:.1e}" for cell in cells) + " |"
     )
   return "\n".join(lines)
 
 
 @pytest.mark.parametrize("corner", CORNERS)
 def test_soft_operators_tend_to_the_corner(corner):
-  far, _ = distance(corner, 1.0, 0.1)
-  near, mass = distance(corner, 1e-3, 1e-3)
-  assert near < 2e-3
-  assert near < far / 20
+  far, _ = distance(corner, 1.0)
+  middle, _ = distance(corner, 1e-2)
+  near, mass = distance(corner, 1e-4)
+  assert near < 1e-3
+  assert near < middle / 20 < far / 20
   assert mass < 1e-3
 
 
@@ -140,8 +153,8 @@ def test_every_count_is_met_with_finite_gradients(temperature, dtype):
     out = ops.reduce_soft(
       moved, signals, params, spec=SPEC, keep=keep, temperature=temperature
     ).tokens
-    total = jnp.sum(jnp.exp(out.log_mass) * jnp.sum(out.x, 1))
-    return total.astype(jnp.float32), jnp.sum(jnp.exp(out.log_mass))
+    mass = jnp.exp(out.log_mass)
+    return mass @ jnp.sum(out.x.astype(jnp.float32), 1), jnp.sum(mass)
 
   gradient = jax.jit(jax.grad(run, (0, 1, 2), has_aux=True))
   for keep in _KEEPS:
