@@ -7,6 +7,9 @@ from eos_jax.array_typing import Array, Float
 from eos_jax.ops import site as site_lib
 from eos_jax.ops import types
 
+# Sizes grown by similarity can fall to 0 or below; their log counts from here.
+_LEAST_SIZE = 1e-6
+
 
 def propagate(
   site: site_lib.Site,
@@ -38,7 +41,8 @@ def propagate(
   bias, before = take(tokens.bias), take(tokens.size)
   bias = selection.where_centred(bias, 0)
   before = selection.where_centred(before, 1)
-  bias += params.delta * (jnp.log(size) - jnp.log(before))
+  log = lambda value: jnp.log(jnp.maximum(value, _LEAST_SIZE))
+  bias += params.delta * (log(size) - log(before))
   weight = jax.nn.log_sigmoid(take(site.scores))
   bias += params.rho_attn * params.activation * weight
   return types.TokenSet(

@@ -239,6 +239,21 @@ def test_values_that_are_no_numbers_go_first_and_stay_alone():
   np.testing.assert_array_equal(out.index[1], run(signals).index)
 
 
+def test_sizes_that_are_not_positive_stay_finite_and_alone():
+  spec = ops.presets.MERGE_PROPORTIONAL
+  tokens, signals = forms.example(15)
+  bad = dataclasses.replace(tokens, size=tokens.size.at[3].set(-2.0))
+  both = jax.tree.map(lambda a, b: jnp.stack([a, b]), bad, tokens)
+  run = lambda tokens: (
+    forms.masked(tokens, signals, spec.params(), spec=spec, keep=9).tokens
+  )
+  out = jax.vmap(run)(both)
+  assert all(bool(jnp.all(jnp.isfinite(a))) for a in (out.x, out.bias))
+  alone = run(tokens)
+  np.testing.assert_allclose(out.x[1], alone.x, rtol=1e-6)
+  np.testing.assert_allclose(out.bias[1], alone.bias, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   "change, message",
   [
