@@ -26,6 +26,7 @@ ORDERED = (
   "prumerge_plus",
   "tome",
   "tome_kth",
+  "tome_port",
   "visionzip",
 )
 

@@ -20,6 +20,7 @@ def test_who_is_a_point_of_the_continuous_space():
   }
   # Those that the design of the space names, and no published operator else.
   assert points == {
+    "evit_drop",
     "fastv",
     "grid",
     "hybrid",
@@ -32,6 +33,7 @@ def test_who_is_a_point_of_the_continuous_space():
     "reweight",
     "sparsevlm_2_0",
     "vision_selector",
+    "visionzip_prune",
   }
   assert ops.reach(ops.presets.TOME).kernels == (
     "select=bipartite",

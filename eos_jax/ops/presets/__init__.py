@@ -30,13 +30,16 @@ from eos_jax.ops.presets.decoder import (
 from eos_jax.ops.presets.vision import (
   DIFFRATE,
   EVIT,
+  EVIT_DROP,
   MATRYOSHKA,
   POOL,
   PRUMERGE,
   PRUMERGE_PLUS,
   TOME,
   TOME_KTH,
+  TOME_PORT,
   VISIONZIP,
+  VISIONZIP_PRUNE,
 )
 
 PRESETS: dict[str, types.OperatorSpec] = {
@@ -63,8 +66,11 @@ PRESETS: dict[str, types.OperatorSpec] = {
     CSP,
     TOME,
     TOME_KTH,
+    TOME_PORT,
     EVIT,
+    EVIT_DROP,
     VISIONZIP,
+    VISIONZIP_PRUNE,
     PRUMERGE,
     PRUMERGE_PLUS,
     DIFFRATE,

@@ -24,6 +24,19 @@ TOME = types.OperatorSpec(
   "pre-trained by masked autoencoding.",
 )
 
+TOME_PORT = TOME.replace(
+  name="tome_port",
+  alpha="one",
+  beta="one",
+  delta=0.0,
+  sizes="keep",
+  doc="ToMe as comparisons of vision-language models run it, "
+  "ModelTC/LightCompress (token_reduction/tome.py): in every block of CLIP "
+  "the r = 16 closest pairs merge by a plain mean; sizes are not carried "
+  "on and do not enter attention. Weaker than 'tome', the paper's "
+  "operator.",
+)
+
 TOME_KTH = TOME.replace(
   name="tome_kth",
   select="kth",
@@ -59,6 +72,13 @@ EVIT = types.OperatorSpec(
   "with what it stands for. At later blocks it is an ordinary token.",
 )
 
+EVIT_DROP = EVIT.replace(
+  name="evit_drop",
+  fused=0,
+  doc="EViT (arXiv 2202.07800), youweiliang/evit without --fuse_token: the "
+  "dropped tokens leave nothing behind.",
+)
+
 VISIONZIP = types.OperatorSpec(
   name="visionzip",
   scores=("class_row",),
@@ -86,6 +106,16 @@ VISIONZIP = types.OperatorSpec(
   "(here: 53 and the class token, kappa = 53 / 63), 128 = 108 + 20, 192 = "
   "162 + 30. The paper calls contextual tokens merged averages; the code "
   "adds target and mean, about twice the norm.",
+)
+
+VISIONZIP_PRUNE = VISIONZIP.replace(
+  name="visionzip_prune",
+  diversity="none",
+  kappa=1.0,
+  assign="none",
+  receivers="kept",
+  doc="VisionZip's dominant tokens alone: the switch prune_only in "
+  "ModelTC/LightCompress.",
 )
 
 PRUMERGE = types.OperatorSpec(
