@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # Then projector and decoder: on all questions until they find what is named,
   # on where objects are, and on all questions again.
-  for name, steps in (("lookup", 2000), ("grounding", 400), ("answers", 4000)):
+  for name, steps in (("lookup", 2000), ("grounding", 600), ("answers", 5000)):
     stage = config[name] = ml_collections.ConfigDict()
     stage.steps = steps
     stage.batch = 16

@@ -73,6 +73,7 @@ def questions(
   rng: np.random.Generator,
   *,
   count: int,
+  sides: bool = False,
 ) -> list[Question]:
   """Draws questions about places: of one object, or of one beside another.
 
@@ -83,6 +84,7 @@ def questions(
     patch_labels: as described in `labels`.
     rng: draws the questions.
     count: how many to draw at most; each is drawn once.
+    sides: ask for nothing but whether one object is left or right.
 
   Returns:
     Questions of the task "relation"; none where the picture has no objects.
@@ -104,6 +106,10 @@ def questions(
         text = f"is the {item.name} {low} or {high} the {other.name}?"
         answer = high.removesuffix(" of") if apart > 0 else low
         paired.append((text, answer))
+  if sides:
+    asked = [question for question in single if question[1] in _HALVES[0]]
+    places = rng.permutation(len(asked))[:count]
+    return [Question(*asked[place], "relation") for place in places]
   drawn = []
   # There are more pairs than objects: half of the questions from each.
   for group, share in ((single, count - count // 2), (paired, count // 2)):

@@ -163,8 +163,8 @@ def packed_batches(
     text_length: T; questions that do not fit any more are left out.
     places: how many questions about places (`data.grounding`) to add to those
       of a picture before drawing.
-    own: False leaves a picture's own questions out where there are any about
-      places.
+    own: False leaves a picture's own questions out, and asks for nothing but
+      which side an object is on, where there are such questions.
     weights: share of each source; by default every picture is as likely.
     process_index: which part of the stream to read, in 0..process_count - 1.
     process_count: into how many parts the stream is cut.
@@ -179,7 +179,9 @@ def packed_batches(
   def example(record: sources_lib.Record, rng: np.random.Generator):
     known = []
     if places and record.patch_labels is not None:
-      known = grounding.questions(record.patch_labels, rng, count=places)
+      known = grounding.questions(
+        record.patch_labels, rng, count=places, sides=not own
+      )
     if own or not known:
       known += record.questions
     chosen = [known[i] for i in rng.permutation(len(known))[:questions]]

@@ -131,7 +131,7 @@ def tiny(vocab: int, prefix: tuple[int, ...]) -> VLMConfig:
   return VLMConfig(
     name="tiny",
     vision=VisionConfig(),
-    decoder=DecoderConfig(vocab=vocab, rope_theta=1e6),
+    decoder=DecoderConfig(vocab=vocab, rope_theta=1e6, rope_axes=(1, 2) * 8),
     projector=256,
     prefix=prefix,
   )

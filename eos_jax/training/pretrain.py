@@ -5,10 +5,10 @@
 2. Lookup: projector and decoder learn to answer questions on the frozen
    encoder, and with it to find what a question names. Several questions about
    a picture share a sequence, here and later.
-3. Grounding: they learn where objects are. In the mixture of all questions
-   left and right stay unlearned, however long it lasts: their signal is faint
-   beside the noise of the others. Alone, and once things are found, they take
-   some hundred steps; before, they are not learned either.
+3. Grounding: they learn which side of the picture an object is on, and are
+   asked nothing else. In the mixture of all questions left and right stay near
+   a guess, also beside questions of above and below: their signal is faint
+   beside that of the others. Alone they take some hundred steps.
 4. Answers: all questions again.
 """
 
