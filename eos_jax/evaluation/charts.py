@@ -21,7 +21,7 @@ def accuracy_cost(rows: Rows) -> figure_lib.Figure:
   Args:
     rows: results, as `evaluator.Result.to_dict` gives them.
   """
-  figure, axes = _figure(4.6)
+  figure, axes = _figure(5.0)
   measured = [row for row in rows if row["accuracy"]]
   names = sorted({row["name"] for row in measured if row["limit"] is not None})
   names.sort(key=lambda name: name != evaluator.SEARCHED)
@@ -55,7 +55,8 @@ def accuracy_cost(rows: Rows) -> figure_lib.Figure:
     )
   axes.set_xlabel("FLOPs of a prefill, millions (vision encoder included)")
   axes.set_ylabel("accuracy, mean over tasks")
-  axes.legend(fontsize=8, ncols=2, loc="lower right")
+  # Below the axes: operators fill all of them.
+  figure.legend(fontsize=9, ncols=4, loc="outside lower center")
   return figure
 
 

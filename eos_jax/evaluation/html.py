@@ -34,6 +34,8 @@ _STYLE = """
   tr.corner td { color: #666; }
   figure { margin: 0; }
   figure > svg, .chart > svg { width: 100%; max-width: 760px; height: auto; }
+  .chart { overflow-x: auto; }
+  .chart > svg { min-width: 520px; }
   .pictures { display: grid; gap: 20px 12px;
     grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
   .pictures svg { width: 100%; height: auto; display: block;
