@@ -67,8 +67,11 @@ def test_all_impossible_values_are_listed(tmp_path):
   assert command.error(
     tmp_path / "w", "--config.start=nonsense", "--config.batch=0"
   ) == _FAULTS + (
-    "config.start is 'nonsense'; use one of fastv, grid, hybrid, merge,"
-    " merge_proportional, pool, pool_soft, prune, random, reweight, tome\n"
+    "config.start is 'nonsense'; use one of csp, dart, diffrate, divprune,"
+    " evit, evit_drop, fastv, globalcom2, grid, hybrid, matryoshka, merge,"
+    " merge_proportional, pool, pool_soft, prumerge, prumerge_plus, prune,"
+    " pyramiddrop, random, reweight, sparsevlm, sparsevlm_1_5, sparsevlm_2_0,"
+    " tome, tome_kth, tome_port, vision_selector, visionzip, visionzip_prune\n"
     "  config.batch is 0; use 1 or more"
   )
   assert not (tmp_path / "w").exists()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eos_jax.array_typing import Array, Float, Int
+from eos_jax.array_typing import Array, Bool, Float, Int
 from eos_jax.ops import second
 
 # Visual tokens kept behind layers 2, 6 and 15 of 32, by the layer average that
@@ -69,7 +69,7 @@ def outliers(
 
 
 def raster_rows(
-  first: Int[Array, "V"], number: Int[Array, ""], *, tokens: int
+  first: Bool[Array, "V"], number: Int[Array, ""], *, tokens: int
 ) -> Int[Array, ""]:
   """Number of raster steps that are not among the tokens already kept.
 

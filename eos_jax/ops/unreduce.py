@@ -46,8 +46,8 @@ def unreduce(
   >>> signals = ops.Signals(class_row=jnp.array([0.5, 0.1, 0.4]))
   >>> spec = ops.presets.MERGE
   >>> out = ops.reduce_hard(tokens, signals, spec.params(), spec=spec, keep=2)
-  >>> unreduce(out.tokens.x, out).round(2).tolist()
-  [[1.0, 0.05], [1.0, 0.05], [0.0, 1.0]]
+  >>> (unreduce(out.tokens.x, out)[:, 1] * 100).round().tolist()
+  [5.0, 5.0, 100.0]
   """
   rows = source_map(reduced)
   found = values[jnp.maximum(rows, 0)]

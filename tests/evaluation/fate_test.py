@@ -1,6 +1,6 @@
 """Tokens are followed through sites by hand, and against the operators."""
 
-import types as builtin_types
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,18 @@ import pytest
 
 from eos_jax import ops
 from eos_jax.evaluation import fate
-from eos_jax.ops import types
 from tests.models import small
 
 
 def _reduced(index, assignment, position, there=None):
   """What `fate` reads of a site's result."""
   there = [1] * len(index) if there is None else there
-  return builtin_types.SimpleNamespace(
+  tokens = ops.token_set(jnp.zeros((len(index), 1)), valid=jnp.array(there) > 0)
+  return ops.Reduced(
+    tokens=dataclasses.replace(tokens, position=jnp.array(position)),
     index=jnp.array(index),
     assignment=jnp.array(assignment, jnp.float32),
-    tokens=builtin_types.SimpleNamespace(
-      position=jnp.array(position),
-      log_mass=jnp.where(jnp.array(there) > 0, 0.0, types.LOG_ZERO),
-    ),
+    scores=jnp.zeros(len(assignment)),
   )
 
 

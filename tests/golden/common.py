@@ -66,7 +66,7 @@ def layer_norm(x, scale, bias, eps):
   """Layer norm over the last axis."""
   mean = jnp.mean(x, -1, keepdims=True)
   variance = jnp.mean((x - mean) ** 2, -1, keepdims=True)
-  return (x - mean) / jnp.sqrt(variance + eps) * scale + bias
+  return (x - mean) / jnp.sqrt(variance + eps) * scale[None] + bias[None]
 
 
 class Block:
@@ -85,7 +85,7 @@ class Block:
     return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], self._eps)
 
   def _dense(self, x, name):
-    return x @ self._w[f"{name}.weight"].T + self._w[f"{name}.bias"]
+    return x @ self._w[f"{name}.weight"].T + self._w[f"{name}.bias"][None]
 
   def attention(self, x, size=None):
     """Returns branch output, attention `[H, N, N]`, head-mean keys `[N, d]`."""

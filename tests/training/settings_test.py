@@ -79,7 +79,7 @@ def test_impossible_values_are_listed_at_once():
   assert len(error.value.faults) == 10
   for part in (
     "config.mode is 'frosen'; did you mean 'frozen'?",
-    "config.start is 'nonsense'; use one of fastv, grid,",
+    "config.start is 'nonsense'; use one of csp, dart,",
     "config.free has 'transfers'; did you mean 'transfer'?",
     "config.budgets is (16.0, 16.0, -1.0); give positive numbers",
     "config.budgets is (16.0, 16.0, -1.0); give each once",
