@@ -30,18 +30,19 @@ def save(
   path: pathlib.Path,
   params: Any,
   cfg: config_lib.VLMConfig,
-  metadata: dict[str, str],
 ) -> None:
   """Writes parameters in float16, with their config, as one safetensors file.
+
+  The same parameters give the same bytes.
 
   Args:
     path: file to write.
     params: the model's parameters.
     cfg: the model they belong to.
-    metadata: further facts.
   """
   table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
-  metadata = {**metadata, "config": json.dumps(dataclasses.asdict(cfg))}
+  # One entry only: safetensors writes several in an order that it draws.
+  metadata = {"config": json.dumps(dataclasses.asdict(cfg))}
   with files.whole(path) as file:
     file.write(safetensors.numpy.save(table, metadata=metadata))
 

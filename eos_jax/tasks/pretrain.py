@@ -42,8 +42,7 @@ def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
       cfg, job, encoder, train, words, stage, params
     )
   path = folder / job.output
-  facts = {"generator": generator.generator_hash()}
-  models.weights.save(path, params, cfg, facts)
+  models.weights.save(path, params, cfg)
   # What is judged is the file as it is shipped: float16.
   params = models.weights.load(path, params, cfg)
   card = weights_card(cfg, params, words, job, path)

@@ -6,10 +6,19 @@ from eos_jax import models
 from tests.models import small
 
 
+def test_the_same_parameters_give_the_same_bytes(tmp_path):
+  params = small.init(small.config(), jax.random.key(0))
+  path, found = tmp_path / "w.safetensors", set()
+  for _ in range(8):
+    models.weights.save(path, params, small.config())
+    found.add(path.read_bytes())
+  assert len(found) == 1
+
+
 def test_round_trip_in_half_precision(tmp_path):
   params = small.init(small.config(), jax.random.key(0))
   path = tmp_path / "w.safetensors"
-  models.weights.save(path, params, small.config(), {"seed": "0"})
+  models.weights.save(path, params, small.config())
   loaded = models.weights.load(path, params)
   for got, want in zip(
     jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True
@@ -28,7 +37,7 @@ def test_another_models_weights_are_refused_with_every_difference(tmp_path):
   path = tmp_path / "w.safetensors"
   cfg = small.config()
   params = small.init(cfg, jax.random.key(0))
-  models.weights.save(path, params, cfg, {})
+  models.weights.save(path, params, cfg)
   wide = small.init(small.config(mlp=40, tied=True), jax.random.key(0))
   with pytest.raises(ValueError) as error:
     models.weights.load(path, wide)
@@ -40,7 +49,7 @@ def test_another_models_weights_are_refused_with_every_difference(tmp_path):
 def test_what_has_no_shape_is_compared_too(tmp_path):
   path, cfg = tmp_path / "w.safetensors", small.config(rope_theta=100.0)
   params = small.init(cfg, jax.random.key(0))
-  models.weights.save(path, params, cfg, {})
+  models.weights.save(path, params, cfg)
   models.weights.load(path, params, cfg)
   other = small.config(rope_theta=100.0, rope_axes=(1, 2))
   with pytest.raises(ValueError) as error:
@@ -54,7 +63,7 @@ def test_what_has_no_shape_is_compared_too(tmp_path):
 def test_truncated_file_is_refused(tmp_path):
   params = small.init(small.config(), jax.random.key(0))
   path = tmp_path / "w.safetensors"
-  models.weights.save(path, params, small.config(), {})
+  models.weights.save(path, params, small.config())
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(ValueError, match="missing or truncated"):
     models.weights.load(path, params)
