@@ -91,6 +91,7 @@ setuptools.setup(
       "data/*.md",
       "models/weights/*",
       "ops/*.json",
+      "ops/*.md",
     ],
   },
   install_requires=_REQUIRES,
