@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float
 from eos_jax.cost import flops
-from eos_jax.ops import count, pairs, types
+from eos_jax.ops import count, needs, pairs, types
 from eos_jax.ops import plan as plan_lib
 
 
@@ -183,12 +183,6 @@ def _at(spec, keep, before):
   return spec.replace(kappa=alone / keep)
 
 
-def _first_site(spec):
-  """The first decoder layer before which an operator can act."""
-  previous = {"last_row_previous", "rater_rows"}
-  return 1 if previous & set(spec.scores) else 0
-
-
 def _scheduled_sites(spec, limit, tokens, layers):
   """Sites of an operator at several layers, and the note of the plan.
 
@@ -201,7 +195,7 @@ def _scheduled_sites(spec, limit, tokens, layers):
       "alone does not say how they share it, set its schedule or write the "
       "ReductionPlan"
     )
-  first = _first_site(spec)
+  first = int(needs.reads_previous(spec))
   places = [round(at / spec.depth * layers) for at in spec.layers]
 
   def counts(scale, shift):
@@ -237,7 +231,7 @@ def _scheduled_sites(spec, limit, tokens, layers):
 
 def _decoder_sites(spec, limit, tokens, layers):
   """The one site of a decoder operator, and the note of the plan."""
-  first = _first_site(spec)
+  first = int(needs.reads_previous(spec))
   least = _least(spec, tokens)
   published = round(spec.layers[0] / spec.depth * layers)
   published = min(max(published, first), layers - 1)

@@ -146,7 +146,7 @@ def packed_batches(
   questions: int = packing.DEFAULT_QUESTIONS,
   text_length: int = packing.DEFAULT_PACKED_LENGTH,
   places: int = 0,
-  own: bool = True,
+  sides: bool = False,
   weights: Sequence[float] | None = None,
   process_index: int = 0,
   process_count: int = 1,
@@ -163,8 +163,8 @@ def packed_batches(
     text_length: T; questions that do not fit any more are left out.
     places: how many questions about places (`data.grounding`) to add to those
       of a picture before drawing.
-    own: False leaves a picture's own questions out, and asks for nothing but
-      which side an object is on, where there are such questions.
+    sides: ask for nothing but which side an object is on, at most `places`
+      times; pictures without such questions keep their own.
     weights: share of each source; by default every picture is as likely.
     process_index: which part of the stream to read, in 0..process_count - 1.
     process_count: into how many parts the stream is cut.
@@ -180,9 +180,9 @@ def packed_batches(
     known = []
     if places and record.patch_labels is not None:
       known = grounding.questions(
-        record.patch_labels, rng, count=places, sides=not own
+        record.patch_labels, rng, count=places, sides=sides
       )
-    if own or not known:
+    if not (sides and known):
       known += record.questions
     chosen = [known[i] for i in rng.permutation(len(known))[:questions]]
     row = packing.packed_row(tokenizer, chosen, text_length=text_length)

@@ -20,6 +20,7 @@ from eos_jax.array_typing import Array, Bool, Float, Int
 from eos_jax.models import blocks, layers
 from eos_jax.models import config as config_lib
 from eos_jax.models import reduction as reduction_lib
+from eos_jax.ops import needs
 
 
 @jax.tree_util.register_dataclass
@@ -299,7 +300,7 @@ def _bounds(reduction, depth):
     if spec is None:
       continue
     bounds.add(index)
-    if reduction_lib.reads_previous(spec):
+    if needs.reads_previous(spec):
       if index == 0:
         raise ValueError(
           f"operator {spec.name!r} at decoder.0 reads the previous layer's"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Float, Int
+from eos_jax.ops import needs
 
 
 @jax.tree_util.register_dataclass
@@ -41,7 +42,6 @@ _EVERYWHERE = frozenset({"class_row", "grid", "keys", "noise"})
 _DECODER = frozenset(
   {"last_row", "received", "text", "text_rows", "vision_keys"}
 )
-_PREVIOUS = frozenset({"last_row_previous", "rater_rows"})
 
 
 def site_signals(site: str) -> frozenset[str]:
@@ -50,12 +50,7 @@ def site_signals(site: str) -> frozenset[str]:
   if kind == "vision":
     return _EVERYWHERE
   behind = layer > 0  # there is a layer before it
-  return _EVERYWHERE | _DECODER | (_PREVIOUS if behind else frozenset())
-
-
-def reads_previous(spec: ops.OperatorSpec) -> bool:
-  """Whether an operator reads attention of the layer before its site."""
-  return bool(_PREVIOUS & set(ops.required_signals(spec)))
+  return _EVERYWHERE | _DECODER | (needs.PREVIOUS if behind else frozenset())
 
 
 Reduction = ops.ReductionPlan | SoftReduction | None

@@ -14,6 +14,7 @@ import numpy as np
 
 from eos_jax.array_typing import Array, Bool, Float, Int
 from eos_jax.ops import second
+from eos_jax.ops import site as site_lib
 
 # Visual tokens kept behind layers 2, 6 and 15 of 32, by the layer average that
 # they are named after (`Gumpest/SparseVLMs`, score.py).
@@ -123,21 +124,15 @@ def rank(
   return jnp.where(found == tokens, tokens, number), found
 
 
-def clusters(
-  removed: int | Int[Array, ""], *, recycle: float = 0.3
-) -> int | Int[Array, ""]:
+def clusters(removed: int, *, recycle: float = 0.3) -> int:
   """Number of clusters that u removed tokens leave behind (SparseVLM).
 
-  Of the int(q u) + 1 recycled ones the tenth part, rounded down, and one more.
+  Of the recycled ones the tenth part, rounded down, and one more.
 
   >>> clusters(276), clusters(0)
   (9, 1)
   """
-  if isinstance(removed, int):
-    return (int(recycle * removed) + 1) // 10 + 1
-  most = 1 << 16
-  whole = jnp.asarray((recycle * np.arange(most)).astype(np.int32))
-  return (whole[jnp.clip(removed, 0, most - 1)] + 1) // 10 + 1
+  return site_lib.recycled_number(removed, recycle) // 10 + 1
 
 
 def kept_beside_clusters(
@@ -151,7 +146,7 @@ def kept_beside_clusters(
   fits = (
     n
     for n in range(min(keep, tokens), 0, -1)
-    if n + int(clusters(tokens - n, recycle=recycle)) <= keep
+    if n + clusters(tokens - n, recycle=recycle) <= keep
   )
   return next(fits, 0)
 

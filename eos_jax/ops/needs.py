@@ -9,6 +9,9 @@ _REGISTRIES = {
   "assign": assign.KERNELS,
 }
 
+# Signals that come from the layer before a site.
+PREVIOUS = frozenset({"last_row_previous", "rater_rows"})
+
 
 def known_kernels() -> dict[str, tuple[str, ...]]:
   """For each field of a spec that names kernels, the names it may have."""
@@ -47,6 +50,14 @@ def required_signals(spec: types.OperatorSpec) -> tuple[str, ...]:
   if spec.affinity != "x" and uses_cosine(spec):
     names.add(spec.affinity)
   return tuple(sorted(names))
+
+
+def reads_previous(spec: types.OperatorSpec) -> bool:
+  """Whether an operator reads attention of the layer before its site.
+
+  Such an operator cannot act before the second decoder layer.
+  """
+  return bool(PREVIOUS & set(required_signals(spec)))
 
 
 def uses_cosine(spec: types.OperatorSpec) -> bool:

@@ -174,7 +174,5 @@ KERNELS: dict[str, types.Kernel] = {
   "raster": types.Kernel(raster, ("grid",), discrete=True),
   "max_min": types.Kernel(max_min, cosine=True, discrete=True),
   "pivots": types.Kernel(pivots, ("states", "pivots"), discrete=True),
-  "density": types.Kernel(density, ("noise",), discrete=True),
+  "density": types.Kernel(density, ("noise",), discrete=True, centred=False),
 }
-# Those whose rows hold the mean of a cluster instead of their own token.
-UNCENTRED = ("density",)

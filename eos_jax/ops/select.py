@@ -32,7 +32,7 @@ def top_k(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:
     kept, rest, diverse, later = _two_shares(site, free, count, budget)
   kept = jnp.maximum(kept, types.LOG_ZERO)
   new = None
-  if spec.diversity in second.UNCENTRED:
+  if later is not None and not second.KERNELS[spec.diversity].centred:
     new, kept = later, jnp.where(later, types.LOG_ZERO, kept)
     rest = jnp.where(later, log_mass, rest)
   fused = None

@@ -166,12 +166,23 @@ def among(
   return jnp.where(outside, log_mass, kept), rest
 
 
+def recycled_number(removed: int, share: float) -> int:
+  """Tokens of `removed` ones that come back: int(q u) + 1.
+
+  Rule and rounding are SparseVLM's (`Gumpest/SparseVLMs`,
+  modelling_sparse_llama.py).
+
+  >>> recycled_number(276, 0.3)
+  83
+  """
+  return int(share * removed) + 1
+
+
 def recycled(site: Site, left: Bool[Array, "V"]) -> Bool[Array, "V"]:
   """Which of the removed tokens pass their information on.
 
-  Of u removed ones the int(q u) + 1 of best score, with q = `spec.recycle`;
-  all for q = 1, none for q = 0. The rule and its rounding are SparseVLM's
-  (`Gumpest/SparseVLMs`, modelling_sparse_llama.py).
+  The `recycled_number` of best score for q = `spec.recycle`; all for q = 1,
+  none for q = 0.
 
   Args:
     site: V tokens, scores and the operator.
@@ -183,8 +194,8 @@ def recycled(site: Site, left: Bool[Array, "V"]) -> Bool[Array, "V"]:
   if share == 0:
     return jnp.zeros_like(left)
   # Looked up, so that products are rounded as Python's floats are.
-  most = np.arange(left.shape[0] + 1)
-  table = jnp.asarray((share * most).astype(np.int64) + 1, jnp.int32)
+  numbers = [recycled_number(u, share) for u in range(left.shape[0] + 1)]
+  table = jnp.asarray(np.array(numbers, np.int32))
   count = table[jnp.sum(left)]
   rank = topk.descending_rank(jnp.where(left, site.scores, -jnp.inf))
   return left & (rank < count)

@@ -357,12 +357,15 @@ class Kernel:
     discrete: whether it decides about sets of tokens, so that no relaxation of
       a score reaches it: operators with such a kernel take their hard decision
       in the soft form too.
+    centred: whether the rows that it picks keep a token of their own; others
+      hold the mean of a cluster.
   """
 
   run: Callable[..., Any]
   signals: tuple[str, ...] = ()
   cosine: bool = False
   discrete: bool = False
+  centred: bool = True
 
 
 def working_dtype(dtype: Any) -> Any:

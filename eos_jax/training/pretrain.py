@@ -241,7 +241,7 @@ def train_answers(
     questions=settings.questions,
     text_length=settings.text_length,
     places=settings.questions if grounds else settings.places,
-    own=not grounds,
+    sides=grounds,
     weights=settings.weights,
   )
 

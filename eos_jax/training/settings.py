@@ -119,7 +119,7 @@ class PretrainSettings(_Checked):
     answers: fourth stage.
     questions: questions of a picture that share a sequence.
     places: questions about places that are added to a picture's own ones
-      before these are drawn; the third stage has no others.
+      before these are drawn; the third stage asks for sides alone.
     text_length: tokens of that sequence, the picture not counted.
     weights: share of pictures from mini_suite and easy_vqa.
     log_every: steps between lines of metrics.

@@ -124,7 +124,7 @@ def test_packed_batches_ask_them_only_when_told(load, tok):
 
 
 def test_a_picture_s_own_questions_can_be_left_out(load, tok):
-  lines = _asked(load, tok, places=8, own=False)
+  lines = _asked(load, tok, places=8, sides=True)
   others = [line for line in lines if "left or right?" not in line]
   assert len(others) < len(lines) - 20
   # Charts have no objects: they keep the questions of their own.
