@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = [
@@ -30,6 +31,10 @@ import pytest  # noqa: E402
 import tests.command  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# Not the checkout's own path, which may have any name in it.
+_TESTS = pathlib.Path(__file__).parent
 
 
 def pytest_addoption(parser):
@@ -69,7 +74,7 @@ def searched(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
   """Mixed dtypes are an error in ops and cost; optax itself mixes them."""
-  parts = request.node.path.parts
+  parts = request.node.path.relative_to(_TESTS).parts
   if any(name in parts for name in ("ops", "cost")):
     with jax.numpy_dtype_promotion("strict"):
       yield
