@@ -1,11 +1,12 @@
-"""Matmul FLOPs of prefill.
+"""Matmul FLOPs of prefill and of decoding.
 
 Conventions: a multiply-add counts 2, so a [m, k] x [k, n] product is 2 m n k.
 Attention scores and values are counted over the full square N x N, although
 causal masking needs half of it: that is what dense kernels execute. Counted
 are projections, attention, MLPs, the output head, the projector and the vision
 encoder with its patch embedding; not counted are normalisations, softmax,
-rotary positions, embedding look-ups, decoding and the selection of tokens.
+rotary positions, embedding look-ups and the selection of tokens, which
+`eos_jax.cost.operators` counts.
 """
 
 from collections.abc import Sequence
@@ -56,18 +57,26 @@ Counts = Sequence[int] | Num[Array, "L"]
 VisionCounts = Sequence[int] | Num[Array, "E"]
 
 
+def per_layer(
+  counts: Counts | VisionCounts, square: int, linear: int
+) -> list[int] | Float[Array, "L"]:
+  """`square n^2 + linear n` of each count: exact for integers."""
+  if isinstance(counts, jax.Array):
+    # float32 holds any total to 7 digits; coefficients may exceed int32.
+    n = types.working(counts)
+    return float(square) * n * n + float(linear) * n
+  return [(square * n + linear) * n for n in counts]
+
+
 def polynomial(
   counts: Counts | VisionCounts, square: int, linear: int
 ) -> int | Float[Array, ""]:
   """Sum of `square n^2 + linear n` over counts: exact for integers."""
-  if isinstance(counts, jax.Array):
-    # float32 holds any total to 7 digits; coefficients may exceed int32.
-    n = types.working(counts)
-    return jnp.sum(float(square) * n * n + float(linear) * n)
-  return sum((square * n + linear) * n for n in counts)
+  values = per_layer(counts, square, linear)
+  return jnp.sum(values) if isinstance(values, jax.Array) else sum(values)
 
 
-def _add(a: Any, b: Any) -> Any:
+def add(a: Any, b: Any) -> Any:
   """A + b; next to an array an int, which may exceed int32, becomes a float."""
   if isinstance(a, int) and isinstance(b, int):
     return a + b
@@ -78,10 +87,18 @@ def _add(a: Any, b: Any) -> Any:
 
 def with_text(visual_counts: Counts, text_tokens: Any) -> Counts:
   """Sequence lengths: visual counts plus text tokens."""
-  if isinstance(visual_counts, jax.Array):
-    counts = types.working(visual_counts)
+  arrays = (visual_counts, text_tokens)
+  if any(isinstance(value, jax.Array) for value in arrays):
+    counts = types.working(jnp.asarray(visual_counts))
     return counts + jnp.asarray(text_tokens, counts.dtype)
   return [int(n) + text_tokens for n in visual_counts]
+
+
+def decoder_coefficients(shape: ModelShape) -> tuple[int, int]:
+  """FLOPs of a decoder layer by the square and the number of its tokens."""
+  inner, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+  projections = 2 * shape.width * (2 * inner + 2 * kv)
+  return 4 * inner, projections + 6 * shape.width * shape.mlp
 
 
 def decoder_flops(
@@ -102,12 +119,63 @@ def decoder_flops(
   Returns:
     [] FLOPs: an int for integer counts, else float32 and differentiable.
   """
-  inner, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-  projections = 2 * shape.width * (2 * inner + 2 * kv)
-  linear = projections + 6 * shape.width * shape.mlp
   lengths = with_text(visual_counts, text_tokens)
   head = 2 * head_positions * shape.width * shape.vocab
-  return _add(polynomial(lengths, 4 * inner, linear), head)
+  return add(polynomial(lengths, *decoder_coefficients(shape)), head)
+
+
+def decode_flops(
+  shape: ModelShape, cache_counts: Counts, text_tokens: Scalar
+) -> int | Float[Array, ""]:
+  """FLOPs of one generated token against caches of given lengths.
+
+  One query row a layer: projections, attention over the cached entries and the
+  token itself, gated MLP; and the output head. Nothing is selected again while
+  decoding.
+
+  Args:
+    shape: sizes of the model.
+    cache_counts: [L] visual tokens that each layer has cached; `layer_counts`
+      of a plan.
+    text_tokens: [] all other cached tokens: prompt and answer so far.
+
+  Returns:
+    [] FLOPs: an int for integer counts, else float32 and differentiable.
+
+  >>> shape = ModelShape(0, 1, 1, 1, 0, 1, 0, layers=1, width=2, heads=1,
+  ...                    kv_heads=1, head_dim=2, mlp=3, vocab=5)
+  >>> decode_flops(shape, [3], 1)  # 32 + 36, 8 x (4 + 1), 20
+  128
+  """
+  square, linear = decoder_coefficients(shape)
+  lengths = with_text(cache_counts, text_tokens)
+  alone = shape.layers * (square + linear) + 2 * shape.width * shape.vocab
+  return add(polynomial(lengths, 0, square), alone)
+
+
+def vision_lengths(
+  shape: ModelShape, vision_counts: VisionCounts | None
+) -> tuple[VisionCounts, VisionCounts]:
+  """Rows that enter each encoder block, and rows that leave it, [E] each.
+
+  A site lies between attention and MLP, so a block attends over the rows that
+  the block before left. None: nothing is reduced.
+  """
+  rows = shape.vision_tokens
+  if vision_counts is None:
+    vision_counts = [rows] * shape.vision_layers
+  if isinstance(vision_counts, jax.Array):
+    after = types.working(vision_counts)
+    first = jnp.full((1,), rows, after.dtype)
+    return jnp.concatenate([first, after[:-1]]), after
+  before = [rows, *(int(n) for n in vision_counts[:-1])]
+  return before[: len(vision_counts)], [int(n) for n in vision_counts]
+
+
+def projector_weights(shape: ModelShape) -> int:
+  """Entries of the projector's matrices, which every visual token meets."""
+  width, hidden, out = shape.vision_width, shape.projector_hidden, shape.width
+  return width * hidden + hidden * out if hidden else width * out
 
 
 def vision_flops(
@@ -125,23 +193,14 @@ def vision_flops(
     [] FLOPs: an int for integer counts, else float32 and differentiable.
   """
   rows, width = shape.vision_tokens, shape.vision_width
-  if vision_counts is None:
-    vision_counts = [rows] * shape.vision_layers
-  if isinstance(vision_counts, jax.Array):
-    vision_counts = types.working(vision_counts)
-    first = jnp.full((1,), rows, vision_counts.dtype)
-    before = jnp.concatenate([first, vision_counts[:-1]])
-  else:
-    before = [rows, *vision_counts[:-1]][: len(vision_counts)]
-    vision_counts = [int(n) for n in vision_counts]
-  left = vision_counts[-1:] if len(vision_counts) else [rows]
-  hidden, out = shape.projector_hidden, shape.width
-  per_token = 2 * (width * hidden + hidden * out if hidden else width * out)
+  before, after = vision_lengths(shape, vision_counts)
+  left = after[-1:] if len(after) else [rows]
+  per_token = 2 * projector_weights(shape)
   embed = 2 * (rows - shape.class_tokens) * shape.patch_dim * width
   total = polynomial(before, 4 * width, 8 * width * width)
-  total += polynomial(vision_counts, 0, 4 * width * shape.vision_mlp)
+  total += polynomial(after, 0, 4 * width * shape.vision_mlp)
   total += polynomial(left, 0, per_token)
-  return _add(total, embed - per_token * shape.class_tokens)
+  return add(total, embed - per_token * shape.class_tokens)
 
 
 def prefill_flops(
@@ -174,4 +233,4 @@ def prefill_flops(
   decoder = decoder_flops(
     shape, visual_counts, text_tokens, head_positions=head_positions
   )
-  return _add(decoder, vision_flops(shape, vision_counts))
+  return add(decoder, vision_flops(shape, vision_counts))

@@ -11,6 +11,38 @@ from collections.abc import Sequence
 from eos_jax.cost import flops
 
 
+def pruned_lengths(
+  *,
+  visual_tokens: int,
+  text_tokens: int,
+  layers: int,
+  after: int,
+  keep_ratio: float,
+) -> list[int]:
+  """All tokens of each layer where one pruning follows the first layers.
+
+  As `vbdi/divprune` counts (`tflops.py`): `round((1 - r) visual)` tokens go,
+  with Python's rounding of halves to the even number.
+
+  Args:
+    visual_tokens: of an unreduced picture.
+    text_tokens: all other tokens of the sequence.
+    layers: decoder layers.
+    after: layers that still see all tokens.
+    keep_ratio: share r of the visual tokens that stays.
+
+  Returns:
+    [layers] lengths.
+
+  >>> pruned_lengths(visual_tokens=576, text_tokens=25, layers=4, after=2,
+  ...                keep_ratio=0.25)
+  [601, 601, 169, 169]
+  """
+  full = text_tokens + visual_tokens
+  kept = full - round((1 - keep_ratio) * visual_tokens)
+  return [full if layer < after else kept for layer in range(layers)]
+
+
 def two_matrix_proxy(lengths: Sequence[int], *, width: int, mlp: int) -> int:
   """The proxy of FastV and DivPrune: sum of 4 n d^2 + 2 n^2 d + 2 n d m.
 

@@ -138,7 +138,7 @@ def test_cache_bytes():
   counts = [9, 9, 4, 2]
   expected = sum(2 * 2 * 4 * 2 * (n + 5) for n in counts)
   assert cost.kv_cache_bytes(SHAPE, counts, 5) == expected
-  four = cost.kv_cache_bytes(SHAPE, counts, 5, bytes_per_value=4)
+  four = cost.kv_cache_bytes(SHAPE, counts, 5, dtype="float32")
   assert four == 2 * expected
   grad = jax.grad(lambda c: cost.kv_cache_bytes(SHAPE, c, 5.0))(
     jnp.array(counts, jnp.float32)
