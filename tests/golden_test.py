@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.golden import runner
+from tests.golden import metric_cases, runner
 
 ROOT = pathlib.Path(__file__).parent
 GOLDENS = ROOT / "goldens"
@@ -32,6 +32,11 @@ def test_recorded_case(name, file, params):
 
 def test_every_known_operator_has_a_case():
   assert {name for name, _, _ in _CASES} == set(runner.CASES)
+
+
+def test_every_known_metric_has_a_file():
+  files = {path.stem for path in (GOLDENS / "metrics").glob("*.json")}
+  assert files == set(metric_cases.METRICS)
 
 
 def _folder(path, change=lambda data: data, operator="pooling"):
@@ -130,3 +135,100 @@ def test_a_folder_without_a_manifest_is_named(tmp_path):
   done = _run(tmp_path)
   assert done.returncode == 2
   assert f"{tmp_path}/manifest.json cannot be read as a manifest" in done.stderr
+
+
+def _metrics(path, name="flops_proxy", change=lambda case: case):
+  """Adds a metric file with one case to a folder."""
+  recorded = (GOLDENS / "metrics" / "flops_proxy.json").read_text()
+  case = change(json.loads(recorded)["cases"][0])
+  (path / "metrics").mkdir(exist_ok=True)
+  file = path / "metrics" / f"{name}.json"
+  file.write_text(json.dumps({"metric": name, "cases": [case]}))
+  return path
+
+
+def test_the_command_runs_metric_files_too(tmp_path):
+  folder = _metrics(_folder(tmp_path))
+  done = _run(_metrics(folder, name="unheard_of"))
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == [
+    "pooling: 1 of 1 cases, 1 arrays",
+    "flops_proxy: 1 of 1 cases, 5 values",
+    "1 metric files not run, nothing here computes them: unheard_of",
+    "2 passed, 0 failed",
+  ]
+
+
+def test_metric_files_need_no_manifest(tmp_path):
+  lines = []
+  (outcome,) = runner.run_all(_metrics(tmp_path), report=lines.append)
+  assert outcome.faults == ()
+  assert lines == ["flops_proxy: 1 of 1 cases, 5 values"]
+
+
+def _raised(case):
+  case["expected"]["fastv_divprune_full_flops"] += 1
+  return case
+
+
+def _without_input(case):
+  return {"id": case["id"], "expected": case["expected"]}
+
+
+def _asks_for_more(case):
+  case["expected"]["more"] = 1
+  return case
+
+
+@pytest.mark.parametrize(
+  "change, fault",
+  [
+    (_raised, "fastv_divprune_full_flops: "),
+    (_without_input, "cannot be run: KeyError: 'input'"),
+    (_asks_for_more, "more: was not computed"),
+    (lambda case: {**case, "expected": {}}, "the file records no outputs"),
+  ],
+)
+def test_a_metric_case_that_differs_fails(tmp_path, change, fault):
+  lines = []
+  (outcome,) = runner.run_all(
+    _metrics(tmp_path, change=change), report=lines.append
+  )
+  assert outcome.faults[0].startswith(fault)
+  assert lines[0].startswith("FAILED flops_proxy metrics/flops_proxy.json")
+  assert lines[1].startswith("flops_proxy: 0 of 1 cases")
+
+
+def test_a_metric_file_that_cannot_be_read_fails(tmp_path):
+  _metrics(tmp_path)
+  (tmp_path / "metrics" / "broken.json").write_text("{")
+  first, second = runner.run_all(tmp_path)
+  assert first.faults[0].startswith("cannot be read as a metric file")
+  assert second.faults == ()
+
+
+@pytest.mark.parametrize(
+  "actual, expected, same",
+  [
+    (3, 3, True),
+    (3, 4, False),
+    (10**12 + 1, 10**12, False),
+    (1.0 + 1e-10, 1.0, True),
+    (1.0 + 1e-8, 1.0, False),
+    (1, 1.0, True),
+    (True, True, True),
+    (1, True, False),
+    (True, 1, False),
+    ("a", "a", True),
+    ("a", 1.0, False),
+    (None, None, True),
+    (None, 1.0, False),
+    (float("nan"), 1.0, False),
+    ((1, 2.0), [1, 2.0], True),
+    ([1], [1, 2], False),
+    ({"a": [1.0]}, {"a": [1.0]}, True),
+    ({"a": 1, "b": 2}, {"a": 1}, False),
+  ],
+)
+def test_values_of_metrics_compare(actual, expected, same):
+  assert (metric_cases.difference(actual, expected) == "") == same

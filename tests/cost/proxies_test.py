@@ -6,34 +6,40 @@ import pathlib
 import pytest
 
 from eos_jax import cost
+from tests.golden import metric_cases
 
-_FILE = pathlib.Path(__file__).parents[1] / "goldens/flops_proxy/cases.json"
+_FILE = pathlib.Path(__file__).parents[1] / "goldens/metrics/flops_proxy.json"
 _CASES = json.loads(_FILE.read_text(encoding="utf-8"))["cases"]
 
 
 @pytest.mark.parametrize("case", _CASES, ids=[c["id"] for c in _CASES])
 def test_published_figures(case):
-  given, expected = case["input"], case["expected"]
-  sizes = dict(width=given["hidden"], mlp=given["ffn"])
-  layers, text = given["layers"], given["text_tokens"]
-  full = text + given["visual_tokens"]
-  removed = round((1 - given["keep_ratio"]) * given["visual_tokens"])
-  early = given["prune_after_layer"]
-  pruned = [full] * early + [full - removed] * (layers - early)
-  all_tokens = cost.two_matrix_proxy([full] * layers, **sizes)
-  kept_tokens = cost.two_matrix_proxy(pruned, **sizes)
-  assert all_tokens == expected["fastv_divprune_full_flops"]
-  assert kept_tokens / 1e12 == pytest.approx(
-    expected["fastv_divprune_pruned_tflops"], rel=1e-12
+  outcome = metric_cases.run_case("flops_proxy", case)
+  assert outcome.faults == ()
+  assert outcome.arrays == 5
+
+
+# VScan, HiDrop and most later tables: visual tokens alone, in units of 1e12.
+@pytest.mark.parametrize(
+  "tokens, printed",
+  [(576, 3.817), (192, 1.253), (128, 0.833), (64, 0.4155), (16, 0.104)],
+)
+def test_the_figures_of_later_tables(tokens, printed):
+  proxy = cost.gated_proxy([tokens] * 32, width=4096, mlp=11008) / 1e12
+  assert proxy == pytest.approx(printed, abs=0.0006)
+
+
+def test_halves_round_to_the_even_number():
+  # 0.5 x 5 = 2.5 tokens go: Python takes 2.
+  lengths = cost.pruned_lengths(
+    visual_tokens=5, text_tokens=3, layers=3, after=1, keep_ratio=0.5
   )
-  assert 100 * kept_tokens / all_tokens == pytest.approx(
-    expected["fastv_divprune_ratio_percent"], rel=1e-12
+  assert lengths == [8, 6, 6]
+
+
+@pytest.mark.parametrize("after", [0, 3, 9])
+def test_pruning_starts_behind_the_first_layers(after):
+  lengths = cost.pruned_lengths(
+    visual_tokens=10, text_tokens=1, layers=3, after=after, keep_ratio=0.2
   )
-  lengths = [text + n for n in given["schedule"]]
-  assert (
-    cost.gated_proxy(lengths, **sizes)
-    == expected["sparsevlm_pdrop_schedule_flops"]
-  )
-  assert cost.layer_average(given["schedule"]) == pytest.approx(
-    expected["equal_tokens"], rel=1e-12
-  )
+  assert lengths == [11] * min(after, 3) + [3] * max(3 - after, 0)

@@ -1,4 +1,7 @@
-"""python -m tests.golden DIR: every case that DIR/manifest.json describes.
+"""python -m tests.golden DIR: every recorded case in a folder.
+
+These are the cases that DIR/manifest.json describes, and those in the files
+DIR/metrics/*.json of the metrics that are computed here.
 
 Closes with `N passed, N failed`; the exit status says whether any failed. A
 case that cannot be run is a failure.

@@ -1,14 +1,20 @@
-"""Reads a manifest, runs its cases and compares their arrays."""
+"""Runs the recorded cases of a folder and compares what they give."""
 
 from collections.abc import Callable, Iterator, Mapping
-import dataclasses
+import itertools
 import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from tests.golden import decoder_cases, number_cases, vision_cases
+from tests.golden import (
+  decoder_cases,
+  metric_cases,
+  number_cases,
+  outcomes,
+  vision_cases,
+)
 
 # Operator of a manifest -> function of (params, in_ arrays) -> out_ arrays.
 CASES: dict[str, Callable[..., Mapping[str, Any]]] = {
@@ -25,36 +31,53 @@ class ManifestError(ValueError):
   """A folder without cases that can be read."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-  """One case.
-
-  Attributes:
-    operator: name in the manifest.
-    file: path inside the folder.
-    arrays: number of arrays that were compared.
-    faults: what differs, a line each.
-  """
-
-  operator: str
-  file: str
-  arrays: int
-  faults: tuple[str, ...]
-
-
 def run_all(
   folder: pathlib.Path, *, report: Callable[[str], None] = lambda line: None
-) -> Iterator[Outcome]:
-  """Runs every case of `folder/manifest.json`, reporting failures and sums.
+) -> Iterator[outcomes.Outcome]:
+  """Runs every case of a folder, reporting failures and sums.
+
+  `folder/manifest.json` describes the cases of operators; each
+  `folder/metrics/*.json` holds those of a metric. Metric files that nothing
+  here computes are left out, and a line says how many.
 
   Raises:
-    ManifestError: there is no manifest, or it names no operators.
+    ManifestError: there are neither, or the manifest cannot be read.
   """
-  path = folder / "manifest.json"
+  metrics = folder / "metrics"
+  described = []
+  if (folder / "manifest.json").exists() or not metrics.is_dir():
+    described = _described(folder / "manifest.json")
+  skipped: list[str] = []
+  totals: dict[str, list[int]] = {}
+  ran = itertools.chain(
+    (run_case(folder / file, *case, file) for file, *case in described),
+    metric_cases.run_files(metrics, skipped),
+  )
+  for outcome in ran:
+    name = outcome.operator
+    for fault in outcome.faults:
+      report(f"FAILED {name} {outcome.file}: {fault}")
+    total = totals.setdefault(name, [0, 0, 0])
+    total[0] += not outcome.faults
+    total[1] += 1
+    total[2] += outcome.arrays
+    yield outcome
+  for name, (right, cases, arrays) in totals.items():
+    unit = "values" if name in metric_cases.METRICS else "arrays"
+    report(f"{name}: {right} of {cases} cases, {arrays} {unit}")
+  if skipped:
+    report(
+      f"{len(skipped)} metric files not run, nothing here computes them:"
+      f" {', '.join(skipped)}"
+    )
+
+
+def _described(path):
+  """File, operator and params of every case in a manifest."""
   try:
     operators = json.loads(path.read_text(encoding="utf-8"))["operators"]
-    described = [
-      (name, str(case["file"]), case.get("params") or {})
+    return [
+      (str(case["file"]), name, case.get("params") or {})
       for name, operator in operators.items()
       for case in operator["cases"]
     ]
@@ -63,26 +86,16 @@ def run_all(
       f"{path} cannot be read as a manifest of cases ({error!r}): pass the"
       " folder that holds one"
     ) from error
-  totals: dict[str, list[int]] = {}
-  for name, file, params in described:
-    outcome = run_case(folder / file, name, params, file)
-    for fault in outcome.faults:
-      report(f"FAILED {name} {file}: {fault}")
-    total = totals.setdefault(name, [0, 0, 0])
-    total[0] += not outcome.faults
-    total[1] += 1
-    total[2] += outcome.arrays
-    yield outcome
-  for name, (right, cases, arrays) in totals.items():
-    report(f"{name}: {right} of {cases} cases, {arrays} arrays")
 
 
 def run_case(
   path: pathlib.Path, operator: str, params: Mapping[str, Any], file: str
-) -> Outcome:
+) -> outcomes.Outcome:
   """Runs one case and compares every recorded output."""
   if operator not in CASES:
-    return Outcome(operator, file, 0, ("no such operator is known here",))
+    return outcomes.Outcome(
+      operator, file, 0, ("no such operator is known here",)
+    )
   try:
     with np.load(path) as table:
       data = dict(table)
@@ -91,16 +104,16 @@ def run_case(
   # Whatever stops a case is a failure of that case, and no other's.
   except Exception as error:
     fault = f"cannot be run: {type(error).__name__}: {error}"
-    return Outcome(operator, file, 0, (fault,))
+    return outcomes.Outcome(operator, file, 0, (fault,))
   expected = {n: v for n, v in data.items() if n.startswith("out_")}
   if not expected:
-    return Outcome(operator, file, 0, ("the file records no outputs",))
+    return outcomes.Outcome(operator, file, 0, ("the file records no outputs",))
   faults = []
   for name, want in expected.items():
     fault = difference(actual.get(name), want)
     if fault:
       faults.append(f"{name}: {fault}")
-  return Outcome(operator, file, len(expected), tuple(faults))
+  return outcomes.Outcome(operator, file, len(expected), tuple(faults))
 
 
 def difference(actual: Any, expected: np.ndarray) -> str:
