@@ -167,7 +167,7 @@ def vision_lengths(
   if isinstance(vision_counts, jax.Array):
     after = types.working(vision_counts)
     first = jnp.full((1,), rows, after.dtype)
-    return jnp.concatenate([first, after[:-1]]), after
+    return jnp.concatenate([first, after[:-1]])[: after.size], after
   before = [rows, *(int(n) for n in vision_counts[:-1])]
   return before[: len(vision_counts)], [int(n) for n in vision_counts]
 

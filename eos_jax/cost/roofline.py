@@ -73,7 +73,8 @@ def prefill_seconds(
 
   Returns:
     [] seconds: a float for integer counts, else float32 and differentiable
-    almost everywhere; a layer that is bound by its weights has no gradient.
+    almost everywhere; a layer that is bound by its weights only feels the
+    traffic of its activations.
 
   >>> shape = flops.ModelShape(23, 1024, 4096, 16, 588, 577, 4096, 32, 4096, 32,
   ...                          32, 128, 11008, 32064)

@@ -46,6 +46,12 @@ from eos_jax.search.expected import (
   layer_average,
   site_counts,
 )
+from eos_jax.search.measures import (
+  flops_measure,
+  kv_measure,
+  latency_measure,
+  roofline_measure,
+)
 from eos_jax.search.objective import measure, total_loss
 from eos_jax.search.optimizer import ascend, labels, make_optimizer
 from eos_jax.search.policy import Policy, decode, init_policy
@@ -64,15 +70,19 @@ __all__ = [
   "discretize",
   "expected_counts",
   "final_count",
+  "flops_measure",
   "geometric",
   "init_multipliers",
   "init_policy",
   "init_state",
+  "kv_measure",
   "labels",
-  "layer_average",
   "lagrangian",
+  "latency_measure",
+  "layer_average",
   "make_optimizer",
   "measure",
+  "roofline_measure",
   "search_step",
   "site_counts",
   "total_loss",

@@ -1,5 +1,7 @@
 """FLOPs and cache bytes against loops over matrix products."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,8 +81,6 @@ def test_decoder_equals_the_loop(positions):
 @pytest.mark.parametrize("counts", [[10, 10, 10], [8, 6, 5]])
 @pytest.mark.parametrize("hidden", [0, 20])
 def test_vision_equals_the_loop(counts, hidden):
-  import dataclasses
-
   shape = dataclasses.replace(SHAPE, projector_hidden=hidden)
   assert cost.vision_flops(shape, counts) == _vision(shape, counts)
 
@@ -144,3 +144,74 @@ def test_cache_bytes():
     jnp.array(counts, jnp.float32)
   )
   np.testing.assert_allclose(grad, 32)
+
+
+def _decode(shape, counts, text):
+  total, inner = 0, shape.heads * shape.head_dim
+  for visual in counts:
+    total += 2 * _product(1, shape.width, inner)  # q, o
+    total += 2 * _product(1, shape.width, shape.kv_heads * shape.head_dim)
+    for _ in range(shape.heads):
+      total += _product(1, shape.head_dim, visual + text + 1)
+      total += _product(1, visual + text + 1, shape.head_dim)
+    total += 2 * _product(1, shape.width, shape.mlp)
+    total += _product(1, shape.mlp, shape.width)
+  return total + _product(1, shape.width, shape.vocab)
+
+
+def test_decoding_equals_the_loop():
+  counts = [9, 9, 4, 2]
+  got = cost.decode_flops(SHAPE, counts, 5)
+  assert got == _decode(SHAPE, counts, 5) and isinstance(got, int)
+  array = cost.decode_flops(SHAPE, jnp.array(counts, jnp.float32), 5.0)
+  np.testing.assert_allclose(array, got, rtol=1e-6)
+  grad = jax.grad(lambda c: cost.decode_flops(SHAPE, c, 5))(
+    jnp.array(counts, jnp.float32)
+  )
+  # Scores and values of all heads against one more entry.
+  np.testing.assert_allclose(grad, 4 * SHAPE.heads * SHAPE.head_dim)
+
+
+def test_decoding_from_nothing_is_a_prefill_of_one_token():
+  one = cost.decode_flops(LLAVA, [0] * 32, 0)
+  assert one == cost.decoder_flops(LLAVA, [0] * 32, 1)
+
+
+@pytest.mark.parametrize(
+  "dtype, size",
+  [
+    ("float32", 4),
+    ("bfloat16", 2),
+    ("float16", 2),
+    ("int8", 1),
+    ("float8_e4m3fn", 1),
+  ],
+)
+def test_cache_bytes_by_layer_and_dtype(dtype, size):
+  counts = [9, 9, 4, 2]
+  layers = cost.kv_cache_bytes_by_layer(SHAPE, counts, 5, dtype=dtype)
+  assert layers == tuple(2 * 2 * 4 * size * (n + 5) for n in counts)
+  total = cost.kv_cache_bytes(SHAPE, counts, 5, dtype=dtype)
+  assert total == sum(layers)
+  array = cost.kv_cache_bytes_by_layer(
+    SHAPE, jnp.array(counts), jnp.int32(5), dtype=dtype
+  )
+  np.testing.assert_allclose(array, layers)
+
+
+def test_cache_of_llava_is_what_papers_print():
+  # SparseVLM's Table 1: 302.4 MB at 576 tokens, 100.8 at 192 (MiB: 288, 96).
+  for tokens, megabytes in ((576, 302.0), (192, 100.7)):
+    got = cost.kv_cache_bytes(LLAVA, [tokens] * 32, 0)
+    assert got / 1e6 == pytest.approx(megabytes, abs=0.1)
+
+
+def test_an_unknown_dtype_is_named():
+  with pytest.raises(ValueError, match="dtype is 'float64', use one of"):
+    cost.kv_cache_bytes(SHAPE, [9], 5, dtype="float64")
+
+
+def test_an_encoder_without_blocks_takes_arrays_too():
+  shape = dataclasses.replace(SHAPE, vision_layers=0)
+  got = cost.vision_flops(shape, jnp.zeros(0))
+  np.testing.assert_allclose(got, cost.vision_flops(shape), rtol=1e-6)
