@@ -3,9 +3,10 @@
 What a reduction costs at its site, on top of the model: projections that are
 computed again for a signal, rows of attention towards them, comparisons of
 tokens, and the product that moves information. The conventions are those of
-`eos_jax.cost.flops`. Of these, two are upper bounds: text rows are counted for
-all tokens that are not visual, and the rows of a mask that is mostly 0 in full,
-as a dense product does. What several stages share is counted once.
+`eos_jax.cost.flops`. Two figures are upper bounds: text rows are counted for
+all tokens that are not visual, the prefix included; and shares that are mostly
+0 count in full, as the dense product that runs. What several signals share, the
+keys of the coming layer, is counted once.
 
 Free are signals that a model has anyway: in a vision block the keys and the
 class token's row of its attention, the caches of the layer before a decoder
