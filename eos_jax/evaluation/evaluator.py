@@ -144,7 +144,7 @@ class Evaluator:
       _prompt(batch),
       plan,
       steps=self._steps,
-      stop=self._questions.tokenizer.eos_id,
+      stop=(self._questions.tokenizer.eos_id,),
     )
 
     def fates(ids, trace):

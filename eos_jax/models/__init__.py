@@ -5,14 +5,17 @@ dicts; no mutable collections, no lifted transformations.
 """
 
 from eos_jax.models import (
+  attention,
   config,
   decoder,
   heads,
   reduction,
+  sequence,
   vision,
   vlm,
   weights,
 )
+from eos_jax.models.cache import Cache, Tail
 from eos_jax.models.config import (
   DecoderConfig,
   VisionConfig,
@@ -20,43 +23,62 @@ from eos_jax.models.config import (
   llava_1_5_7b,
   tiny,
 )
-from eos_jax.models.decoder import Text
-from eos_jax.models.reduction import Reduction, SoftReduction, site_signals
-from eos_jax.models.vlm import (
+from eos_jax.models.engine import Engine, Talk
+from eos_jax.models.generate import (
+  GREEDY,
   Answer,
+  Sampling,
+  advance,
+  answer,
+  generate,
+  prefill,
+)
+from eos_jax.models.reduction import Reduction, SoftReduction, site_signals
+from eos_jax.models.sequence import Text
+from eos_jax.models.vlm import (
   Output,
   Seen,
-  answer,
   apply,
-  generate,
   init,
+  init_selector,
   read,
   reduce_input,
   see,
 )
 
 __all__ = [
+  "GREEDY",
   "Answer",
+  "Cache",
   "DecoderConfig",
+  "Engine",
   "Output",
   "Reduction",
+  "Sampling",
   "Seen",
   "SoftReduction",
+  "Tail",
+  "Talk",
   "Text",
   "VLMConfig",
   "VisionConfig",
+  "advance",
   "answer",
   "apply",
+  "attention",
   "config",
   "decoder",
   "generate",
   "heads",
   "init",
+  "init_selector",
   "llava_1_5_7b",
+  "prefill",
   "read",
   "reduce_input",
   "reduction",
   "see",
+  "sequence",
   "site_signals",
   "tiny",
   "vision",

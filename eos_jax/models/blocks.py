@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float, Int
+from eos_jax.models import attention, layers
 from eos_jax.models import config as config_lib
-from eos_jax.models import layers
 
 Params = Any
+# Queries, keys and values `[B, H or G, N, d]` to contexts `[B, N, F]`.
+Attend = Callable[[Array, Array, Array], Array]
 
 # Segments of at most this many layers are unrolled: a loop halves the speed of
 # XLA's CPU backend, and short segments compile quickly anyway.
@@ -58,9 +60,10 @@ class VisionBlock(nn.Module):
       y = jax.nn.gelu(y)
     return x + self.fc2(y)
 
-  def __call__(self, x, bias):
+  def __call__(self, x, **masks):
     q, k, v = self.project(x)
-    return self.mlp(self.mix(x, layers.attend(q, k, v, bias)))
+    context = attention.attend(q, k, v, kernel="cpu", **masks)
+    return self.mlp(self.mix(x, context))
 
 
 class DecoderBlock(nn.Module):
@@ -106,9 +109,9 @@ class DecoderBlock(nn.Module):
     y = self.norm2(x)
     return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y))
 
-  def __call__(self, x, positions, bias):
+  def __call__(self, x, positions, **masks):
     q, k, v = self.project(x, positions)
-    return self.finish(x, layers.attend(q, k, v, bias))
+    return self.finish(x, attention.attend(q, k, v, kernel="cpu", **masks))
 
 
 def init_stack(
@@ -129,53 +132,109 @@ def call(block: nn.Module, params: Params, method: str, *inputs: Any) -> Any:
   return block.apply({"params": params}, *inputs, method=method)
 
 
-def scan(body: Callable, carry: Any, layers_: Params) -> tuple[Any, Any]:
-  """`lax.scan` over layers, unrolled where there are few."""
-  depth = jax.tree.leaves(layers_)[0].shape[0]
-  unroll = depth if depth <= UNROLL else 1
-  return jax.lax.scan(body, carry, layers_, unroll=max(unroll, 1))
+def scan_layers(
+  body: Callable,
+  carry: Any,
+  stack: Params,
+  given: Any = None,
+  *,
+  start: int = 0,
+  count: int | None = None,
+) -> tuple[Any, Any]:
+  """`lax.scan` of `body(carry, (params, *given))` over consecutive layers.
+
+  Layers are read from the whole stack one at a time: slicing it at the sites
+  would copy the weights of a segment.
+
+  Args:
+    body: returns the carry and what to collect.
+    carry: goes through the layers.
+    stack: parameters of all layers, with a leading layer axis.
+    given: further arrays with a leading axis, one entry a layer that is run.
+    start: first layer.
+    count: number of layers; None = as many as `given` has.
+  """
+  given = () if given is None else given
+  if count is None:
+    count = jax.tree.leaves(given)[0].shape[0]
+
+  def step(carry, inputs):
+    index, given = inputs
+    part = jax.tree.map(
+      lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False),
+      stack,
+    )
+    return body(carry, (part, *given))
+
+  if count > UNROLL:
+    return jax.lax.scan(step, carry, (start + jnp.arange(count), given))
+  found = []
+  for offset in range(count):
+    part = jax.tree.map(lambda leaf, i=start + offset: leaf[i], stack)
+    entry = jax.tree.map(lambda leaf, i=offset: leaf[i], given)
+    carry, out = body(carry, (part, *entry))
+    found.append(out)
+  if not found:
+    return carry, None
+  return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
 
 def run_vision(
   block: VisionBlock,
   stack: Params,
   x: Float[Array, "B N D"],
-  bias: Float[Array, "B #N N"],
+  attend: Attend,
   *,
   start: int,
   stop: int,
 ) -> Float[Array, "B N D"]:
-  """Runs blocks `start` to `stop - 1` by `lax.scan`."""
+  """Runs blocks `start` to `stop - 1`; `attend(q, k, v)` as for decoders."""
 
-  def body(carry, params):
-    return block.apply({"params": params}, carry, bias), None
+  def body(x, inputs):
+    (params,) = inputs
+    q, k, v = call(block, params, "project", x)
+    x = call(block, params, "mix", x, attend(q, k, v))
+    return call(block, params, "mlp", x), None
 
-  return scan(body, x, _segment(stack, start, stop))[0]
+  return scan_layers(body, x, stack, start=start, count=stop - start)[0]
 
 
 def run_decoder(
   block: DecoderBlock,
   stack: Params,
   x: Float[Array, "B N D"],
-  positions: Int[Array, "B N"],
-  bias: Float[Array, "B #N N"],
+  positions: Int[Array, "B N *axes"],
+  attend: Attend,
   *,
   start: int,
   stop: int,
 ) -> tuple[Float[Array, "B N D"], tuple[Array, Array]]:
-  """Runs blocks `start` to `stop - 1` by `lax.scan`.
+  """Runs blocks `start` to `stop - 1`.
 
-  Returns the hidden states and the keys and values `[stop - start, B, G, N, d]`
-  for a cache; XLA drops those where nobody reads them.
+  Args:
+    block: the block.
+    stack: parameters of all blocks.
+    x: hidden states.
+    positions: rotary positions.
+    attend: `(q, k, v) -> context` `[B, N, F]`, heads merged.
+    start: first block.
+    stop: the block behind the last.
+
+  Returns:
+    The hidden states and the keys and values `[stop - start, B, G, N, d]` for
+    a cache; XLA drops those where nobody reads them.
   """
 
-  def body(carry, params):
-    q, k, v = call(block, params, "project", carry, positions)
-    context = layers.attend(q, k, v, bias)
-    return call(block, params, "finish", carry, context), (k, v)
+  def body(x, inputs):
+    (params,) = inputs
+    q, k, v = call(block, params, "project", x, positions)
+    return call(block, params, "finish", x, attend(q, k, v)), (k, v)
 
-  return scan(body, x, _segment(stack, start, stop))
+  return scan_layers(body, x, stack, start=start, count=stop - start)
 
 
-def _segment(stack, start, stop):
-  return jax.tree.map(lambda leaf: leaf[start:stop], stack)
+def final_norm(
+  cfg: config_lib.DecoderConfig, params: Params, hidden: Float[Array, "*B D"]
+) -> Float[Array, "*B D"]:
+  """The decoder's norm before the output head."""
+  return layers.RMSNorm(cfg.norm_eps).apply({"params": params["norm"]}, hidden)

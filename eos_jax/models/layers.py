@@ -135,18 +135,3 @@ def attention_weights(
   )
   scores = scores.reshape(batch, heads, rows, -1) * features**-0.5
   return jax.nn.softmax(scores + bias[:, None], axis=-1)
-
-
-def attend(
-  q: Float[Array, "B H Q d"],
-  k: Float[Array, "B G N d"],
-  v: Float[Array, "B G N d"],
-  bias: Float[Array, "B #Q N"],
-) -> Float[Array, "B Q F"]:
-  """Attention output with an additive bias on the logits, heads merged."""
-  batch, heads, rows, _ = q.shape
-  groups = k.shape[1]
-  weights = attention_weights(q, k, bias).astype(v.dtype)
-  weights = weights.reshape(batch, groups, heads // groups * rows, -1)
-  context = jnp.einsum("bgqn,bgnd->bgqd", weights, v)
-  return merge_heads(context.reshape(batch, heads, rows, -1))

@@ -5,13 +5,15 @@ dropped; shapes are static and taken from the plan) or a `SoftReduction` (every
 shape stays V; masses say how much of a token is left).
 """
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from eos_jax import ops
-from eos_jax.array_typing import Array, Float, Int
+from eos_jax.array_typing import Array, Bool, Float, Int, Shaped
+from eos_jax.models import config as config_lib
 from eos_jax.ops import needs
 
 
@@ -61,58 +63,141 @@ Reduction = ops.ReductionPlan | SoftReduction | None
 class VisualState:
   """What travels with the visual tokens of a batch, apart from their features.
 
+  The V rows are I blocks of equal size, one a picture.
+
   Attributes:
-    log_mass: `[B, V]` log of the share of a token that is left.
+    log_mass: `[B, V]` log of the share of a token that is left; `LOG_ZERO`
+      where a picture has fewer tokens than rows, or is none.
     size: `[B, V]` number of original tokens that a token stands for.
     bias: `[B, V]` additive attention bias on the token as a key.
-    position: `[B, V]` index in the original raster; -1 for the class token.
-    image: `[B, V]` which picture of the sample the token belongs to.
+    position: `[B, V]` index in the raster of its picture; -1 for the class
+      token.
+    rank: `[B, V]` number of real tokens in front of it in its picture, before
+      any reduction.
     class_row: `[B, V]` attention of the class token in the last vision layer.
     vision_keys: `[B, V, d]` keys of that layer, mean over heads.
+    learned: `[B, V]` output of a trained scorer, where the model has one.
     noise: `[B, V]` uniform numbers for the score "random".
+    count: `[B, I]` real tokens of each picture, before any reduction.
+    extent: `[B, I]` the longer side of each picture, in tokens.
     grid: rows and columns of the original raster.
+    pictures: I, pictures of a sample.
     renumbered: whether rotary positions count what is left, 0, 1, 2, ...,
       instead of being those of the raster.
+    weighted: whether masses or biases other than those of padding are there.
   """
 
   log_mass: Float[Array, "B V"]
   size: Float[Array, "B V"]
   bias: Float[Array, "B V"]
   position: Int[Array, "B V"]
-  image: Int[Array, "B V"]
+  rank: Int[Array, "B V"]
   class_row: Float[Array, "B V"] | None
   vision_keys: Float[Array, "B V d"] | None
+  learned: Float[Array, "B V"] | None
   noise: Float[Array, "B V"] | None
+  count: Int[Array, "B I"]
+  extent: Int[Array, "B I"]
   grid: tuple[int, int] = dataclasses.field(metadata={"static": True})
+  pictures: int = dataclasses.field(default=1, metadata={"static": True})
   renumbered: bool = dataclasses.field(default=False, metadata={"static": True})
+  weighted: bool = dataclasses.field(default=False, metadata={"static": True})
+
+  @property
+  def block(self) -> int:
+    """Rows of a picture."""
+    return self.size.shape[1] // self.pictures
+
+
+# Fields of `VisualState` with a row for each token.
+PER_TOKEN = (
+  "log_mass",
+  "size",
+  "bias",
+  "position",
+  "rank",
+  "class_row",
+  "vision_keys",
+  "learned",
+  "noise",
+)
 
 
 def initial_state(
-  batch: int, tokens: int, grid: tuple[int, int], key: Array | None
+  valid: Bool[Array, "B V"], grid: tuple[int, int], key: Array | None
 ) -> VisualState:
-  """State of untouched tokens; `key` draws the noise of the score "random"."""
-  shape = (batch, tokens)
+  """State of untouched tokens, one picture a sample.
+
+  Args:
+    valid: False where a picture has no token.
+    grid: rows and columns of its raster.
+    key: draws the noise of the score "random".
+  """
+  shape = valid.shape
+  position = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
+  there = valid.astype(jnp.int32)
+  rows, columns = jnp.divmod(position, grid[1])
+  extent = jnp.where(valid, jnp.maximum(rows, columns) + 1, 0)
   return VisualState(
-    log_mass=jnp.zeros(shape, jnp.float32),
+    log_mass=jnp.where(valid, 0.0, ops.LOG_ZERO),
     size=jnp.ones(shape, jnp.float32),
     bias=jnp.zeros(shape, jnp.float32),
-    position=jnp.broadcast_to(jnp.arange(tokens), shape),
-    image=jnp.zeros(shape, jnp.int32),
+    position=position,
+    rank=jnp.cumsum(there, axis=1) - there,
     class_row=None,
     vision_keys=None,
+    learned=None,
     noise=None if key is None else jax.random.uniform(key, shape),
+    count=jnp.sum(there, axis=1, keepdims=True),
+    extent=jnp.max(extent, axis=1, keepdims=True),
     grid=grid,
   )
 
 
+def map_tokens(state: VisualState, change: Callable) -> VisualState:
+  """Applies `change(field)` to every field with a row for each token."""
+  fields = {name: getattr(state, name) for name in PER_TOKEN}
+  return dataclasses.replace(
+    state,
+    **{n: None if v is None else change(v) for n, v in fields.items()},
+  )
+
+
+def side_by_side(state: VisualState, pictures: int) -> VisualState:
+  """Joins the states of B x I single pictures to those of B samples."""
+  together = map_tokens(state, lambda field: join(field, pictures))
+  return dataclasses.replace(
+    together,
+    count=state.count.reshape(-1, pictures),
+    extent=state.extent.reshape(-1, pictures),
+    pictures=pictures,
+  )
+
+
+def join(
+  rows: Shaped[Array, "BI K *D"], pictures: int
+) -> Shaped[Array, "B IK *D"]:
+  """Puts the rows of the I pictures of a sample behind one another."""
+  samples, block, *rest = rows.shape
+  return rows.reshape(samples // pictures, pictures * block, *rest)
+
+
+def part(
+  rows: Shaped[Array, "B IK *D"], pictures: int
+) -> Shaped[Array, "B I K *D"]:
+  """Separates the rows of the pictures of a sample."""
+  batch, total, *rest = rows.shape
+  return rows.reshape(batch, pictures, total // pictures, *rest)
+
+
 def select_tokens(state: VisualState, index: Int[Array, "B K"]) -> VisualState:
-  """Gathers rows of every field."""
+  """Gathers rows of every field that has them."""
 
   def take(field):
     wide = index.reshape(index.shape + (1,) * (field.ndim - 2))
     return jnp.take_along_axis(field, wide, axis=1)
 
-  return jax.tree.map(take, state)
+  return map_tokens(state, take)
 
 
 def spec_at(reduction: Reduction, site: str) -> ops.OperatorSpec | None:
@@ -123,18 +208,30 @@ def spec_at(reduction: Reduction, site: str) -> ops.OperatorSpec | None:
   return None if planned is None else planned.spec
 
 
-def check_sites(reduction: Reduction, known: tuple[str, ...]) -> None:
-  """Refuses a reduction with sites that the model does not have."""
+def check(reduction: Reduction, cfg: config_lib.VLMConfig) -> None:
+  """Refuses a reduction that is not one of this model; all faults at once."""
   if reduction is None:
     return
+  faults = []
   if isinstance(reduction, SoftReduction):
     names = reduction.sites
   else:
     names = tuple(planned.site for planned in reduction.sites)
-  unknown = [name for name in names if name not in known]
+    for what, theirs, ours in (
+      ("model", reduction.model, cfg.name),
+      ("tokens", reduction.tokens, cfg.vision.tokens),
+      ("layers", reduction.layers, cfg.decoder.layers),
+    ):
+      if theirs != ours:
+        faults.append(f"{what} is {theirs!r}, this model's is {ours!r}")
+  unknown = [name for name in names if name not in cfg.sites]
   if unknown:
+    faults.append(f"unknown sites {unknown}; this model has {list(cfg.sites)}")
+  if faults:
+    name = getattr(reduction, "name", "soft")
     raise ValueError(
-      f"reduction has unknown sites {unknown}; this model has {list(known)}."
+      f"reduction {name!r} is not one of model {cfg.name!r}: "
+      + "; ".join(faults)
     )
 
 
@@ -145,24 +242,28 @@ def reduce_at(
   state: VisualState,
   signals: ops.Signals,
 ) -> tuple[Float[Array, "B K D"], VisualState, ops.Reduced]:
-  """Applies the operator of a site to a batch.
+  """Applies the operator of a site to each picture of a batch.
 
   Args:
     reduction: a plan or a soft reduction that names `site`.
     site: name of the site.
     x: features of the visual tokens.
     state: what travels with them.
-    signals: batched signals; what the state carries is filled in here.
+    signals: batched signals, `[B, V, ...]` where they have a row for each
+      visual token; what the state carries is filled in here.
 
   Returns:
-    The features, the state, and the operator's full result (batched).
+    The features, the state, and the operator's full result (batched): rows
+    point into the sample, `assignment` `[B, V, K / I]` to the rows of the
+    token's own picture.
   """
-  class_row = signals.class_row
   signals = dataclasses.replace(
     signals,
-    class_row=state.class_row if class_row is None else class_row,
-    vision_keys=state.vision_keys,
-    noise=state.noise,
+    **{
+      name: getattr(state, name)
+      for name in ("class_row", "vision_keys", "learned", "noise")
+      if getattr(signals, name) is None
+    },
     grid=state.grid,
   )
   tokens = ops.TokenSet(
@@ -171,10 +272,13 @@ def reduce_at(
     size=state.size,
     bias=state.bias,
     position=state.position,
-    image=state.image,
+    image=jnp.zeros_like(state.position),
   )
-  operator = _operator(reduction, site)
-  reduced = jax.vmap(operator)(tokens, signals)
+  operator, spec = _operator(reduction, site), spec_at(reduction, site)
+  if state.pictures == 1:
+    reduced = jax.vmap(operator)(tokens, signals)
+  else:
+    reduced = _by_picture(operator, tokens, signals, state.pictures)
   if isinstance(reduction, ops.ReductionPlan):
     state = select_tokens(state, reduced.index)
   state = dataclasses.replace(
@@ -183,12 +287,48 @@ def reduce_at(
     size=reduced.tokens.size,
     bias=reduced.tokens.bias,
     position=reduced.tokens.position,
-    image=reduced.tokens.image,
-    renumbered=(
-      state.renumbered or spec_at(reduction, site).positions == "renumbered"
+    renumbered=state.renumbered or spec.positions == "renumbered",
+    weighted=(
+      state.weighted
+      or not isinstance(reduction, ops.ReductionPlan)
+      or spec.delta != 0
+      or spec.rho_attn != 0
     ),
   )
   return reduced.tokens.x, state, reduced
+
+
+# Signals that all pictures of a sample share.
+_SHARED = ("text", "text_mask", "pivots")
+
+
+def _by_picture(operator, tokens, signals, pictures):
+  """Runs an operator on each picture; rows then point into the sample."""
+  fields = {f.name for f in dataclasses.fields(signals)} - {"grid", "images"}
+  apart = {
+    name: value if name in _SHARED else part(value, pictures)
+    for name in fields
+    if (value := getattr(signals, name)) is not None
+  }
+  axes = {name: None if name in _SHARED else 0 for name in apart}
+  grid = signals.grid
+
+  def one(tokens, given):
+    return operator(tokens, ops.Signals(**given, grid=grid))
+
+  tokens = jax.tree.map(lambda rows: part(rows, pictures), tokens)
+  reduced = jax.vmap(jax.vmap(one, in_axes=(0, axes)))(tokens, apart)
+  block = tokens.x.shape[2]
+  first = block * jnp.arange(pictures)[None, :, None]
+  image = jnp.zeros_like(reduced.index) + first // block
+  reduced = dataclasses.replace(
+    reduced,
+    index=reduced.index + first,
+    tokens=dataclasses.replace(reduced.tokens, image=image),
+  )
+  return jax.tree.map(
+    lambda rows: rows.reshape(rows.shape[0], -1, *rows.shape[3:]), reduced
+  )
 
 
 def _operator(reduction, site):

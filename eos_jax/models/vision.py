@@ -1,6 +1,7 @@
 """Vision encoder: CLIP-shaped transformer with a class token."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -8,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax import ops
-from eos_jax.array_typing import Array, Float
-from eos_jax.models import blocks, layers
+from eos_jax.array_typing import Array, Bool, Float
+from eos_jax.models import attention, blocks, layers
 from eos_jax.models import config as config_lib
 from eos_jax.models import reduction as reduction_lib
 
@@ -61,11 +62,10 @@ def init(cfg: config_lib.VisionConfig, key: Array) -> Any:
   embed_key, block_key = jax.random.split(key)
   image = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
   x = jnp.zeros((1, 2, cfg.width))
-  bias = jnp.zeros((1, 1, 2))
   params = {
     "embed": PatchEmbed(cfg).init(embed_key, image)["params"],
     "blocks": blocks.init_stack(
-      blocks.VisionBlock(cfg), block_key, cfg.layers, x, bias
+      blocks.VisionBlock(cfg), block_key, cfg.layers, x
     ),
   }
   if cfg.post_norm:
@@ -80,16 +80,30 @@ def encode(
   image: Float[Array, "B height width 3"],
   reduction: reduction_lib.Reduction = None,
   *,
+  valid: Bool[Array, "B V"] | None = None,
   key: Array | None = None,
+  kernel: str | None = None,
 ) -> VisionOutput:
   """Encodes pictures with values in [-1, 1], reducing at `vision.*` sites.
 
-  The last block runs apart from the scan because the class token's attention
+  The last block runs apart from the others because the class token's attention
   in it is a signal that most operators read; only that one row is computed.
+
+  Args:
+    cfg: shape of the encoder.
+    params: its parameters.
+    image: pictures.
+    reduction: acts at its `vision.*` sites.
+    valid: False on patches that are padding; None = all are real.
+    key: draws the noise of the score "random".
+    kernel: of attention (`attention.KERNELS`); None = the best of the backend.
   """
   block, stack = blocks.VisionBlock(cfg), params["blocks"]
   x = PatchEmbed(cfg).apply({"params": params["embed"]}, image)
-  state = reduction_lib.initial_state(x.shape[0], cfg.tokens, cfg.grid, key)
+  padded = valid is not None
+  if valid is None:
+    valid = jnp.ones((x.shape[0], cfg.tokens), bool)
+  state = reduction_lib.initial_state(valid, cfg.grid, key)
   state = _with_class_token(state)
   trace, last, done = {}, cfg.layers - 1, 0
   for index in range(cfg.layers):
@@ -97,15 +111,13 @@ def encode(
     spec = reduction_lib.spec_at(reduction, site)
     if spec is None and index != last:
       continue
-    x = blocks.run_vision(
-      block, stack, x, _key_bias(state), start=done, stop=index
-    )
+    attend = _attention(cfg, x, state, padded or bool(trace), kernel)
+    x = blocks.run_vision(block, stack, x, attend, start=done, stop=index)
     part = blocks.layer(stack, index)
     q, k, v = blocks.call(block, part, "project", x)
-    bias = _key_bias(state)
-    row = jnp.mean(layers.attention_weights(q[:, :, :1], k, bias), axis=1)[:, 0]
-    x = blocks.call(block, part, "mix", x, layers.attend(q, k, v, bias))
-    keys = jnp.mean(k, axis=1)
+    row = attention.row_attention(q[:, :, :1], k, key_bias=_key_bias(state))
+    row, keys = row[:, 0], jnp.mean(k, axis=1)
+    x = blocks.call(block, part, "mix", x, attend(q, k, v))
     if index == last:
       state = dataclasses.replace(state, class_row=row, vision_keys=keys)
     if spec is not None:
@@ -121,12 +133,30 @@ def encode(
   return VisionOutput(*_finish(x, state), trace)
 
 
+def _attention(cfg, x, state, biased, kernel):
+  """Attention among all rows; `biased` where some are padding or weighted."""
+  if kernel is None:
+    kernel = attention.choose(
+      None, cfg.width // cfg.heads, x.dtype, devices=jax.device_count()
+    )
+  bias = _key_bias(state) if biased else None
+  return functools.partial(attention.attend, key_bias=bias, kernel=kernel)
+
+
 def _key_bias(state):
-  return (state.log_mass + state.bias)[:, None]
+  return state.log_mass + state.bias
 
 
 def _with_class_token(state):
   """Puts a row for the class token in front."""
+  first = {
+    "log_mass": 0,
+    "size": 1,
+    "bias": 0,
+    "position": -1,
+    "rank": -1,
+    "noise": 0,
+  }
 
   def front(field, value):
     column = jnp.full((field.shape[0], 1), value, field.dtype)
@@ -134,12 +164,11 @@ def _with_class_token(state):
 
   return dataclasses.replace(
     state,
-    log_mass=front(state.log_mass, 0),
-    size=front(state.size, 1),
-    bias=front(state.bias, 0),
-    position=front(state.position, -1),
-    image=front(state.image, 0),
-    noise=None if state.noise is None else front(state.noise, 0),
+    **{
+      name: front(getattr(state, name), value)
+      for name, value in first.items()
+      if getattr(state, name) is not None
+    },
   )
 
 
@@ -149,7 +178,7 @@ def _finish(x, state):
   ToMe leaves [unmerged A, B]; the decoder is causal, so that it must see the
   patches in an order that does not depend on the operator.
   """
-  state = jax.tree.map(lambda field: field[:, 1:], state)
+  state = reduction_lib.map_tokens(state, lambda field: field[:, 1:])
   class_token, patches = x[:, 0], x[:, 1:]
   if patches.shape[1] != state.grid[0] * state.grid[1]:
     order = jnp.argsort(state.position, axis=1)

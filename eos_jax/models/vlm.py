@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax import ops
-from eos_jax.array_typing import Array, Float, Int
+from eos_jax.array_typing import Array, Bool, Float
 from eos_jax.models import config as config_lib
-from eos_jax.models import decoder, layers, vision
+from eos_jax.models import decoder, layers, sequence, vision
 from eos_jax.models import reduction as reduction_lib
+from eos_jax.ops import types
 
 
 class Projector(nn.Module):
@@ -44,8 +45,33 @@ class Output:
   state: reduction_lib.VisualState
 
 
+class Selector(nn.Module):
+  """A trained scorer of projected tokens, `[B, V, D]` -> `[B, V]`.
+
+  The mean over keys of `(W_q x) (W_k x)^T / sqrt(D)`: VisionSelector
+  (`JulietChoo/VisionSelector`, selector_scorer.py).
+  """
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "B V D"], valid: Bool[Array, "B V"]
+  ) -> Float[Array, "B V"]:
+    width = x.shape[-1]
+    query = layers.Dense(width, use_bias=False, name="q")(x)
+    keys = layers.Dense(width, use_bias=False, name="k")(x)
+    there = valid.astype(jnp.float32)
+    total = jnp.maximum(jnp.sum(there, axis=1), 1.0)
+    mean = jnp.einsum("bvd,bv->bd", keys.astype(jnp.float32), there)
+    mean = mean / total[:, None]
+    return jnp.einsum("bvd,bd->bv", query, mean) * width**-0.5
+
+
 def init(cfg: config_lib.VLMConfig, key: Array) -> Any:
-  """Random parameters: a nested dict with vision, projector, decoder."""
+  """Random parameters: a nested dict with vision, projector, decoder.
+
+  A tree that has `init_selector`'s as "selector" too gives operators the
+  signal "learned".
+  """
   vision_key, projector_key, decoder_key = jax.random.split(key, 3)
   features = jnp.zeros((1, 1, cfg.vision.width))
   projector = Projector(cfg.projector, cfg.decoder.width)
@@ -56,13 +82,20 @@ def init(cfg: config_lib.VLMConfig, key: Array) -> Any:
   }
 
 
+def init_selector(cfg: config_lib.VLMConfig, key: Array) -> Any:
+  """Random parameters of a scorer for the signal "learned"."""
+  x = jnp.zeros((1, 1, cfg.decoder.width))
+  return Selector().init(key, x, jnp.ones((1, 1), bool))["params"]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Seen:
   """Pictures as the decoder gets them; computed once, read many times.
 
   Attributes:
-    visual: `[B, V, D]` projected visual tokens in raster order.
+    visual: `[B, V, D]` projected visual tokens, each picture in raster order,
+      the pictures of a sample behind one another.
     state: what travels with them.
     trace: the operator's result at each site so far: those of the encoder,
       and "decoder.0" once `reduce_input` has run.
@@ -73,58 +106,74 @@ class Seen:
   trace: dict[str, ops.Reduced] = dataclasses.field(default_factory=dict)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Answer:
-  """A generated answer.
-
-  Attributes:
-    ids: `[B, M]` greedy tokens; the stop token fills the rest of a row.
-    trace: the operator's result at each site, by site name.
-  """
-
-  ids: Int[Array, "B M"]
-  trace: dict[str, ops.Reduced]
-
-
 def see(
   cfg: config_lib.VLMConfig,
   params: Any,
-  image: Float[Array, "B height width 3"],
+  image: Float[Array, "B *I height width 3"],
   reduction: reduction_lib.Reduction = None,
   *,
+  valid: Bool[Array, "B I V"] | None = None,
   key: Array | None = None,
+  kernel: str | None = None,
 ) -> Seen:
   """Encodes and projects pictures, reducing at the `vision.*` sites.
 
   Args:
     cfg: shape of the model.
     params: tree from `init`.
-    image: pictures with values in [-1, 1].
+    image: pictures with values in [-1, 1], one or I a sample. Each picture has
+      the budget of the plan.
     reduction: None (dense), an `ops.ReductionPlan` or a `SoftReduction`.
+    valid: False on patches that are padding, of all patches where a sample has
+      fewer pictures or none; None = all are real.
     key: draws the noise of the score "random".
+    kernel: of attention (`attention.KERNELS`); None = the best of the backend.
+
+  Raises:
+    ValueError: the reduction is not one of this model.
   """
-  reduction_lib.check_sites(reduction, cfg.sites)
-  out = vision.encode(cfg.vision, params["vision"], image, reduction, key=key)
+  reduction_lib.check(reduction, cfg)
+  pictures = image.shape[1] if image.ndim == 5 else 1
+  image = image.reshape(-1, *image.shape[-3:])
+  if valid is not None:
+    valid = valid.reshape(len(image), cfg.vision.tokens)
+  out = vision.encode(
+    cfg.vision,
+    params["vision"],
+    image,
+    reduction,
+    valid=valid,
+    key=key,
+    kernel=kernel,
+  )
   projector = Projector(cfg.projector, cfg.decoder.width)
   visual = projector.apply({"params": params["projector"]}, out.patches)
-  return Seen(visual, out.state, out.trace)
+  state = out.state
+  if "selector" in params:
+    learned = Selector().apply(
+      {"params": params["selector"]}, visual, types.present(state.log_mass)
+    )
+    state = dataclasses.replace(state, learned=learned)
+  if pictures > 1:
+    visual = reduction_lib.join(visual, pictures)
+    state = reduction_lib.side_by_side(state, pictures)
+  return Seen(visual, state, out.trace)
 
 
 def reduce_input(
   cfg: config_lib.VLMConfig,
   params: Any,
   seen: Seen,
-  text: decoder.Text,
+  text: sequence.Text,
   reduction: reduction_lib.Reduction,
 ) -> Seen:
-  """Applies the site "decoder.0" ahead of `read` or `answer`.
+  """Applies the site "decoder.0" ahead of `read` or `prefill`.
 
   Args:
     cfg: shape of the model.
     params: tree from `init`.
     seen: from `see`.
-    text: tokens behind the picture; operators may read the prompt.
+    text: the text; operators may read the prompt.
     reduction: has the site "decoder.0"; its other sites are left for later.
   """
   visual, state, reduced = decoder.reduce_input(
@@ -143,23 +192,26 @@ def read(
   cfg: config_lib.VLMConfig,
   params: Any,
   seen: Seen,
-  text: decoder.Text,
+  text: sequence.Text,
   reduction: reduction_lib.Reduction = None,
+  *,
+  kernel: str | None = None,
 ) -> Output:
-  """Teacher-forced pass of the decoder over `[prefix | picture | text]`.
+  """Teacher-forced pass of the decoder over prefix, pictures and text.
 
   Args:
     cfg: shape of the model.
     params: tree from `init`.
     seen: from `see`, under the same reduction.
-    text: tokens behind the picture.
+    text: the text, and where the pictures stand in it.
     reduction: acts at its `decoder.*` sites.
+    kernel: of attention (`attention.KERNELS`); None = the best of the backend.
 
   Returns:
     Logits and hidden states at the text positions. Gradients flow into
     `params`, `seen` and the arrays of a soft reduction.
   """
-  out = _run(cfg, params, seen, text, reduction)
+  out = run(cfg, params, seen, text, reduction, kernel=kernel)
   return Output(
     logits=decoder.logits(cfg.decoder, params["decoder"], out.hidden),
     hidden=out.hidden,
@@ -171,97 +223,30 @@ def read(
 def apply(
   cfg: config_lib.VLMConfig,
   params: Any,
-  image: Float[Array, "B height width 3"],
-  text: decoder.Text,
+  image: Float[Array, "B *I height width 3"],
+  text: sequence.Text,
   reduction: reduction_lib.Reduction = None,
   *,
+  valid: Bool[Array, "B I V"] | None = None,
   key: Array | None = None,
+  kernel: str | None = None,
 ) -> Output:
   """`read` of what `see` makes of the pictures; arguments as there."""
-  seen = see(cfg, params, image, reduction, key=key)
-  return read(cfg, params, seen, text, reduction)
+  seen = see(cfg, params, image, reduction, valid=valid, key=key, kernel=kernel)
+  return read(cfg, params, seen, text, reduction, kernel=kernel)
 
 
-def answer(
+def run(
   cfg: config_lib.VLMConfig,
   params: Any,
   seen: Seen,
-  text: decoder.Text,
+  text: sequence.Text,
   reduction: reduction_lib.Reduction = None,
   *,
-  steps: int,
-  stop: int,
-) -> Answer:
-  """Greedy answer with a key-value cache; tokens are selected once, at prefill.
-
-  Args:
-    cfg: shape of the model.
-    params: tree from `init`.
-    seen: from `see`, under the same reduction.
-    text: prompts, `mask` True on the prompt only.
-    reduction: None, a plan or a soft reduction.
-    steps: most tokens M to generate.
-    stop: id that ends an answer; it fills the rest of its row.
-  """
-  out = _run(cfg, params, seen, text, reduction)
-  last = jnp.sum(text.mask, axis=1) - 1
-  hidden = jnp.take_along_axis(out.hidden, last[:, None, None], axis=1)[:, 0]
-  first = _best(cfg, params, hidden)
-  batch = first.shape[0]
-  tokens = jnp.full((batch, steps), stop, jnp.int32).at[:, 0].set(first)
-  shape = cfg.decoder
-  fresh = jnp.zeros(
-    (2, shape.layers, batch, shape.kv_heads, steps, shape.head_dim),
-    hidden.dtype,
-  )
-
-  def unfinished(carry):
-    index, _, _, done = carry
-    return (index < steps) & ~jnp.all(done)
-
-  def advance(carry):
-    index, tokens, fresh, done = carry
-    hidden, fresh = decoder.step(
-      cfg.decoder,
-      params["decoder"],
-      jax.lax.dynamic_index_in_dim(tokens, index - 1, 1, keepdims=False),
-      out.cache,
-      fresh,
-      index - 1,
-    )
-    token = jnp.where(done, stop, _best(cfg, params, hidden))
-    tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, index, 1)
-    return index + 1, tokens, fresh, done | (token == stop)
-
-  start = (jnp.int32(1), tokens, fresh, first == stop)
-  ids = jax.lax.while_loop(unfinished, advance, start)[1]
-  return Answer(ids, seen.trace | out.trace)
-
-
-def generate(
-  cfg: config_lib.VLMConfig,
-  params: Any,
-  image: Float[Array, "B height width 3"],
-  text: decoder.Text,
-  reduction: reduction_lib.Reduction = None,
-  *,
-  steps: int,
-  stop: int,
-  key: Array | None = None,
-) -> Int[Array, "B M"]:
-  """`answer` to what `see` makes of the pictures; arguments as there."""
-  seen = see(cfg, params, image, reduction, key=key)
-  out = answer(cfg, params, seen, text, reduction, steps=steps, stop=stop)
-  return out.ids
-
-
-def _best(cfg, params, hidden):
-  logits = decoder.logits(cfg.decoder, params["decoder"], hidden)
-  return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
-def _run(cfg, params, seen, text, reduction):
-  reduction_lib.check_sites(reduction, cfg.sites)
+  kernel: str | None = None,
+) -> decoder.DecoderOutput:
+  """Hidden states and cache of a pass; arguments as of `read`."""
+  reduction_lib.check(reduction, cfg)
   return decoder.run(
     cfg.decoder,
     params["decoder"],
@@ -270,4 +255,5 @@ def _run(cfg, params, seen, text, reduction):
     seen.state,
     text,
     reduction,
+    kernel=kernel,
   )

@@ -382,7 +382,7 @@ def working(x: Num[Array, "..."]) -> Float[Array, "..."]:
   return x.astype(working_dtype(x.dtype))
 
 
-def present(log_mass: Float[Array, "V"]) -> Bool[Array, "V"]:
+def present(log_mass: Float[Array, "*V"]) -> Bool[Array, "*V"]:
   """True where a token has any mass."""
   return log_mass > LOG_ZERO / 2
 

@@ -73,7 +73,7 @@ def test_pictures_are_shared_among_their_questions(setup, site):
   )
   generate = jax.jit(
     lambda image, text: models.generate(
-      cfg, params, image, text, plan, steps=3, stop=_TOKENIZER.eos_id
+      cfg, params, image, text, plan, steps=3, stop=(_TOKENIZER.eos_id,)
     )
   )
   expected = []

@@ -108,7 +108,7 @@ def test_cached_decoding_equals_uncached_on_axes(renumbered):
       ops.PlannedSite("decoder.2", 4, spec),
     ),
   )
-  answer = small.generate(CFG, params, image, prompt, plan, steps=4, stop=-1)
+  answer = small.generate(CFG, params, image, prompt, plan, steps=4, stop=())
   tokens, mask = np.zeros((2, 8), int), np.zeros((2, 8), bool)
   tokens[:, :4], mask[:, :4] = text.tokens, True
   for place in range(4):

@@ -109,7 +109,7 @@ def test_cached_decoding_equals_uncached(name):
   if name != "dense":
     spec = ops.PRESETS[name]
     plan = _plan(("decoder.0", 9, spec), ("decoder.2", 4, spec))
-  answer = small.generate(CFG, params, image, prompt, plan, steps=5, stop=-1)
+  answer = small.generate(CFG, params, image, prompt, plan, steps=5, stop=())
   # Without a cache: the whole text again for every token, padded to one shape.
   tokens, mask = np.zeros((3, 12), int), np.zeros((3, 12), bool)
   tokens[:, :6], mask[:, :6] = text.tokens, prompt.mask
@@ -128,10 +128,10 @@ def test_cached_decoding_equals_uncached(name):
 
 def test_generation_stops_and_fills_up():
   params, image = small.params(CFG), small.pictures(1)
-  free = small.generate(CFG, params, image, small.text(1), steps=4, stop=-1)
+  free = small.generate(CFG, params, image, small.text(1), steps=4, stop=())
   stop = int(free[0, 1])
   assert int(free[0, 0]) != stop
-  ended = small.generate(CFG, params, image, small.text(1), steps=4, stop=stop)
+  ended = small.generate(CFG, params, image, small.text(1), steps=4, stop=(stop,))
   assert ended.tolist() == [[int(free[0, 0]), stop, stop, stop]]
 
 
