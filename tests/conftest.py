@@ -10,7 +10,7 @@ _FLAGS = [
   # Sharded code is tested on eight devices of one CPU.
   "--xla_force_host_platform_device_count=8",
   # Tests compile far longer than they run: less optimisation is a third of it.
-  "--xla_backend_optimization_level=1",
+  "--xla_backend_optimization_level=0",
 ]
 if "PYTEST_XDIST_WORKER" in os.environ:
   # Several workers already fill the cores.

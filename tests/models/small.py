@@ -75,3 +75,4 @@ generate = jax.jit(
 )
 see = jax.jit(models.see, static_argnums=(0, 3))
 read = jax.jit(models.read, static_argnums=(0, 4))
+reduce_input = jax.jit(models.reduce_input, static_argnums=(0, 4))

@@ -269,7 +269,7 @@ def test_reducing_the_input_first_changes_nothing():
   hybrid = ops.presets.HYBRID
   plan = _plan(("decoder.0", 9, hybrid), ("decoder.2", 4, hybrid))
   whole = small.apply(CFG, params, image, text, plan).logits
-  seen = models.reduce_input(
+  seen = small.reduce_input(
     CFG, params, small.see(CFG, params, image), text, plan
   )
   assert seen.visual.shape == (2, 9, 16)
