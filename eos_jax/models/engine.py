@@ -104,7 +104,7 @@ class Engine:
     plan: ops.ReductionPlan | None = None,
     slots: Int[np.ndarray, "B I"] | None = None,
     valid: Bool[np.ndarray, "B I V"] | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
   ) -> Talk:
     """Reads pictures and prompts; visual tokens are selected here, once.
 
@@ -116,7 +116,8 @@ class Engine:
       slots: number of prompt tokens in front of each picture, not decreasing
         along a row; None = all pictures come first.
       valid: False on patches that are padding, see `models.see`.
-      seed: of sampling, and of the score "random".
+      seed: of sampling, and of the score "random"; one for each sample makes
+        its draws independent of its batch.
 
     Raises:
       ValueError: a prompt is longer than the greatest bucket, numbers of
@@ -129,9 +130,9 @@ class Engine:
         " prompt for each."
       )
     tokens, mask = self._padded(prompts)
-    keys = jax.random.split(jax.random.key(seed), len(prompts))
+    keys = _keys(seed, len(prompts))
     logits, cache = self._prefill(
-      self._params, image, tokens, mask, slots, valid, keys[0], plan=plan
+      self._params, image, tokens, mask, slots, valid, keys, plan=plan
     )
     return Talk(cache, logits, None, self._room, keys, 0)
 
@@ -229,7 +230,7 @@ class Engine:
       room=talk.room - tokens.shape[1],
     )
 
-  def _prefill_fn(self, params, image, tokens, mask, slots, valid, key, plan):
+  def _prefill_fn(self, params, image, tokens, mask, slots, valid, keys, plan):
     text = sequence.Text(
       tokens=tokens,
       mask=mask,
@@ -237,7 +238,7 @@ class Engine:
       slots=slots,
     )
     seen = vlm.see(
-      self._cfg, params, image, plan, valid=valid, key=key, kernel=self._kernel
+      self._cfg, params, image, plan, valid=valid, key=keys, kernel=self._kernel
     )
     logits, cache, _ = generate.prefill(
       self._cfg, params, seen, text, plan, room=self._room, kernel=self._kernel
@@ -277,3 +278,15 @@ class Engine:
         f" make the engine with more room than {self._room}, or ask for fewer"
         " steps."
       )
+
+
+def _keys(seed, samples):
+  """A random key for each sample."""
+  if isinstance(seed, int):
+    return jax.random.split(jax.random.key(seed), samples)
+  if len(seed) != samples:
+    raise ValueError(
+      f"there are {len(seed)} seeds for {samples} samples; give one for each,"
+      " or one for all."
+    )
+  return jax.vmap(jax.random.key)(jnp.asarray(seed))

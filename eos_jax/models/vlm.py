@@ -126,7 +126,8 @@ def see(
     reduction: None (dense), an `ops.ReductionPlan` or a `SoftReduction`.
     valid: False on patches that are padding, of all patches where a sample has
       fewer pictures or none; None = all are real.
-    key: draws the noise of the score "random".
+    key: draws the noise of the score "random"; `[B]`: one for each sample, so
+      that its noise does not depend on its batch.
     kernel: of attention (`attention.KERNELS`); None = the best of the backend.
 
   Raises:
@@ -134,6 +135,8 @@ def see(
   """
   reduction_lib.check(reduction, cfg)
   pictures = image.shape[1] if image.ndim == 5 else 1
+  if key is not None and key.ndim:
+    key = _by_picture(key, pictures)
   image = image.reshape(-1, *image.shape[-3:])
   if valid is not None:
     valid = valid.reshape(len(image), cfg.vision.tokens)
@@ -158,6 +161,12 @@ def see(
     visual = reduction_lib.join(visual, pictures)
     state = reduction_lib.side_by_side(state, pictures)
   return Seen(visual, state, out.trace)
+
+
+def _by_picture(keys, pictures):
+  """Keys [B I] of all pictures from those [B] of the samples."""
+  fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  return jax.vmap(fold, in_axes=(0, None))(keys, jnp.arange(pictures)).ravel()
 
 
 def reduce_input(
