@@ -24,7 +24,7 @@ from eos_jax.models.config import (
   tiny,
 )
 from eos_jax.models.engine import Engine, Talk
-from eos_jax.models.generate import (
+from eos_jax.models.generation import (
   GREEDY,
   Answer,
   Sampling,

@@ -12,7 +12,7 @@ from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float, Int, Shaped
 from eos_jax.models import cache as cache_lib
 from eos_jax.models import config as config_lib
-from eos_jax.models import generate, sequence, vlm
+from eos_jax.models import generation, sequence, vlm
 from eos_jax.models import reduction as reduction_lib
 
 # Called after each step with the number of the step and, for each sample, its
@@ -84,7 +84,7 @@ class Engine:
     self._buckets, self._kernel = tuple(sorted(buckets)), kernel
     self._prefill = jax.jit(self._prefill_fn, static_argnames="plan")
     self._step = jax.jit(self._step_fn, static_argnames="sampling")
-    self._choose = jax.jit(generate.choose, static_argnames="sampling")
+    self._choose = jax.jit(generation.choose, static_argnames="sampling")
     self._extend = jax.jit(self._extend_fn)
 
   @property
@@ -141,7 +141,7 @@ class Engine:
     talk: Talk,
     *,
     steps: int | None = None,
-    sampling: generate.Sampling = generate.GREEDY,
+    sampling: generation.Sampling = generation.GREEDY,
     on_token: OnToken | None = None,
   ) -> tuple[Talk, list[list[int]]]:
     """The next reply of each sample.
@@ -165,7 +165,7 @@ class Engine:
     token = self._choose(
       talk.logits,
       sampling=sampling,
-      keys=generate.at_step(talk.keys, talk.drawn),
+      keys=generation.at_step(talk.keys, talk.drawn),
     )
     replies: list[list[int]] = [[] for _ in range(len(token))]
     ended = np.zeros(len(replies), bool)
@@ -240,7 +240,7 @@ class Engine:
     seen = vlm.see(
       self._cfg, params, image, plan, valid=valid, key=keys, kernel=self._kernel
     )
-    logits, cache, _ = generate.prefill(
+    logits, cache, _ = generation.prefill(
       self._cfg, params, seen, text, plan, room=self._room, kernel=self._kernel
     )
     extra = self._buckets[-1] - tokens.shape[1]
@@ -248,13 +248,13 @@ class Engine:
     return logits, dataclasses.replace(cache, segments=segments)
 
   def _extend_fn(self, params, cache, tokens, mask):
-    logits, cache = generate.advance(self._cfg, params, tokens, mask, cache)
+    logits, cache = generation.advance(self._cfg, params, tokens, mask, cache)
     return logits, cache.tail  # an output that is an input would be copied
 
   def _step_fn(self, params, cache, last, going, keys, index, sampling):
     logits, tail = self._extend_fn(params, cache, last[:, None], going[:, None])
-    keys = generate.at_step(keys, index)
-    return tail, generate.choose(logits, sampling, keys)
+    keys = generation.at_step(keys, index)
+    return tail, generation.choose(logits, sampling, keys)
 
   def _padded(self, prompts):
     longest = max(len(prompt) for prompt in prompts)

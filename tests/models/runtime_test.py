@@ -130,9 +130,7 @@ def test_cache_batch_and_padding_change_nothing(name):
   # Eight samples = eight times one.
   for i in range(8):
     one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], given)
-    alone, _ = read(
-      params(), image[i : i + 1], one, KEYS[i : i + 1], reduction
-    )
+    alone, _ = read(params(), image[i : i + 1], one, KEYS[i : i + 1], reduction)
     close(alone[0][rows[i]], logits[i][rows[i]])
   # Unpadded.
   bare = text(whole[1:2], LENGTHS[1:2], len(whole[1]))
@@ -161,7 +159,9 @@ def test_a_later_picture_leaves_an_earlier_one_alone(name):
     kept = trace[site].index.shape[1] // 2
     for field in ("index", "scores"):
       before = getattr(trace[site], field)[:, :kept]
-      np.testing.assert_array_equal(before, getattr(moved[site], field)[:, :kept])
+      np.testing.assert_array_equal(
+        before, getattr(moved[site], field)[:, :kept]
+      )
     np.testing.assert_array_equal(
       trace[site].tokens.x[:, :kept], moved[site].tokens.x[:, :kept]
     )
