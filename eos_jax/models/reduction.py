@@ -317,7 +317,7 @@ def reduce_at(
 
 
 # Signals that all pictures of a sample share.
-_SHARED = ("text", "text_mask", "pivots")
+_SHARED = ("text", "text_mask")
 
 
 def _by_picture(operator, tokens, signals, pictures):
