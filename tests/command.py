@@ -20,14 +20,19 @@ PHASES = {
 }
 
 
-def options(workdir, *args, config="search:ci", cache=""):
-  """Arguments of `subprocess` for a task."""
+# Programs of a run that is about their existence, not their speed.
+FAST_COMPILATION = "--xla_backend_optimization_level=0"
+
+
+def options(workdir, *args, config="search:ci", cache="", flags=""):
+  """Arguments of `subprocess` for a task; `flags` are XLA's."""
   cache = cache or workdir.parent / "cache"
   # One device as on a user's machine; a run finds what others compiled.
   environment = {
     **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    **({"XLA_FLAGS": flags} if flags else {}),
   }
   name, _, variant = config.partition(":")
   config = f"configs/{name}.py" + (f":{variant}" if variant else "")
@@ -42,9 +47,9 @@ def options(workdir, *args, config="search:ci", cache=""):
   }
 
 
-def run(workdir, *args, config="search:ci", cache=""):
+def run(workdir, *args, config="search:ci", cache="", flags=""):
   """Runs a task to its end."""
-  made = options(workdir, *args, config=config, cache=cache)
+  made = options(workdir, *args, config=config, cache=cache, flags=flags)
   return subprocess.run(**made, capture_output=True, check=False)
 
 

@@ -1,5 +1,6 @@
 """What has been evaluated is written down at once and never computed again."""
 
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import json
@@ -8,6 +9,48 @@ from typing import Any
 
 from eos_jax import files, ops
 from eos_jax.evaluation import evaluator
+
+
+class Book:
+  """Entries by all that they depend on, in a file of JSON lines."""
+
+  def __init__(self, path: pathlib.Path):
+    """Reads the file, if there is one; a line cut short is dropped."""
+    self._entries: dict[str, dict[str, Any]] = {}
+    entries = files.read_jsonl(path)
+    files.write_text(path, "".join(json.dumps(e) + "\n" for e in entries))
+    for entry in entries:
+      self._entries[entry.pop("key")] = entry
+    self._file = open(path, "a", encoding="utf-8", buffering=1)
+
+  def find(self, content: Any) -> dict[str, Any] | None:
+    """The entry that depends on plain values `content`, if it is known."""
+    return self._entries.get(_key(content))
+
+  def add(self, content: Any, entry: dict[str, Any]) -> None:
+    """Writes an entry down."""
+    key = _key(content)
+    self._entries[key] = entry
+    self._file.write(json.dumps({"key": key, **entry}) + "\n")
+
+  def once(
+    self, content: Any, compute: Callable[[], dict[str, Any]]
+  ) -> dict[str, Any]:
+    """The known entry, or what `compute` gives, as the file gives it back."""
+    found = self.find(content)
+    if found is None:
+      found = files.plain(compute())
+      self.add(content, found)
+    return found
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+def _key(content: Any) -> str:
+  text = json.dumps(content, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Ledger:
@@ -20,26 +63,19 @@ class Ledger:
   def __init__(self, path: pathlib.Path, circumstances: dict[str, Any]):
     """Reads the file, if there is one; a line cut short is dropped."""
     self._circumstances = circumstances
-    self._entries: dict[str, dict[str, Any]] = {}
-    entries = files.read_jsonl(path)
-    files.write_text(path, "".join(json.dumps(e) + "\n" for e in entries))
-    for entry in entries:
-      self._entries[entry.pop("key")] = entry
-    self._file = open(path, "a", encoding="utf-8", buffering=1)
+    self._book = Book(path)
 
-  def _key(self, plan: ops.ReductionPlan | None) -> str:
-    content = {
+  def _content(self, plan: ops.ReductionPlan | None) -> dict[str, Any]:
+    return {
       "circumstances": self._circumstances,
       "plan": None if plan is None else json.loads(plan.to_json()),
     }
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
   def find(
     self, name: str, limit: float | None, plan: ops.ReductionPlan | None
   ) -> evaluator.Result | None:
     """The result of a plan (None: dense), if it is known."""
-    entry = self._entries.get(self._key(plan))
+    entry = self._book.find(self._content(plan))
     if entry is None:
       return None
     return evaluator.Result(name=name, limit=limit, plan=plan, **entry)
@@ -51,10 +87,8 @@ class Ledger:
       for field in dataclasses.fields(result)
       if field.name not in ("name", "limit", "plan")
     }
-    key = self._key(result.plan)
-    self._entries[key] = entry
-    self._file.write(json.dumps({"key": key, **entry}) + "\n")
+    self._book.add(self._content(result.plan), entry)
 
   def close(self) -> None:
     """Closes the file."""
-    self._file.close()
+    self._book.close()

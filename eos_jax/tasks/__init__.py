@@ -8,8 +8,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from eos_jax.tasks import evaluate, pretrain, report, search
-from eos_jax.training import settings, workdir
+from eos_jax.tasks import benchmark, evaluate, pretrain, report, search
+from eos_jax.training import benchmark_settings, settings, workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,9 @@ class Task:
 
 
 TASKS = {
+  "benchmark": Task(
+    benchmark_settings.BenchmarkJob, benchmark.run, benchmark.check
+  ),
   "evaluate": Task(settings.EvaluateJob, evaluate.run, evaluate.check),
   "pretrain": Task(settings.PretrainSettings, pretrain.run),
   "report": Task(settings.ReportJob, report.run, reads="search"),

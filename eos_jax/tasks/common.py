@@ -39,6 +39,59 @@ def lacking(site: str, spec: ops.OperatorSpec) -> str:
   )
 
 
+def read_plan(path: str, field: str) -> ops.ReductionPlan:
+  """The plan in a JSON file.
+
+  Args:
+    path: the file.
+    field: of the config that names it.
+
+  Raises:
+    settings.ConfigError: it cannot be read, or holds no plan.
+  """
+  try:
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+  except OSError as error:
+    raise settings.ConfigError(
+      [
+        f"{field}: {path} cannot be read ({error.strerror}); give the JSON"
+        " file of a plan, such as runs/search/plans/16.json"
+      ]
+    ) from error
+  try:
+    return ops.ReductionPlan.from_json(text)
+  except ValueError as error:
+    raise settings.ConfigError([f"{field}: {path}: {error}"]) from error
+
+
+def plan_faults(
+  cfg: models.VLMConfig, plan: ops.ReductionPlan, where: str
+) -> list[str]:
+  """Why a model cannot run a plan, a line each; `where` begins them."""
+  faults = [
+    f"{where} is of another model: {field} is {theirs!r} there"
+    f" and {ours!r} here; use a plan that was searched for {cfg.name!r}"
+    for field, theirs, ours in (
+      ("model", plan.model, cfg.name),
+      ("tokens", plan.tokens, cfg.vision.tokens),
+      ("layers", plan.layers, cfg.decoder.layers),
+    )
+    if theirs != ours
+  ]
+  faults += [
+    f"{where} has the site {site.site!r};"
+    f" {settings.nearest(site.site, cfg.sites)}"
+    for site in plan.sites
+    if site.site not in cfg.sites
+  ]
+  faults += [
+    f"{where}: {fault}; use another operator or site"
+    for site in plan.sites
+    if (fault := lacking(site.site, site.spec))
+  ]
+  return faults
+
+
 def open_sources(
   split: str, data: settings.DataSettings, keep: bool = False
 ) -> list[sources.Source]:

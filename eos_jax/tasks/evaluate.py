@@ -3,47 +3,15 @@
 import contextlib
 import pathlib
 
-from eos_jax import cost, models, ops
+from eos_jax import cost, models
 from eos_jax.tasks import common, comparison
 from eos_jax.training import settings
 
 
 def _read_plan(cfg, path):
   """The plan in a file; refuses one that this model cannot run."""
-  try:
-    text = pathlib.Path(path).read_text(encoding="utf-8")
-  except OSError as error:
-    raise settings.ConfigError(
-      [
-        f"config.plan: {path} cannot be read ({error.strerror}); give the JSON"
-        " file of a plan, such as runs/search/plans/16.json"
-      ]
-    ) from error
-  try:
-    plan = ops.ReductionPlan.from_json(text)
-  except ValueError as error:
-    raise settings.ConfigError([f"config.plan: {path}: {error}"]) from error
-  faults = [
-    f"config.plan: {path} is of another model: {field} is {theirs!r} there"
-    f" and {ours!r} here; use a plan that was searched for {cfg.name!r}"
-    for field, theirs, ours in (
-      ("model", plan.model, cfg.name),
-      ("tokens", plan.tokens, cfg.vision.tokens),
-      ("layers", plan.layers, cfg.decoder.layers),
-    )
-    if theirs != ours
-  ]
-  faults += [
-    f"config.plan: {path} has the site {site.site!r};"
-    f" {settings.nearest(site.site, cfg.sites)}"
-    for site in plan.sites
-    if site.site not in cfg.sites
-  ]
-  faults += [
-    f"config.plan: {path}: {fault}; use another operator or site"
-    for site in plan.sites
-    if (fault := common.lacking(site.site, site.spec))
-  ]
+  plan = common.read_plan(path, "config.plan")
+  faults = common.plan_faults(cfg, plan, f"config.plan: {path}")
   if faults:
     raise settings.ConfigError(faults)
   return plan

@@ -38,7 +38,7 @@ def nearest(name: str, known: Collection[str]) -> str:
   return f"use one of {', '.join(sorted(known))}"
 
 
-class _Checked:
+class Checked:
   """A dataclass that refuses values with all of its faults at once."""
 
   def _faults(self) -> Iterator[str]:
@@ -64,7 +64,7 @@ class _Checked:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSettings(_Checked):
+class DataSettings(Checked):
   """Where data come from.
 
   Attributes:
@@ -81,7 +81,7 @@ class DataSettings(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class StageSettings(_Checked):
+class StageSettings(Checked):
   """One stage of pretraining.
 
   Attributes:
@@ -107,7 +107,7 @@ class StageSettings(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainSettings(_Checked):
+class PretrainSettings(Checked):
   """Pretraining of the shipped model.
 
   Attributes:
@@ -153,7 +153,7 @@ class PretrainSettings(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchSettings(_Checked):
+class SearchSettings(Checked):
   """The search for reduction plans.
 
   Attributes:
@@ -260,7 +260,7 @@ class SearchSettings(_Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationSettings(_Checked):
+class EvaluationSettings(Checked):
   """The comparison of plans on the test split.
 
   Attributes:
@@ -299,7 +299,7 @@ class SearchJob(SearchSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateJob(_Checked):
+class EvaluateJob(Checked):
   """The evaluation of one plan.
 
   Results are kept by what they depend on: one directory may serve many plans.

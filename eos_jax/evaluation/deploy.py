@@ -1,0 +1,235 @@
+"""What a plan saves where it runs: its times beside the dense model's.
+
+Four times, in seconds, of a batch:
+
+- "prefill": the decoder over encoded pictures and the prompt, up to the first
+  token, with the operators at the decoder's sites;
+- "first_token": the same from pixels on, with the encoder and its sites;
+- "step": one decoded token, every token waited for as a server does that
+  streams;
+- "end_to_end": the first token and `steps` more.
+
+Dense and plan take turns, and a speed-up is the median over the rounds of
+dense / plan. The ideal one is that of the FLOPs, those of the operators
+included: a device that is bound by arithmetic alone, at one rate, reaches it.
+
+What the operators take is measured too: the plan's prefill minus one that
+leaves as many rows at the same sites by `programs.CUT`, which keeps the first
+rows and computes no signal. It holds signals, scores, selection, transfer, and
+the attention bias of sizes in the layers behind, but not the shortening. It is
+taken where the plan acts: in "prefill", or in "first_token" for plans with
+sites in the encoder.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from eos_jax import cost, models, ops
+from eos_jax.evaluation import programs, timing
+
+PARTS = ("prefill", "first_token", "step", "end_to_end")
+
+
+def flops(
+  shape: cost.ModelShape,
+  plan: ops.ReductionPlan | None,
+  *,
+  text_tokens: int,
+  steps: int,
+) -> dict[str, float]:
+  """FLOPs of each of `PARTS` for one sample, operators included.
+
+  Args:
+    shape: sizes of the model.
+    plan: the reduction; None = dense.
+    text_tokens: all other tokens of the sequence.
+    steps: tokens decoded behind the first one.
+  """
+  budget = cost.budget_of(plan, shape, text_tokens)
+  if plan is None:
+    counts, early = (budget.tokens,) * shape.layers, 0
+  else:
+    counts = cost.layer_counts(plan)
+    # They run before all others, so that their cost stands alone.
+    inside = dataclasses.replace(plan, sites=programs.encoder_sites(plan))
+    early = cost.plan_operator_flops(shape, inside, text_tokens)
+  late = budget.operator_flops - early
+  decoded = sum(
+    cost.decode_flops(shape, counts, text_tokens + done)
+    for done in range(steps)
+  )
+  return {
+    "prefill": cost.decoder_flops(shape, counts, text_tokens) + late,
+    "first_token": budget.total_flops,
+    "step": decoded / steps,
+    "end_to_end": budget.total_flops + decoded,
+  }
+
+
+def compare(
+  model: programs.Model,
+  inputs: programs.Inputs,
+  dense: programs.Pipeline,
+  plan: ops.ReductionPlan,
+  *,
+  steps: int,
+  repeats: int,
+  seconds: float,
+) -> dict[str, Any]:
+  """Measures a plan beside the dense model.
+
+  Args:
+    model: the model.
+    inputs: the batch of `dense`.
+    dense: the dense programs, for as many steps.
+    plan: the reduction.
+    steps: tokens decoded behind the first one, at least 1.
+    repeats: rounds.
+    seconds: see `timing.in_turns`.
+
+  Returns:
+    Plain values: "seconds", "speedup" (realised, ideal, and their ratio),
+    "operators" (what they take), "compile_seconds", "kv_bytes" (allocated, and
+    by the cost model) and "budget" (the four ways), see this module.
+  """
+  pipelines = {
+    "dense": dense,
+    "plan": programs.Pipeline(model, inputs, plan, steps=steps, dense=dense),
+    "cut": programs.Pipeline(
+      model, inputs, programs.cut(plan), steps=0, dense=dense
+    ),
+  }
+  laps = timing.in_turns(
+    {side: pipeline.run for side, pipeline in pipelines.items()},
+    repeats=repeats,
+    seconds=seconds,
+  )
+  batch, text = inputs.text.tokens.shape
+  text = programs.text_length(model, text)
+  shape, plans = model.shape, {"dense": None, "plan": plan}
+  budgets = {
+    side: cost.budget_of(which, shape, text, dtype=model.dtype)
+    for side, which in plans.items()
+  }
+  counted = {
+    side: flops(shape, which, text_tokens=text, steps=steps)
+    for side, which in plans.items()
+  }
+  where = "first_token" if programs.encoder_sites(plan) else "prefill"
+  return {
+    "budget": {
+      side: dataclasses.asdict(budget) | {"text": str(budget)}
+      for side, budget in budgets.items()
+    },
+    "seconds": {
+      side: {
+        part: dataclasses.asdict(timing.measured(values))
+        for part, values in parts.items()
+      }
+      for side, parts in laps.items()
+    },
+    "speedup": speedups(laps["dense"], laps["plan"], counted),
+    "operators": operators(laps["plan"][where], laps["cut"][where], where),
+    "compile_seconds": {side: pipelines[side].seconds for side in plans},
+    "kv_bytes": {
+      side: pipelines[side].kv_bytes | {"model": batch * budgets[side].kv_bytes}
+      for side in plans
+    },
+  }
+
+
+def speedups(
+  dense: Mapping[str, list[float]],
+  plan: Mapping[str, list[float]],
+  counted: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, float]]:
+  """Realised speed-ups beside those of the FLOPs.
+
+  Args:
+    dense: seconds of all rounds, by part.
+    plan: the same under the plan.
+    counted: FLOPs of "dense" and "plan", by part.
+
+  Returns:
+    By part "realised" with its quartiles "low" and "high", "ideal", and
+    "share": realised / ideal.
+  """
+  found = {}
+  for part in PARTS:
+    real = timing.ratios(dense[part], plan[part])
+    ideal = counted["dense"][part] / counted["plan"][part]
+    found[part] = {
+      "realised": real.median,
+      "low": real.low,
+      "high": real.high,
+      "ideal": ideal,
+      "share": real.median / ideal,
+    }
+  return found
+
+
+def operators(
+  plan: list[float], cut: list[float], where: str
+) -> dict[str, Any]:
+  """What the operators of a plan take, in seconds and as a share.
+
+  Args:
+    plan: seconds of the plan's program, all rounds.
+    cut: the same where rows are only dropped.
+    where: the part that it is.
+
+  Returns:
+    "seconds", and "share" with its quartiles: of the plan's time; noise may
+    put it below 0.
+  """
+  pairs = list(zip(plan, cut, strict=True))
+  share = timing.measured([(whole - rest) / whole for whole, rest in pairs])
+  return {
+    "part": where,
+    "seconds": timing.differences(plan, cut).median,
+    "share": share.median,
+    "low": share.low,
+    "high": share.high,
+  }
+
+
+def compilations(
+  model: programs.Model,
+  plan: ops.ReductionPlan | None,
+  *,
+  text_tokens: int,
+  pictures: int,
+  seed: int,
+) -> dict[str, int]:
+  """Programs that an engine compiles for many pictures and prompts.
+
+  Args:
+    model: the model.
+    plan: the reduction; None = dense.
+    text_tokens: longest prompt, and the one bucket; prompts of all lengths up
+      to it are given.
+    pictures: different pictures, one after the other.
+    seed: of pictures and prompts.
+
+  Returns:
+    "pictures", and the number of programs of "prefill" and "step".
+  """
+  rng = np.random.default_rng(seed)
+  engine = models.Engine(
+    model.cfg, model.params, stop=(), buckets=(text_tokens,), room=1
+  )
+  side = model.cfg.vision.image_size
+  for _ in range(pictures):
+    image = rng.uniform(-1, 1, (1, side, side, 3)).astype(model.dtype)
+    length = rng.integers(1, text_tokens, endpoint=True)
+    prompt = rng.integers(model.cfg.decoder.vocab, size=length).tolist()
+    engine.reply(engine.begin(image, [prompt], plan=plan), steps=2)
+  counted = engine.compilations
+  return {
+    "pictures": pictures,
+    "prefill": counted["prefill"],
+    "step": counted["step"],
+  }

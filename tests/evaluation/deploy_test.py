@@ -1,0 +1,202 @@
+"""Plans beside dense: what is counted, measured and said of it."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from eos_jax import cost, models, ops
+from eos_jax.evaluation import deploy, programs, timing_report
+
+CFG = models.VLMConfig(
+  name="small",
+  vision=models.VisionConfig(
+    image_size=16, patch_size=4, layers=2, width=16, heads=2, mlp=16
+  ),
+  decoder=models.DecoderConfig(
+    vocab=32, layers=2, width=16, heads=2, kv_heads=2, head_dim=8, mlp=16
+  ),
+  projector=16,
+  prefix=(1,),
+)
+TEXT = 5
+
+
+def _plan(*sites):
+  planned = tuple(
+    ops.PlannedSite(site, keep, spec) for site, keep, spec in sites
+  )
+  return ops.ReductionPlan("plan", CFG.name, 16, 2, planned)
+
+
+PLAN = _plan(
+  ("vision.1", 8, ops.presets.PRUMERGE), ("decoder.1", 4, ops.presets.FASTV)
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+  params = jax.jit(functools.partial(models.init, CFG))(jax.random.key(0))
+  return programs.Model(CFG, params, "float32")
+
+
+@pytest.fixture(scope="module")
+def inputs(model):
+  return programs.draw(model, batch=2, text_tokens=TEXT, seed=0)
+
+
+@pytest.fixture(scope="module")
+def dense(model, inputs):
+  return programs.Pipeline(model, inputs, None, steps=2)
+
+
+def test_flops_are_those_of_the_cost_model(model):
+  shape = model.shape
+  dense = deploy.flops(shape, None, text_tokens=6, steps=2)
+  assert dense["prefill"] == cost.decoder_flops(shape, [16, 16], 6)
+  assert dense["first_token"] == cost.prefill_flops(shape, [16, 16], 6)
+  steps = [cost.decode_flops(shape, [16, 16], text) for text in (6, 7)]
+  assert dense["step"] == sum(steps) / 2
+  assert dense["end_to_end"] == dense["first_token"] + sum(steps)
+
+
+def test_operators_count_where_they_run(model):
+  shape = model.shape
+  got = deploy.flops(shape, PLAN, text_tokens=6, steps=1)
+  late = cost.operator_flops(
+    shape, "decoder.1", ops.presets.FASTV, 8, 4, 6, input_tokens=8
+  )
+  assert got["prefill"] == cost.decoder_flops(shape, [8, 4], 6) + late
+  budget = cost.budget_of(PLAN, shape, 6)
+  assert got["first_token"] == budget.model_flops + budget.operator_flops
+  assert late < budget.operator_flops
+
+
+def test_speedups_and_what_operators_take():
+  dense = {part: [4.0, 8.0, 4.0] for part in deploy.PARTS}
+  plan = {part: [2.0, 4.0, 1.0] for part in deploy.PARTS}
+  counted = {
+    "dense": dict.fromkeys(deploy.PARTS, 10),
+    "plan": dict.fromkeys(deploy.PARTS, 4),
+  }
+  got = deploy.speedups(dense, plan, counted)
+  assert set(got) == set(deploy.PARTS)
+  assert got["step"] == {
+    "realised": 2.0,
+    "low": 2.0,
+    "high": 3.0,
+    "ideal": 2.5,
+    "share": 0.8,
+  }
+  taken = deploy.operators([2.0, 4.0, 1.0], [1.5, 3.0, 1.0], "prefill")
+  assert taken["seconds"] == 0.5
+  assert taken["share"] == 0.25
+  assert (taken["low"], taken["high"]) == (0.125, 0.25)
+
+
+def test_a_plan_is_cut_at_the_same_sites(model, inputs):
+  short = programs.cut(PLAN)
+  assert [(s.site, s.keep) for s in short.sites] == [
+    (s.site, s.keep) for s in PLAN.sites
+  ]
+  assert cost.plan_operator_flops(model.shape, short, 6) == 0
+  seen, dense = (
+    jax.jit(programs.see(CFG, plan))(model.params, inputs.image, inputs.key)
+    for plan in (short, None)
+  )
+  assert seen.state.position.tolist() == [list(range(8))] * 2
+  first = programs.shortened(dense, 8)
+  assert first.visual.shape == seen.visual.shape
+  assert first.state.position.tolist() == seen.state.position.tolist()
+
+
+def test_a_plan_without_encoder_sites_shares_the_encoder(model, inputs, dense):
+  plan = _plan(("decoder.0", 4, ops.presets.PRUNE))
+  shared = programs.Pipeline(model, inputs, plan, steps=0, dense=dense)
+  assert set(dense.seconds) == {"see", "prefill", "step"}
+  assert set(shared.seconds) == {"prefill"}
+  ticks = iter(range(3)).__next__
+  assert shared.run(ticks) == {"see": 1, "prefill": 1, "first_token": 2}
+
+
+def test_what_is_measured_decodes_as_the_model_answers(model, inputs):
+  """The programs are the model: the same tokens as `models.answer`."""
+  plan = _plan(("decoder.1", 4, ops.presets.FASTV))
+  see = jax.jit(programs.see(CFG, plan))
+  seen = see(model.params, inputs.image, inputs.key)
+  whole = functools.partial(
+    models.answer, CFG, reduction=plan, steps=4, stop=()
+  )
+  answer = jax.jit(lambda *args: whole(*args).ids)(
+    model.params, seen, inputs.text
+  )
+  prefill = jax.jit(programs.prefill(CFG, plan, room=3))
+  step = jax.jit(programs.step(CFG))
+  token, cache = prefill(model.params, seen, inputs.text)
+  got = [token]
+  for _ in range(3):
+    token, tail = step(model.params, cache, token)
+    cache = dataclasses.replace(cache, tail=tail)
+    got.append(token)
+  np.testing.assert_array_equal(np.stack(got, 1), answer)
+
+
+def test_a_comparison_has_all_numbers_and_a_table(model, inputs, dense):
+  found = deploy.compare(
+    model, inputs, dense, PLAN, steps=2, repeats=2, seconds=60.0
+  )
+  assert found["operators"]["part"] == "first_token"
+  assert found["seconds"]["plan"]["step"]["count"] == 2
+  assert set(found["compile_seconds"]["plan"]) == {"see", "prefill", "step"}
+  for side, count in (("dense", [16, 16]), ("plan", [8, 4])):
+    kept = found["kv_bytes"][side]
+    alone = cost.kv_cache_bytes(model.shape, count, 6, dtype="float32")
+    assert kept["model"] == 2 * alone
+    # Biases and positions come on top of keys and values.
+    assert kept["model"] < kept["segments"] < 1.2 * kept["model"]
+  row = {"model": "small", "batch": 2, "name": "mine", "limit": 6.0}
+  value = {
+    "device": "cpu",
+    "jax": "0",
+    "cores": 2,
+    "text_tokens": TEXT,
+    "steps": 2,
+    "skipped": {"huge": "huge does not fit"},
+    "models": {
+      "small": {
+        "visual_tokens": 16,
+        "layers": 2,
+        "parameters": 10**6,
+        "dtype": "float32",
+        "kernels": model.kernels,
+        "compilations": {
+          "plan": "mine",
+          "pictures": 50,
+          "prefill": 1,
+          "step": 1,
+        },
+      }
+    },
+    "rows": [
+      {**row, "reason": "", "note": "moved", **found},
+      {**row, "name": "fastv", "reason": "it cannot"},
+    ],
+  }
+  text = timing_report.deploy_table(value)
+  assert "mine (moved)" in text and "- skipped: huge does not fit" in text
+  assert "- fastv cannot be at 6 tokens: it cannot" in text
+  lines = [line for line in text.splitlines() if line.startswith("|")]
+  assert len(lines) == 8 and len({len(line) for line in lines[:4]}) == 1
+
+
+def test_many_pictures_need_one_program(model):
+  got = deploy.compilations(
+    model,
+    _plan(("decoder.0", 4, ops.presets.PRUNE)),
+    text_tokens=TEXT,
+    pictures=4,
+    seed=0,
+  )
+  assert got == {"pictures": 4, "prefill": 1, "step": 1}

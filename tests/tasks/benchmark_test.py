@@ -1,0 +1,160 @@
+"""What a benchmark measures, refuses and skips; and its command."""
+
+import json
+import runpy
+
+import jax
+import pytest
+
+from eos_jax import cost, ops
+from eos_jax.evaluation import evaluator
+from eos_jax.tasks import benchmark, subjects
+from eos_jax.training import benchmark_settings, settings
+from tests import command
+
+
+def _job(**changes):
+  path = command.ROOT / "configs" / "benchmark.py"
+  config = runpy.run_path(path)["get_config"]().to_dict() | changes
+  del config["task"]
+  return settings.build(benchmark_settings.BenchmarkJob, config)
+
+
+@pytest.mark.parametrize("name", benchmark_settings.MODELS)
+def test_budgets_are_those_of_the_paper(name):
+  cfg = subjects.config(name)
+  found = benchmark.candidates(_job(presets=("prune",)), cfg)
+  expected = {144: [48, 32, 16, 4], 576: [192, 128, 64, 16]}
+  limits = [item.limit for item in found if item.name == "prune"]
+  assert limits == pytest.approx(expected[cfg.vision.tokens])
+  for item in found:
+    assert cost.layer_average(cost.layer_counts(item.plan)) <= item.limit + 1e-9
+
+
+def test_what_cannot_be_measured_says_why():
+  cfg = subjects.config("tiny")
+  for name, reason in (
+    ("fastv", "smallest reachable layer average is 29.6"),
+    ("vision_selector", "'vision_selector' reads learned, which the site"),
+  ):
+    found = benchmark.preset_candidate(cfg, name, 4.0)
+    assert found.plan is None and found.reason.startswith(reason)
+
+
+def test_searched_plans_beside_the_package_and_the_users_own(
+  tmp_path, monkeypatch
+):
+  cfg = subjects.config("tiny")
+  plan = benchmark.preset_candidate(cfg, "hybrid", 16.0).plan
+  (tmp_path / "tiny_16.json").write_text(plan.to_json())
+  monkeypatch.setattr(benchmark, "_SHIPPED", tmp_path)
+  job = _job(presets=(), plans=(str(tmp_path / "tiny_16.json"),))
+  found = benchmark.candidates(job, cfg)
+  assert [item.name for item in found] == [evaluator.SEARCHED, "hybrid@16"]
+  assert all(item.plan == plan and item.limit == 16 for item in found)
+  assert not benchmark.candidates(job, subjects.config("wide"))
+
+
+def test_random_weights_have_the_structure_of_the_model():
+  cfg = subjects.config("tiny")
+  params = subjects.random_params(cfg, "bfloat16", jax.random.key(0))
+  known = subjects.load("tiny", 0).params
+  shapes = jax.tree.map(lambda leaf: leaf.shape, (params, known))
+  assert shapes[0] == shapes[1]
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+  layer = params["decoder"]["blocks"]["q"]["kernel"]
+  assert float(layer.astype("float32").std()) == pytest.approx(
+    cfg.decoder.width**-0.5, rel=0.05
+  )
+
+
+def test_a_model_that_does_not_fit_is_skipped_with_the_reason(monkeypatch):
+  monkeypatch.setattr(subjects, "free_bytes", lambda: 20 * 2**30)
+  fits = lambda batch: subjects.lacking_memory("llava_1_5_7b", batch, 24, 16)
+  assert fits(1) == ""
+  assert fits(64).startswith(
+    "llava_1_5_7b in bfloat16 at batch 64 needs "
+  ) and fits(64).endswith(
+    " 20.0 GiB of the cpu are free; use smaller batches or another model"
+  )
+  monkeypatch.setattr(subjects, "free_bytes", lambda: 10 * 2**30)
+  assert "(parameters 13.1, " in fits(1)
+
+
+def test_all_impossible_values_are_listed():
+  with pytest.raises(settings.ConfigError) as error:
+    _job(
+      measure=("deploy", "speed"),
+      models=("tiny", "large"),
+      model="wild",
+      batches=(0,),
+      budgets=(0.5, -0.1, 0.5),
+      presets=("prun",),
+      repeats=0,
+      points=1,
+      seconds=-1.0,
+    )
+  assert error.value.faults == (
+    "config.measure has 'speed'; use one of deploy, latency",
+    "config.models has 'large'; use one of llava_1_5_7b, tiny, wide",
+    "config.presets has 'prun'; did you mean 'prune'?",
+    "config.model is 'wild'; did you mean 'wide'?",
+    "config.budgets is (0.5, -0.1, 0.5); give each once",
+    "config.batches has 0; use 1 or more",
+    "config.budgets has -0.1; use a share of the visual tokens above 0, up to"
+    " 1",
+    "config.repeats is 0; use 1 or more",
+    "config.points is 1; use 2 or more",
+    "config.seconds is -1.0; use 0 or more",
+  )
+
+
+def test_all_plans_that_cannot_be_measured_are_listed(tmp_path):
+  missing = tmp_path / "no.json"
+  wide = tmp_path / "wide.json"
+  plan = ops.ReductionPlan("mine", "wide", 576, 8)
+  wide.write_text(plan.to_json())
+  wrong = tmp_path / "wrong.json"
+  wrong.write_text(ops.ReductionPlan("mine", "tiny", 576, 5).to_json())
+  job = _job(models=("tiny",), plans=(str(missing), str(wide), str(wrong)))
+  with pytest.raises(settings.ConfigError) as error:
+    benchmark.check(job)
+  assert error.value.faults == (
+    f"config.plans: {missing} cannot be read (No such file or directory); give"
+    " the JSON file of a plan, such as runs/search/plans/16.json",
+    f"config.plans: {wide} is of the model 'wide', which is not among"
+    " config.models=('tiny',); leave it out, or add the model",
+    f"config.plans: {wrong} is of another model: tokens is 576 there and 144"
+    " here; use a plan that was searched for 'tiny'",
+  )
+
+
+@pytest.mark.slow
+def test_the_short_form_measures_and_writes_everything(tmp_path):
+  path = tmp_path / "w"
+  args = ("--config.presets=('prune','vision_selector')",)
+  done = command.run(
+    path, *args, config="benchmark:ci", flags=command.FAST_COMPILATION
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert "1 program(s) of the prefill and 1 of the step" in done.stdout
+  value = json.loads((path / "deploy.json").read_text())
+  assert value["models"]["tiny"]["compilations"]["pictures"] == 50
+  reached = [row for row in value["rows"] if not row["reason"]]
+  assert [row["name"] for row in reached] == ["prune"] * 2
+  assert len(value["rows"]) == 4
+  for row in reached:
+    for side in ("dense", "plan"):
+      assert row["seconds"][side]["end_to_end"]["median"] > 0
+  table = cost.LatencyTable.from_json((path / "latency.json").read_text())
+  assert table.tokens.tolist() == [28, 171]
+  checks = json.loads((path / "latency_check.json").read_text())["checks"]
+  assert [row["name"] for row in checks] == ["dense", "prune@48", "prune@4"]
+  for name in ("deploy.png", "latency.png"):
+    assert (path / name).stat().st_size > 1000
+  # The second run finds every time in the ledger.
+  files = ("deploy.json", "latency.json", "deploy.md", "latency_check.json")
+  before = {name: (path / name).read_text() for name in files}
+  again = command.run(path, *args, config="benchmark:ci")
+  assert again.returncode == 0, again.stderr[-3000:]
+  assert before == {name: (path / name).read_text() for name in files}
