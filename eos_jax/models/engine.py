@@ -67,7 +67,7 @@ class Engine:
 
     Args:
       cfg: shape of the model.
-      params: its parameters.
+      params: its parameters, of either form (`models.for_inference`).
       stop: ids that end a reply.
       buckets: prompt lengths that prompts are padded to.
       room: tokens behind the first prompts that a talk has room for; later
@@ -79,7 +79,7 @@ class Engine:
         f"buckets={tuple(buckets)} and room={room} must be 1 or more; give at"
         " least one bucket."
       )
-    self._cfg, self._params = cfg, params
+    self._cfg, self._params = cfg, vlm.for_inference(params)
     self._stop, self._room = tuple(stop), room
     self._buckets, self._kernel = tuple(sorted(buckets)), kernel
     self._prefill = jax.jit(self._prefill_fn, static_argnames="plan")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float
+from eos_jax.models import blocks, decoder, layers, sequence, vision
 from eos_jax.models import config as config_lib
-from eos_jax.models import decoder, layers, sequence, vision
 from eos_jax.models import reduction as reduction_lib
 from eos_jax.ops import types
 
@@ -86,6 +86,21 @@ def init_selector(cfg: config_lib.VLMConfig, key: Array) -> Any:
   """Random parameters of a scorer for the signal "learned"."""
   x = jnp.zeros((1, 1, cfg.decoder.width))
   return Selector().init(key, x, jnp.ones((1, 1), bool))["params"]
+
+
+def for_inference(params: Any) -> Any:
+  """The parameters with every layer's weights in arrays of their own.
+
+  All functions of a model take both forms; this one answers faster, compiles
+  longer where there are many layers, and cannot be saved as weights. Layers of
+  the given tree are copied: keep only one of the two where memory is scarce.
+  """
+  return {
+    name: part | {"blocks": blocks.unstacked(part["blocks"])}
+    if "blocks" in part
+    else part
+    for name, part in params.items()
+  }
 
 
 @jax.tree_util.register_dataclass
