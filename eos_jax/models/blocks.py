@@ -86,17 +86,13 @@ class DecoderBlock(nn.Module):
     self.up = layers.Dense(cfg.mlp, use_bias=False)
     self.down = layers.Dense(cfg.width, use_bias=False, init_scale=small)
 
-  def project(self, x, positions):
-    """Returns q `[B, H, N, d]`, k and v `[B, G, N, d]`, rotated."""
+  def project(self, x, angles):
+    """Returns q `[B, H, N, d]`, k and v `[B, G, N, d]`, rotated by `angles`."""
     cfg, y = self.cfg, self.norm1(x)
     q = layers.split_heads(self.q(y), cfg.heads)
     k = layers.split_heads(self.k(y), cfg.kv_heads)
     v = layers.split_heads(self.v(y), cfg.kv_heads)
-    return (
-      layers.rotate(q, positions, cfg.rope_theta, cfg.rope_axes),
-      layers.rotate(k, positions, cfg.rope_theta, cfg.rope_axes),
-      v,
-    )
+    return layers.rotate(q, angles), layers.rotate(k, angles), v
 
   def keys(self, x):
     """Keys before rotation, mean over heads: `[B, N, d]`."""
@@ -110,8 +106,15 @@ class DecoderBlock(nn.Module):
     return x + self.down(jax.nn.silu(self.gate(y)) * self.up(y))
 
   def __call__(self, x, positions, **masks):
-    q, k, v = self.project(x, positions)
+    q, k, v = self.project(x, rotary(self.cfg, positions))
     return self.finish(x, attention.attend(q, k, v, kernel="cpu", **masks))
+
+
+def rotary(
+  cfg: config_lib.DecoderConfig, positions: Int[Array, "B N *axes"]
+) -> layers.Rotary:
+  """Rotary angles of a decoder's rows."""
+  return layers.rotary(positions, cfg.head_dim, cfg.rope_theta, cfg.rope_axes)
 
 
 def init_stack(
@@ -236,10 +239,11 @@ def run_decoder(
     The hidden states and the keys and values `[stop - start, B, G, N, d]` for
     a cache; XLA drops those where nobody reads them.
   """
+  angles = rotary(block.cfg, positions)
 
   def body(x, inputs):
     (params,) = inputs
-    q, k, v = call(block, params, "project", x, positions)
+    q, k, v = call(block, params, "project", x, angles)
     return call(block, params, "finish", x, attend(q, k, v)), (k, v)
 
   return scan_layers(body, x, stack, start=start, count=stop - start)

@@ -141,9 +141,9 @@ def extend(
   tail_bias = jnp.where(visible, 0.0, layers.MASKED)
   block = blocks.DecoderBlock(cfg)
 
-  def run(x, inputs, segment, places):
+  def run(x, inputs, segment, angles):
     part, keys, values, later = inputs
-    q, k, v = blocks.call(block, part, "project", x, places)
+    q, k, v = blocks.call(block, part, "project", x, angles)
     later = jax.lax.dynamic_update_slice_in_dim(
       later, jnp.stack([k, v]), tail.used, axis=-2
     )
@@ -152,10 +152,10 @@ def extend(
 
   x, written = params["embed"][tokens], []
   for segment in cache.segments:
-    places = segment.next_position[:, None] + rank
+    angles = blocks.rotary(cfg, segment.next_position[:, None] + rank)
     later = tail.stored[:, segment.start : segment.layers.stop].swapaxes(0, 1)
     x, later = blocks.scan_layers(
-      functools.partial(run, segment=segment, places=places),
+      functools.partial(run, segment=segment, angles=angles),
       x,
       params["blocks"],
       (segment.keys, segment.values, later),

@@ -87,24 +87,28 @@ def merge_heads(x: Float[Array, "B H N d"]) -> Float[Array, "B N F"]:
   return x.swapaxes(1, 2).reshape(batch, length, heads * features)
 
 
-def rotate(
-  x: Float[Array, "B H N d"],
+# Cosines and sines of rotary angles, each `[B, 1, N, d / 2]`.
+Rotary = tuple[Float[Array, "B 1 N half"], Float[Array, "B 1 N half"]]
+
+
+def rotary(
   positions: Int[Array, "B N *axes"],
+  features: int,
   theta: float,
   axes: tuple[int, ...] = (),
-) -> Float[Array, "B H N d"]:
-  """Rotary position embedding, halves convention (Llama as in Hugging Face).
+) -> Rotary:
+  """Rotary angles of rows, for all layers that see them at these places.
 
   Su et al., RoFormer, https://arxiv.org/abs/2104.09864; on several axes
   Qwen2-VL's M-RoPE, https://arxiv.org/abs/2409.12191.
 
   Args:
-    x: queries or keys.
     positions: `[B, N]`, or `[B, N, 3]`: time, row and column.
+    features: d of a head.
     theta: base of the frequencies.
     axes: for each of the d / 2 pairs, the axis whose position turns it.
   """
-  half = x.shape[-1] // 2
+  half = features // 2
   frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   # Without axes of its own a token is at the same place on all of them.
   if axes and positions.ndim == 3:
@@ -112,7 +116,19 @@ def rotate(
   else:
     place = positions[..., None]
   angle = place.astype(jnp.float32) * along_last(frequency, 3)
-  cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
+  return jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
+
+
+def rotate(
+  x: Float[Array, "B H N d"], angles: Rotary
+) -> Float[Array, "B H N d"]:
+  """Rotary position embedding, halves convention (Llama as in Hugging Face).
+
+  Args:
+    x: queries or keys.
+    angles: from `rotary`.
+  """
+  cos, sin = angles
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1

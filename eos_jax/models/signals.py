@@ -97,11 +97,13 @@ class _Coming:
   def keys(self):
     """Rotated keys of all rows; queries are dead code where unused."""
     if self._keys is None:
-      places = sequence.positions(self._cfg, self._seq)
-      self._keys = blocks.call(
-        *self.layer, "project", self._seq.hidden, places
-      )[1]
+      self._keys = self._project()[1]
     return self._keys
+
+  def _project(self):
+    places = sequence.positions(self._cfg, self._seq)
+    angles = blocks.rotary(self._cfg, places)
+    return blocks.call(*self.layer, "project", self._seq.hidden, angles)
 
   def rows(self, rows):
     """Head-mean attention `[B, R, V]` of rows `[B, R]` to visual keys."""
@@ -139,8 +141,7 @@ class _Coming:
   def _sums(self, weights):
     """Attention `[B, V]` that visual keys receive from weighted rows."""
     seq = self._seq
-    places = sequence.positions(self._cfg, seq)
-    queries, keys, _ = blocks.call(*self.layer, "project", seq.hidden, places)
+    queries, keys, _ = self._project()
     sums = attention.received(
       queries,
       keys,
@@ -180,7 +181,8 @@ def _attention(
   places = sequence.positions(cfg, seq)
   chosen = jnp.take_along_axis(seq.hidden, rows[..., None], axis=1)
   places = jax.vmap(lambda one, at: one[at])(places, rows)
-  queries, _, _ = blocks.call(*layer, "project", chosen, places)
+  angles = blocks.rotary(cfg, places)
+  queries, _, _ = blocks.call(*layer, "project", chosen, angles)
   order = sequence.order(seq)
   own = jnp.take_along_axis(order, rows, axis=1)
   visible: Bool[Array, "B R N"] = order[:, None] <= own[..., None]

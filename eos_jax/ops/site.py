@@ -226,8 +226,9 @@ def emit(
     out = jnp.where(rows.new, site.tokens.log_mass, log_kept)
   gathered = budget.rows is not None
   if gathered:
-    absent = ~types.present(out)
-    index = jnp.lexsort((rows.place, absent))[: budget.rows].astype(jnp.int32)
+    # Places are unique and the absent rows of no matter among themselves.
+    place = jnp.where(types.present(out), -rows.place, -jnp.inf)
+    index = topk.best_first(place, budget.rows)
   else:
     index = jnp.arange(count, dtype=jnp.int32)
   take = lambda flag: flag if flag is None or not gathered else flag[index]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from eos_jax.array_typing import Array, Float, Int, Scalar
+from eos_jax.array_typing import Array, Float, Int, Num, Scalar
 from eos_jax.ops import types
 
 # Bisection halves the bracket until it is about one temperature wide, then
@@ -221,9 +221,33 @@ def whole(count: Scalar) -> Int[Array, ""]:
   return jnp.round(jnp.asarray(count)).astype(jnp.int32)
 
 
-def descending_rank(values: Float[Array, "V"]) -> Int[Array, "V"]:
-  """Rank of each value, 0 for the greatest; ties to the lowest index."""
+def descending_rank(values: Num[Array, "V"]) -> Int[Array, "V"]:
+  """Rank of each value, 0 for the greatest; ties to the lowest index.
+
+  Values that are no numbers count as the lowest.
+  """
   count = values.shape[0]
-  order = jnp.argsort(-jax.lax.stop_gradient(values), stable=True)
   ranks = jnp.zeros(count, jnp.int32)
-  return ranks.at[order].set(jnp.arange(count, dtype=jnp.int32))
+  return ranks.at[best_first(values, count)].set(
+    jnp.arange(count, dtype=jnp.int32), unique_indices=True
+  )
+
+
+def best_first(values: Num[Array, "V"], count: int) -> Int[Array, "K"]:
+  """Indices of the `count` greatest values; ties to the lowest index.
+
+  Values that are no numbers count as the lowest; integers have to be exact in
+  float32. No gradient.
+
+  >>> import jax.numpy as jnp
+  >>> best_first(jnp.array([1.0, 3.0, jnp.nan, 3.0]), 3).tolist()
+  [1, 3, 0]
+  """
+  values = jax.lax.stop_gradient(values)
+  if not jnp.issubdtype(values.dtype, jnp.floating):
+    values = values.astype(jnp.float32)
+  values = jnp.where(jnp.isnan(values), -jnp.inf, values)
+  # XLA's CPU backend sorts one slow comparison after the other, unless less
+  # than everything of a float array is wanted.
+  values = jnp.concatenate([values, jnp.full((1,), -jnp.inf, values.dtype)])
+  return jax.lax.top_k(values, count)[1].astype(jnp.int32)

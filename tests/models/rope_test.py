@@ -16,6 +16,10 @@ AXES = (1, 2)  # a rotary pair for the row, one for the column
 CFG = small.config(rope_axes=AXES)
 
 
+def _rotate(x, positions, theta, axes=()):
+  return layers.rotate(x, layers.rotary(positions, x.shape[-1], theta, axes))
+
+
 def _vectors(seed, count=5):
   return jax.random.normal(jax.random.key(seed), (1, 1, count, 8))
 
@@ -24,17 +28,17 @@ def test_equal_places_on_all_axes_are_one_position():
   x, axes = _vectors(0), (0, 1, 2, 1)
   position = jnp.array([[3, 0, 7, 2, 5]])
   on_three = jnp.stack([position] * 3, axis=-1)
-  want = layers.rotate(x, position, 100.0)
-  np.testing.assert_allclose(layers.rotate(x, on_three, 100.0, axes), want)
-  np.testing.assert_allclose(layers.rotate(x, position, 100.0, axes), want)
+  want = _rotate(x, position, 100.0)
+  np.testing.assert_allclose(_rotate(x, on_three, 100.0, axes), want)
+  np.testing.assert_allclose(_rotate(x, position, 100.0, axes), want)
 
 
 def test_each_pair_turns_by_its_own_axis():
   x = _vectors(0)
   places = jax.random.randint(jax.random.key(1), (1, 5, 3), 0, 9)
-  got = layers.rotate(x, places, 100.0, (2, 0, 1, 0))
+  got = _rotate(x, places, 100.0, (2, 0, 1, 0))
   for pair, axis in enumerate((2, 0, 1, 0)):
-    alone = layers.rotate(x, places[..., axis], 100.0)
+    alone = _rotate(x, places[..., axis], 100.0)
     for half in (pair, pair + 4):
       np.testing.assert_allclose(got[..., half], alone[..., half], rtol=1e-6)
 
@@ -45,7 +49,7 @@ def test_scores_depend_on_distances_along_each_axis():
 
   def scores(shift):
     turn = functools.partial(
-      layers.rotate,
+      _rotate,
       positions=places + jnp.array(shift)[None, None],
       theta=100.0,
     )

@@ -204,9 +204,8 @@ def test_fastv_keeps_what_the_last_row_attends_to():
     [embed[jnp.array([CFG.prefix])], seen.visual, embed[text.tokens]], axis=1
   )
   positions = jnp.arange(hidden.shape[1])[None]
-  q, k, _ = models.decoder.blocks.call(
-    block, stack, "project", hidden, positions
-  )
+  angles = models.decoder.blocks.rotary(CFG.decoder, positions)
+  q, k, _ = models.decoder.blocks.call(block, stack, "project", hidden, angles)
   row = 2 + 16 + 4 - 1
   scores = jnp.einsum(
     "hd,hnd->hn", q[0, :, row], jnp.repeat(k[0], 2, axis=0)[:, : row + 1]
