@@ -89,6 +89,7 @@ setuptools.setup(
     "eos_jax": [
       "data/*.json",
       "data/*.md",
+      "models/plans/*.json",
       "models/weights/*",
       "ops/*.json",
       "ops/*.md",

@@ -51,8 +51,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.start_multiple = 1.1
   config.start_decay = 0.8
   config.temperature_start = 0.5
-  config.temperature_end = 0.02
-  config.anneal_share = 0.8
+  config.temperature_end = 0.001
+  config.anneal_share = 0.9
 
   # Hard checks while the search runs, on validation questions.
   config.check_every = 30

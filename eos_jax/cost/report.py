@@ -33,6 +33,11 @@ class Budget:
   text_tokens: int
 
   @property
+  def final(self) -> int:
+    """Visual tokens after the last site."""
+    return self.sites[-1][1] if self.sites else self.tokens
+
+  @property
   def total_flops(self) -> int:
     """Model and operators together."""
     return self.model_flops + self.operator_flops

@@ -29,7 +29,7 @@ class Result:
     error: standard error of the mean.
     layer_average: visual tokens, mean over decoder layers as executed.
     final: visual tokens after the last site.
-    flops: of a prefill, pixels to first answer token.
+    flops: of a prefill, pixels to first answer token, operators included.
     kv_bytes: key-value cache behind the prefill, two bytes a number.
   """
 
@@ -44,6 +44,11 @@ class Result:
   final: int = 0
   flops: int = 0
   kv_bytes: int = 0
+
+  @property
+  def kept(self) -> str:
+    """Visual tokens after each site, such as "48>16"."""
+    return ">".join(str(s.keep) for s in self.plan.sites) if self.plan else ""
 
   def to_dict(self) -> dict[str, Any]:
     """Plain values for JSON; numbers that were not measured are null."""
@@ -195,14 +200,11 @@ class Evaluator:
     tasks = [question.task for question in self._questions.questions]
     right = metrics.exact_match(answers.texts, self._questions.answers)
     accuracy = metrics.accuracy_by_task(right, tasks)
-    text = len(self._cfg.prefix) + self._mean_prompt()
-    shape = model_shape(self._cfg)
-    if plan is None:
-      counts = (self._cfg.vision.tokens,) * self._cfg.decoder.layers
-      rows = None
-    else:
-      counts = cost.layer_counts(plan)
-      rows = cost.vision_row_counts(plan, shape)
+    budget = cost.budget_of(
+      plan,
+      model_shape(self._cfg),
+      len(self._cfg.prefix) + self._mean_prompt(),
+    )
     return Result(
       name=name,
       limit=limit,
@@ -210,10 +212,10 @@ class Evaluator:
       accuracy=accuracy,
       mean=float(np.mean(list(accuracy.values()))),
       error=metrics.standard_error(right, tasks),
-      layer_average=float(cost.layer_average(counts)),
-      final=int(cost.final_count(counts)),
-      flops=int(cost.prefill_flops(shape, counts, text, rows)),
-      kv_bytes=int(cost.kv_cache_bytes(shape, counts, text)),
+      layer_average=float(budget.layer_average),
+      final=budget.final,
+      flops=budget.total_flops,
+      kv_bytes=budget.kv_bytes,
     )
 
   def _mean_prompt(self) -> int:

@@ -16,7 +16,7 @@ def table(results: Sequence[evaluator.Result]) -> str:
   head = (
     f"{'operator':<{width}}{'mean':>7}{'+-':>6}"
     + "".join(f"{task[:9]:>10}" for task in tasks)
-    + f"{'layer avg':>11}{'final':>7}{'MFLOPs':>9}{'KV KiB':>8}  note"
+    + f"{'layer avg':>11}{'MFLOPs':>9}{'KV KiB':>8}  kept"
   )
   lines = []
   for limit in _limits(results):
@@ -40,8 +40,9 @@ def _line(result, tasks, width):
   return (
     f"{result.name:<{width}}{result.mean:7.3f}{result.error:6.3f}"
     + "".join(f"{result.accuracy[task]:10.3f}" for task in tasks)
-    + f"{result.layer_average:11.2f}{result.final:7d}"
-    + f"{result.flops / 1e6:9.1f}{result.kv_bytes / 1024:8.1f}  {note}"
+    + f"{result.layer_average:11.2f}"
+    + f"{result.flops / 1e6:9.1f}{result.kv_bytes / 1024:8.1f}"
+    + f"  {result.kept}  {note}"
   ).rstrip()
 
 

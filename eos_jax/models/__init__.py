@@ -24,7 +24,7 @@ from eos_jax.models.config import (
   tiny,
 )
 from eos_jax.models.engine import Engine, Talk
-from eos_jax.models.generate import (
+from eos_jax.models.generation import (
   GREEDY,
   Answer,
   Sampling,
@@ -39,6 +39,7 @@ from eos_jax.models.vlm import (
   Output,
   Seen,
   apply,
+  for_inference,
   init,
   init_selector,
   read,
@@ -68,6 +69,7 @@ __all__ = [
   "attention",
   "config",
   "decoder",
+  "for_inference",
   "generate",
   "heads",
   "init",

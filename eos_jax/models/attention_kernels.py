@@ -18,7 +18,7 @@ from eos_jax.models import layers
 CUDNN_HEAD_DIM = 128
 # Query rows of a causal block of the CPU kernel, and the most blocks: smaller
 # and more ones gain little and are long to compile.
-_ROWS = 128
+_ROWS = 256
 _BLOCKS = 4
 # Largest tile of the TPU kernel along queries and along keys.
 _TILE = 512

@@ -123,8 +123,22 @@ def init_stack(
 
 
 def layer(stack: Params, index: int) -> Params:
-  """Parameters of one layer of a stack."""
+  """Parameters of one layer of a stack, or of a tuple of layers."""
+  if isinstance(stack, tuple):
+    return stack[index]
   return jax.tree.map(lambda leaf: leaf[index], stack)
+
+
+def unstacked(stack: Params) -> tuple[Params, ...]:
+  """A stack as a tuple of layers, each with arrays of its own.
+
+  A program that reads a layer of a stack copies its weights first. That is
+  nothing beside a training step, but as much as decoding a token.
+  """
+  if isinstance(stack, tuple):
+    return stack
+  depth = jax.tree.leaves(stack)[0].shape[0]
+  return tuple(layer(stack, index) for index in range(depth))
 
 
 def call(block: nn.Module, params: Params, method: str, *inputs: Any) -> Any:
@@ -136,43 +150,41 @@ def scan_layers(
   body: Callable,
   carry: Any,
   stack: Params,
-  given: Any = None,
+  given: Any = (),
   *,
   start: int = 0,
   count: int | None = None,
 ) -> tuple[Any, Any]:
   """`lax.scan` of `body(carry, (params, *given))` over consecutive layers.
 
-  Layers are read from the whole stack one at a time: slicing it at the sites
-  would copy the weights of a segment.
+  Few layers, and those of a tuple, are unrolled. Else layers are read from the
+  whole stack one at a time: slicing it at the sites would copy a segment.
 
   Args:
     body: returns the carry and what to collect.
     carry: goes through the layers.
-    stack: parameters of all layers, with a leading layer axis.
+    stack: parameters of all layers, with a leading layer axis; or a tuple.
     given: further arrays with a leading axis, one entry a layer that is run.
     start: first layer.
     count: number of layers; None = as many as `given` has.
   """
-  given = () if given is None else given
   if count is None:
     count = jax.tree.leaves(given)[0].shape[0]
+  if count > UNROLL and not isinstance(stack, tuple):
 
-  def step(carry, inputs):
-    index, given = inputs
-    part = jax.tree.map(
-      lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False),
-      stack,
-    )
-    return body(carry, (part, *given))
+    def step(carry, inputs):
+      index, given = inputs
+      part = jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False),
+        stack,
+      )
+      return body(carry, (part, *given))
 
-  if count > UNROLL:
     return jax.lax.scan(step, carry, (start + jnp.arange(count), given))
   found = []
   for offset in range(count):
-    part = jax.tree.map(lambda leaf, i=start + offset: leaf[i], stack)
     entry = jax.tree.map(lambda leaf, i=offset: leaf[i], given)
-    carry, out = body(carry, (part, *entry))
+    carry, out = body(carry, (layer(stack, start + offset), *entry))
     found.append(out)
   if not found:
     return carry, None

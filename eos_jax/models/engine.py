@@ -12,7 +12,7 @@ from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float, Int, Shaped
 from eos_jax.models import cache as cache_lib
 from eos_jax.models import config as config_lib
-from eos_jax.models import generate, sequence, vlm
+from eos_jax.models import generation, sequence, vlm
 from eos_jax.models import reduction as reduction_lib
 
 # Called after each step with the number of the step and, for each sample, its
@@ -67,7 +67,7 @@ class Engine:
 
     Args:
       cfg: shape of the model.
-      params: its parameters.
+      params: its parameters, of either form (`models.for_inference`).
       stop: ids that end a reply.
       buckets: prompt lengths that prompts are padded to.
       room: tokens behind the first prompts that a talk has room for; later
@@ -79,12 +79,12 @@ class Engine:
         f"buckets={tuple(buckets)} and room={room} must be 1 or more; give at"
         " least one bucket."
       )
-    self._cfg, self._params = cfg, params
+    self._cfg, self._params = cfg, vlm.for_inference(params)
     self._stop, self._room = tuple(stop), room
     self._buckets, self._kernel = tuple(sorted(buckets)), kernel
     self._prefill = jax.jit(self._prefill_fn, static_argnames="plan")
     self._step = jax.jit(self._step_fn, static_argnames="sampling")
-    self._choose = jax.jit(generate.choose, static_argnames="sampling")
+    self._choose = jax.jit(generation.choose, static_argnames="sampling")
     self._extend = jax.jit(self._extend_fn)
 
   @property
@@ -104,7 +104,7 @@ class Engine:
     plan: ops.ReductionPlan | None = None,
     slots: Int[np.ndarray, "B I"] | None = None,
     valid: Bool[np.ndarray, "B I V"] | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
   ) -> Talk:
     """Reads pictures and prompts; visual tokens are selected here, once.
 
@@ -116,7 +116,8 @@ class Engine:
       slots: number of prompt tokens in front of each picture, not decreasing
         along a row; None = all pictures come first.
       valid: False on patches that are padding, see `models.see`.
-      seed: of sampling, and of the score "random".
+      seed: of sampling, and of the score "random"; one for each sample makes
+        its draws independent of its batch.
 
     Raises:
       ValueError: a prompt is longer than the greatest bucket, numbers of
@@ -129,9 +130,9 @@ class Engine:
         " prompt for each."
       )
     tokens, mask = self._padded(prompts)
-    keys = jax.random.split(jax.random.key(seed), len(prompts))
+    keys = _keys(seed, len(prompts))
     logits, cache = self._prefill(
-      self._params, image, tokens, mask, slots, valid, keys[0], plan=plan
+      self._params, image, tokens, mask, slots, valid, keys, plan=plan
     )
     return Talk(cache, logits, None, self._room, keys, 0)
 
@@ -140,7 +141,7 @@ class Engine:
     talk: Talk,
     *,
     steps: int | None = None,
-    sampling: generate.Sampling = generate.GREEDY,
+    sampling: generation.Sampling = generation.GREEDY,
     on_token: OnToken | None = None,
   ) -> tuple[Talk, list[list[int]]]:
     """The next reply of each sample.
@@ -164,7 +165,7 @@ class Engine:
     token = self._choose(
       talk.logits,
       sampling=sampling,
-      keys=generate.at_step(talk.keys, talk.drawn),
+      keys=generation.at_step(talk.keys, talk.drawn),
     )
     replies: list[list[int]] = [[] for _ in range(len(token))]
     ended = np.zeros(len(replies), bool)
@@ -229,7 +230,7 @@ class Engine:
       room=talk.room - tokens.shape[1],
     )
 
-  def _prefill_fn(self, params, image, tokens, mask, slots, valid, key, plan):
+  def _prefill_fn(self, params, image, tokens, mask, slots, valid, keys, plan):
     text = sequence.Text(
       tokens=tokens,
       mask=mask,
@@ -237,9 +238,9 @@ class Engine:
       slots=slots,
     )
     seen = vlm.see(
-      self._cfg, params, image, plan, valid=valid, key=key, kernel=self._kernel
+      self._cfg, params, image, plan, valid=valid, key=keys, kernel=self._kernel
     )
-    logits, cache, _ = generate.prefill(
+    logits, cache, _ = generation.prefill(
       self._cfg, params, seen, text, plan, room=self._room, kernel=self._kernel
     )
     extra = self._buckets[-1] - tokens.shape[1]
@@ -247,13 +248,13 @@ class Engine:
     return logits, dataclasses.replace(cache, segments=segments)
 
   def _extend_fn(self, params, cache, tokens, mask):
-    logits, cache = generate.advance(self._cfg, params, tokens, mask, cache)
+    logits, cache = generation.advance(self._cfg, params, tokens, mask, cache)
     return logits, cache.tail  # an output that is an input would be copied
 
   def _step_fn(self, params, cache, last, going, keys, index, sampling):
     logits, tail = self._extend_fn(params, cache, last[:, None], going[:, None])
-    keys = generate.at_step(keys, index)
-    return tail, generate.choose(logits, sampling, keys)
+    keys = generation.at_step(keys, index)
+    return tail, generation.choose(logits, sampling, keys)
 
   def _padded(self, prompts):
     longest = max(len(prompt) for prompt in prompts)
@@ -277,3 +278,15 @@ class Engine:
         f" make the engine with more room than {self._room}, or ask for fewer"
         " steps."
       )
+
+
+def _keys(seed, samples):
+  """A random key for each sample."""
+  if isinstance(seed, int):
+    return jax.random.split(jax.random.key(seed), samples)
+  if len(seed) != samples:
+    raise ValueError(
+      f"there are {len(seed)} seeds for {samples} samples; give one for each,"
+      " or one for all."
+    )
+  return jax.vmap(jax.random.key)(jnp.asarray(seed))

@@ -42,7 +42,17 @@ class SoftReduction:
 # What sites can let an operator read; see `ops.Signals`.
 _EVERYWHERE = frozenset({"class_row", "grid", "keys", "noise"})
 _DECODER = frozenset(
-  {"last_row", "received", "text", "text_rows", "vision_keys"}
+  {
+    "cross_sums",
+    "guide",
+    "last_row",
+    "received",
+    "self_sums",
+    "states",
+    "text",
+    "text_rows",
+    "vision_keys",
+  }
 )
 
 
@@ -131,7 +141,7 @@ def initial_state(
   Args:
     valid: False where a picture has no token.
     grid: rows and columns of its raster.
-    key: draws the noise of the score "random".
+    key: draws the noise of the score "random"; `[B]`: one for each picture.
   """
   shape = valid.shape
   position = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
@@ -147,11 +157,19 @@ def initial_state(
     class_row=None,
     vision_keys=None,
     learned=None,
-    noise=None if key is None else jax.random.uniform(key, shape),
+    noise=None if key is None else _noise(key, shape),
     count=jnp.sum(there, axis=1, keepdims=True),
     extent=jnp.max(extent, axis=1, keepdims=True),
     grid=grid,
   )
+
+
+def _noise(key, shape):
+  """Uniform numbers `[B, V]`, for each row by a key of its own."""
+  rows, tokens = shape
+  if key.ndim == 0:
+    key = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
+  return jax.vmap(lambda one: jax.random.uniform(one, (tokens,)))(key)
 
 
 def map_tokens(state: VisualState, change: Callable) -> VisualState:
@@ -299,7 +317,7 @@ def reduce_at(
 
 
 # Signals that all pictures of a sample share.
-_SHARED = ("text", "text_mask", "pivots")
+_SHARED = ("text", "text_mask")
 
 
 def _by_picture(operator, tokens, signals, pictures):

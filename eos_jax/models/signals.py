@@ -217,13 +217,20 @@ def _rater_rows(cfg, params, before, first):
 
 
 def _pivots(cfg, params, seq, before):
-  """DART's pivots behind the final norm, `[B, P, D]`."""
-  text = sequence.prompt_mask(seq.text)
-  fixed = jnp.zeros((len(text), seq.prefix), bool)
+  """DART's pivots behind the final norm, `[B, I P, D]`.
+
+  Each picture has visual pivots of its own, and all have the text's.
+  """
+  state, batch = seq.state, seq.text.mask.shape[0]
   there = sequence.present(seq)[:, seq.prefix : seq.text_start]
-  visual = jnp.concatenate([fixed, there, jnp.zeros_like(text)], axis=1)
-  text = jnp.concatenate([fixed, jnp.zeros_like(there), text], axis=1)
+  own = jnp.repeat(jnp.eye(state.pictures, dtype=bool), state.block, axis=1)
+  visual = there[:, None] & own[None]  # [B, I, V]
+  width = [(0, 0), (0, 0), (seq.prefix, seq.text.mask.shape[1])]
+  visual = jnp.pad(visual, width)
+  text = sequence.prompt_mask(seq.text)
+  text = jnp.pad(text, [(0, 0), (seq.text_start, 0)])
   keys = before.keys.swapaxes(1, 2).reshape(*seq.hidden.shape[:2], -1)
-  rows = jax.vmap(ops.signals.dart_pivots)(keys, visual, text)
+  each = jax.vmap(ops.signals.dart_pivots, in_axes=(None, 0, None))
+  rows = jax.vmap(each)(keys, visual, text).reshape(batch, -1)
   chosen = jnp.take_along_axis(seq.hidden, rows[..., None], axis=1)
   return blocks.final_norm(cfg, params, chosen)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float
+from eos_jax.models import blocks, decoder, layers, sequence, vision
 from eos_jax.models import config as config_lib
-from eos_jax.models import decoder, layers, sequence, vision
 from eos_jax.models import reduction as reduction_lib
 from eos_jax.ops import types
 
@@ -88,6 +88,21 @@ def init_selector(cfg: config_lib.VLMConfig, key: Array) -> Any:
   return Selector().init(key, x, jnp.ones((1, 1), bool))["params"]
 
 
+def for_inference(params: Any) -> Any:
+  """The parameters with every layer's weights in arrays of their own.
+
+  All functions of a model take both forms; this one answers faster, compiles
+  longer where there are many layers, and cannot be saved as weights. Layers of
+  the given tree are copied: keep only one of the two where memory is scarce.
+  """
+  return {
+    name: part | {"blocks": blocks.unstacked(part["blocks"])}
+    if "blocks" in part
+    else part
+    for name, part in params.items()
+  }
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -126,7 +141,8 @@ def see(
     reduction: None (dense), an `ops.ReductionPlan` or a `SoftReduction`.
     valid: False on patches that are padding, of all patches where a sample has
       fewer pictures or none; None = all are real.
-    key: draws the noise of the score "random".
+    key: draws the noise of the score "random"; `[B]`: one for each sample, so
+      that its noise does not depend on its batch.
     kernel: of attention (`attention.KERNELS`); None = the best of the backend.
 
   Raises:
@@ -134,6 +150,8 @@ def see(
   """
   reduction_lib.check(reduction, cfg)
   pictures = image.shape[1] if image.ndim == 5 else 1
+  if key is not None and key.ndim:
+    key = _by_picture(key, pictures)
   image = image.reshape(-1, *image.shape[-3:])
   if valid is not None:
     valid = valid.reshape(len(image), cfg.vision.tokens)
@@ -158,6 +176,12 @@ def see(
     visual = reduction_lib.join(visual, pictures)
     state = reduction_lib.side_by_side(state, pictures)
   return Seen(visual, state, out.trace)
+
+
+def _by_picture(keys, pictures):
+  """Keys [B I] of all pictures from those [B] of the samples."""
+  fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  return jax.vmap(fold, in_axes=(0, None))(keys, jnp.arange(pictures)).ravel()
 
 
 def reduce_input(

@@ -10,7 +10,7 @@ _REGISTRIES = {
 }
 
 # Signals that come from the layer before a site.
-PREVIOUS = frozenset({"last_row_previous", "rater_rows"})
+PREVIOUS = frozenset({"last_row_previous", "pivots", "rater_rows"})
 
 
 def known_kernels() -> dict[str, tuple[str, ...]]:

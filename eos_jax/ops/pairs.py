@@ -101,29 +101,32 @@ def kth(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:
 
   All others merge into their most similar target of the whole picture. What
   is left over at the end of the list is lost, as in the published code
-  (`facebookresearch/ToMe`, tome/merge.py). The budget has to be the number of
-  targets.
+  (`facebookresearch/ToMe`, tome/merge.py). Protected tokens stay in front and
+  are not counted off. The budget has to be the number of targets.
   """
   log_mass, step = site.tokens.log_mass, site.spec.stride
-  count = log_mass.shape[0]
+  count, fixed = log_mass.shape[0], site.spec.protect
   if step < 2:
     raise ValueError(
       f"stride is {step} for operator {site.spec.name!r}: 'kth' needs groups of"
       " 2 or more tokens"
     )
-  if budget.rows is not None and budget.rows != count // step:
+  targets = (count - fixed) // step
+  if budget.rows is not None and budget.rows != targets + fixed:
     raise ValueError(
-      f"keep is {budget.rows}, but of {count} tokens every {step}th is a target"
-      f" of operator {site.spec.name!r}: set keep to {count // step}"
+      f"keep is {budget.rows - fixed}, but of {count - fixed} tokens every"
+      f" {step}th is a target of operator {site.spec.name!r}: set keep to"
+      f" {targets}"
     )
-  valid = types.present(log_mass)
+  stays = types.present(log_mass) & site_lib.protected(site)
+  valid = types.present(log_mass) & ~stays
   place = jnp.cumsum(valid) - 1
   whole = valid & (place < jnp.sum(valid) // step * step)
   taker = whole & (place % step == step - 1)
   giver = whole & ~taker
   _, partner = _edges(site, giver, taker)
-  kept = jnp.where(taker, log_mass, types.LOG_ZERO)
-  rest = jnp.where(taker, types.LOG_ZERO, log_mass)
+  kept = jnp.where(taker | stays, log_mass, types.LOG_ZERO)
+  rest = jnp.where(taker | stays, types.LOG_ZERO, log_mass)
   rows = site_lib.Rows(place=jnp.arange(count, dtype=jnp.int32))
   transport = _transport(partner, giver, log_mass.dtype)
   return site_lib.emit(site, budget, kept, rest, rows, transport)

@@ -54,20 +54,20 @@ def text(batch: int, length: int = 7, prompt: int = 4, seed: int = 2):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _apply_static(cfg, params, image, text, reduction):
-  return models.apply(cfg, params, image, text, reduction)
+def _apply_static(cfg, params, image, text, reduction, **options):
+  return models.apply(cfg, params, image, text, reduction, **options)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply_traced(cfg, params, image, text, reduction):
-  return models.apply(cfg, params, image, text, reduction)
+def _apply_traced(cfg, params, image, text, reduction, **options):
+  return models.apply(cfg, params, image, text, reduction, **options)
 
 
-def apply(cfg, params, image, text, reduction=None) -> models.Output:
+def apply(cfg, params, image, text, reduction=None, **options) -> models.Output:
   """`models.apply`, jitted: op by op it would compile every primitive."""
   traced = isinstance(reduction, models.SoftReduction)
   run = _apply_traced if traced else _apply_static
-  return run(cfg, params, image, text, reduction)
+  return run(cfg, params, image, text, reduction, **options)
 
 
 generate = jax.jit(

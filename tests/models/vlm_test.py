@@ -131,7 +131,9 @@ def test_generation_stops_and_fills_up():
   free = small.generate(CFG, params, image, small.text(1), steps=4, stop=())
   stop = int(free[0, 1])
   assert int(free[0, 0]) != stop
-  ended = small.generate(CFG, params, image, small.text(1), steps=4, stop=(stop,))
+  ended = small.generate(
+    CFG, params, image, small.text(1), steps=4, stop=(stop,)
+  )
   assert ended.tolist() == [[int(free[0, 0]), stop, stop, stop]]
 
 
