@@ -62,7 +62,7 @@ def test_random_weights_have_the_structure_of_the_model():
   shapes = jax.tree.map(lambda leaf: leaf.shape, (params, known))
   assert shapes[0] == shapes[1]
   assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
-  layer = params["decoder"]["blocks"]["q"]["kernel"]
+  layer = params["decoder"]["blocks"][0]["q"]["kernel"]
   assert float(layer.astype("float32").std()) == pytest.approx(
     cfg.decoder.width**-0.5, rel=0.05
   )
