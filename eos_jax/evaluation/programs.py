@@ -29,7 +29,7 @@ class Model:
 
   Attributes:
     cfg: its shape.
-    params: its parameters, on the device.
+    params: its parameters on the device, as `models.for_inference` has them.
     dtype: name of the dtype of parameters, activations and cache.
   """
 
@@ -255,10 +255,8 @@ def shallow(model: Model, *, blocks: int, layers: int) -> Model:
   cfg, params = model.cfg, dict(model.params)
   for part, number in (("vision", blocks), ("decoder", layers)):
     config = dataclasses.replace(getattr(cfg, part), layers=number)
-    first = jax.tree.map(
-      lambda leaf, number=number: leaf[:number], params[part]["blocks"]
-    )
     cfg = dataclasses.replace(cfg, **{part: config})
+    first = params[part]["blocks"][:number]
     params[part] = params[part] | {"blocks": first}
   return Model(cfg, params, model.dtype)
 

@@ -123,6 +123,7 @@ def machine() -> dict[str, Any]:
     "devices": jax.device_count(),
     "cores": os.cpu_count(),
     "jax": jax.__version__,
+    "xla_flags": os.environ.get("XLA_FLAGS", ""),
     "compilation_cache": bool(jax.config.jax_compilation_cache_dir),
   }
 

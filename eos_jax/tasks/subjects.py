@@ -54,18 +54,20 @@ def load(name: str, seed: int) -> programs.Model:
   cfg = config(name)
   if name == "tiny":
     params = jax.device_put(common.read_weights(cfg, ""))
+    params = models.for_inference(params)
   else:
     params = random_params(cfg, dtype(name), jax.random.key(seed))
   return programs.Model(cfg, params, dtype(name))
 
 
 def random_params(cfg: models.VLMConfig, kind: str, key: jax.Array) -> Any:
-  """Random parameters in a dtype, made leaf by leaf.
+  """Random parameters in a dtype, as `models.for_inference` has them.
 
-  `models.init` would need room for all of them in float32 at first.
+  Made array by array: `models.init` would need room for all of them in float32
+  at first, and then for both forms.
   """
   shapes = jax.eval_shape(
-    functools.partial(models.init, cfg), jax.random.key(0)
+    lambda key: models.for_inference(models.init(cfg, key)), key
   )
   leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
   made = []
@@ -74,7 +76,7 @@ def random_params(cfg: models.VLMConfig, kind: str, key: jax.Array) -> Any:
     if name in ("scale", "bias"):
       value = jnp.full(leaf.shape, name == "scale", kind)
     else:
-      inputs = leaf.shape[-2] if name == "kernel" else 1
+      inputs = leaf.shape[0] if name == "kernel" else 1
       value = _normal(jax.random.fold_in(key, index), leaf.shape, kind, inputs)
     made.append(value)
   return jax.tree_util.tree_unflatten(treedef, made)

@@ -39,6 +39,7 @@ PLAN = _plan(
 @pytest.fixture(scope="module")
 def model():
   params = jax.jit(functools.partial(models.init, CFG))(jax.random.key(0))
+  params = models.for_inference(params)
   return programs.Model(CFG, params, "float32")
 
 
