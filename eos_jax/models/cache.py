@@ -131,7 +131,8 @@ def extend(
     Normalised hidden states and the cache with the tokens in it.
   """
   tail, width = cache.tail, tokens.shape[1]
-  rank = jnp.cumsum(mask, axis=1) - mask + jnp.sum(tail.there, axis=1)[:, None]
+  new = mask.astype(jnp.int32)
+  rank = jnp.cumsum(new, axis=1) - new + jnp.sum(tail.there, axis=1)[:, None]
   there = jax.lax.dynamic_update_slice_in_dim(
     tail.there, mask, tail.used, axis=1
   )

@@ -22,9 +22,6 @@ from eos_jax.evaluation import (
 from eos_jax.tasks import common, subjects
 from eos_jax.training import benchmark_settings, settings
 
-# Plans that searches found lie here, as MODEL_TOKENS.json.
-_SHIPPED = common.shipped_weights().parents[1] / "plans"
-
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -80,9 +77,8 @@ def candidates(
   found = []
   for share in job.budgets:
     limit = share * cfg.vision.tokens
-    shipped = _SHIPPED / f"{cfg.name}_{limit:g}.json"
-    if shipped.exists():
-      plan = common.read_plan(str(shipped), "shipped plan")
+    plan = common.shipped_plan(cfg.name, limit)
+    if plan is not None:
       found.append(Candidate(evaluator.SEARCHED, limit, plan))
     found += [preset_candidate(cfg, name, limit) for name in job.presets]
   for path in job.plans:

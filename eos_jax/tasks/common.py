@@ -22,6 +22,12 @@ def shipped_weights() -> pathlib.Path:
   return pathlib.Path(str(root / "models" / "weights" / "tiny.safetensors"))
 
 
+def shipped_plan(model: str, limit: float) -> ops.ReductionPlan | None:
+  """The plan that a search found for a model at a layer average, if any."""
+  path = shipped_weights().parents[1] / "plans" / f"{model}_{limit:g}.json"
+  return read_plan(str(path), "shipped plan") if path.exists() else None
+
+
 def model() -> tuple[tokenizer.Tokenizer, models.VLMConfig]:
   """The tokenizer and the config of the shipped model."""
   words = tokenizer.load()

@@ -8,7 +8,7 @@ import pytest
 
 from eos_jax import cost, ops
 from eos_jax.evaluation import evaluator
-from eos_jax.tasks import benchmark, subjects
+from eos_jax.tasks import benchmark, common, subjects
 from eos_jax.training import benchmark_settings, settings
 from tests import command
 
@@ -41,17 +41,15 @@ def test_what_cannot_be_measured_says_why():
     assert found.plan is None and found.reason.startswith(reason)
 
 
-def test_searched_plans_beside_the_package_and_the_users_own(
-  tmp_path, monkeypatch
-):
+def test_searched_plans_of_the_package_and_the_users_own(tmp_path):
   cfg = subjects.config("tiny")
   plan = benchmark.preset_candidate(cfg, "hybrid", 16.0).plan
-  (tmp_path / "tiny_16.json").write_text(plan.to_json())
-  monkeypatch.setattr(benchmark, "_SHIPPED", tmp_path)
-  job = _job(presets=(), plans=(str(tmp_path / "tiny_16.json"),))
-  found = benchmark.candidates(job, cfg)
-  assert [item.name for item in found] == [evaluator.SEARCHED, "hybrid@16"]
-  assert all(item.plan == plan and item.limit == 16 for item in found)
+  (tmp_path / "mine.json").write_text(plan.to_json())
+  job = _job(presets=(), plans=(str(tmp_path / "mine.json"),))
+  searched, mine = benchmark.candidates(job, cfg)
+  assert searched.name == evaluator.SEARCHED and mine.name == "hybrid@16"
+  assert searched.plan == common.shipped_plan("tiny", 16)
+  assert mine.plan == plan and mine.limit == 16
   assert not benchmark.candidates(job, subjects.config("wide"))
 
 

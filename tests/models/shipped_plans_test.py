@@ -1,0 +1,83 @@
+"""The plans that come with the tiny model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eos_jax import cost, models
+from eos_jax.data import loader
+from eos_jax.tasks import common
+from eos_jax.training import pretrain, settings
+
+BUDGETS = (48, 32, 16, 4)
+FINAL_TEMPERATURE = 0.001  # of the soft top-k, as configs/search.py anneals it
+QUESTIONS = 500
+
+
+@pytest.mark.parametrize("limit", BUDGETS)
+def test_they_fit_the_model_and_meet_their_budgets(limit):
+  _, cfg = common.model()
+  plan = common.shipped_plan("tiny", limit)
+  assert common.plan_faults(cfg, plan, "plan") == []
+  average = cost.layer_average(cost.layer_counts(plan))
+  assert 0.95 * limit <= average <= limit
+
+
+def _soft(plan):
+  """The relaxation that a plan was rounded from, with the plan's counts."""
+  stacked = [site.spec.params() for site in plan.sites]
+  return models.SoftReduction(
+    params=jax.tree.map(lambda *leaves: jnp.stack(leaves), *stacked),
+    temperature=jnp.float32(FINAL_TEMPERATURE),
+    keep=jnp.array([float(site.keep) for site in plan.sites]),
+    sites=tuple(site.site for site in plan.sites),
+    spec=plan.sites[0].spec.replace(name="soft"),
+  )
+
+
+@pytest.mark.full
+def test_soft_and_hard_give_the_same_answers():
+  words, cfg = common.model()
+  params = common.read_weights(cfg, "")
+  data = settings.DataSettings(suite="held_out", directory="")
+  questions = loader.evaluation_set(
+    common.open_sources("validation", data), words, count=QUESTIONS, seed=3
+  )
+
+  def answer(seen, batch, reduction):
+    slots = jnp.arange(batch["tokens"].shape[1])[None]
+    text = models.Text(
+      batch["tokens"],
+      slots < batch["prompt_length"][:, None],
+      batch["prompt_length"],
+    )
+    out = models.answer(
+      cfg,
+      params,
+      seen,
+      text,
+      reduction,
+      steps=common.ANSWER_TOKENS,
+      stop=(words.eos_id,),
+    )
+    return out.ids
+
+  hard = jax.jit(answer, static_argnums=2)
+  soft = jax.jit(answer)
+  see = jax.jit(
+    lambda image: models.see(cfg, params, pretrain.normalize(image))
+  )
+  batches = [
+    (see(raw["image"]), {n: raw[n] for n in ("tokens", "prompt_length")}, raw)
+    for raw in questions.batches(100)
+  ]
+  for limit in BUDGETS:
+    plan = common.shipped_plan("tiny", limit)
+    same = []
+    for seen, batch, raw in batches:
+      pair = hard(seen, batch, plan), soft(seen, batch, _soft(plan))
+      equal = np.all(np.asarray(pair[0]) == np.asarray(pair[1]), axis=1)
+      same.append(equal[raw["valid"]])
+    assert sum(map(len, same)) == QUESTIONS
+    assert np.mean(np.concatenate(same)) >= 0.98, limit
