@@ -55,11 +55,8 @@ def compute(
   """
   wanted, found = set(ops.required_signals(spec)), {}
   coming = _Coming(cfg, params, seq, index)
-  if "last_row" in wanted:
-    row = sequence.last_prompt_row(seq)[:, None]
-    found["last_row"] = coming.rows(row)[:, 0]
-  if "text_rows" in wanted:
-    found["text_rows"] = coming.text_rows()
+  if {"last_row", "text_rows"} & wanted:
+    found |= coming.prompt_rows(wanted)
   if "received" in wanted:
     found["received"] = coming.received()
   if "keys" in wanted:
@@ -111,12 +108,19 @@ class _Coming:
       self._seq, _attention(self.layer, self._cfg, self._seq, self.keys(), rows)
     )
 
-  def text_rows(self):
-    """Attention of the prompt's tokens towards the visual tokens, mean."""
+  def prompt_rows(self, wanted):
+    """Attention of the last prompt row, and of its text on average."""
+    last = sequence.last_prompt_row(self._seq)[:, None]
+    rows = last
+    if "text_rows" in wanted:
+      rows = jnp.concatenate([last, _text_columns(self._seq)], axis=1)
+    weights = self.rows(rows)
+    if "text_rows" not in wanted:
+      return {"last_row": weights[:, 0]}
     mask = sequence.prompt_mask(self._seq.text).astype(jnp.float32)
-    weights = self.rows(_text_columns(self._seq))
     count = jnp.maximum(jnp.sum(mask, axis=1), 1.0)
-    return jnp.einsum("brv,br->bv", weights, mask) / count[:, None]
+    mean = jnp.einsum("brv,br->bv", weights[:, 1:], mask) / count[:, None]
+    return {"last_row": weights[:, 0], "text_rows": mean}
 
   def received(self):
     """Attention that visual tokens receive on average over prompt rows."""

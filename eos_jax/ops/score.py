@@ -274,22 +274,24 @@ def mixture(
     without score functions.
   """
   log_mass = tokens.log_mass
-  order = jnp.zeros_like(log_mass)
-  raw = jnp.zeros_like(log_mass)
-  comparing = []
-  for i, name in enumerate(spec.scores):
-    kernel = SCORES[name]
-    if kernel.cosine:
-      comparing.append((pi[i], kernel))
-    else:
-      values = _numbers(kernel.run(tokens, signals), log_mass)
-      order += pi[i] * standardise(values, log_mass)
-      raw += pi[i] * values
+  kernels = [SCORES[name] for name in spec.scores]
+  alone = [i for i, kernel in enumerate(kernels) if not kernel.cosine]
+  order = raw = jnp.zeros_like(log_mass)
+  if alone:
+    # Side by side: each reduction is a step of its own on small pictures.
+    values = [kernels[i].run(tokens, signals) for i in alone]
+    values = jnp.stack([types.working(value) for value in values])
+    values = jax.vmap(_numbers, (0, None))(values, log_mass)
+    standard = jax.vmap(standardise, (0, None))(values, log_mass)
+    weights = pi[np.array(alone)][:, None]
+    order = jnp.sum(weights * standard, axis=0)
+    raw = jnp.sum(weights * values, axis=0)
   total = order
-  for weight, kernel in comparing:
-    values = kernel.run(cosine, order, log_mass, tokens.image)
-    total += weight * standardise(values, log_mass)
-    raw += weight * values
+  for weight, kernel in zip(pi, kernels, strict=True):
+    if kernel.cosine:
+      values = kernel.run(cosine, order, log_mass, tokens.image)
+      total += weight * standardise(values, log_mass)
+      raw += weight * values
   return standardise(total, log_mass), raw
 
 

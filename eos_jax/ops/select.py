@@ -196,7 +196,8 @@ def two_lists(
     order = jnp.arange(kept.shape[0], dtype=jnp.int32)
     return site_lib.emit(site, budget, kept, rest, site_lib.Rows(place=order))
   both = jnp.concatenate(lists)
-  order = topk.best_first(types.present(both), budget.rows)
+  there = types.present(both).astype(both.dtype)
+  order = topk.best_first(there, budget.rows)
   return site_lib.Selection(
     log_kept=kept,
     log_rest=rest,

@@ -227,7 +227,8 @@ def emit(
   gathered = budget.rows is not None
   if gathered:
     # Places are unique and the absent rows of no matter among themselves.
-    place = jnp.where(types.present(out), -rows.place, -jnp.inf)
+    place = -rows.place.astype(jnp.float32)
+    place = jnp.where(types.present(out), place, -jnp.inf)
     index = topk.best_first(place, budget.rows)
   else:
     index = jnp.arange(count, dtype=jnp.int32)
