@@ -197,7 +197,7 @@ def _short(value):
 
 
 def layer_seconds(
-  table: LatencyTable, counts: flops.Counts, batch: int
+  table: LatencyTable, counts: flops.Counts, *, batch: int
 ) -> list[float] | Float[Array, "L"]:
   """Time of a decoder layer at given sequence lengths, seconds.
 
@@ -220,7 +220,7 @@ def layer_seconds(
   >>> table = LatencyTable("tiny", "cpu", "float32", "0.10", tokens=[64, 128],
   ...   batches=[1], seconds=[[1e-3, 2e-3]], overhead=[5e-3], vision_rows=[],
   ...   vision_seconds=[[]])
-  >>> layer_seconds(table, [64, 96], 1)
+  >>> layer_seconds(table, [64, 96], batch=1)
   [0.001, 0.0015]
   """
   row = table.row(batch)
@@ -251,8 +251,9 @@ def latency(
   table: LatencyTable,
   visual_counts: flops.Counts,
   text_tokens: Scalar,
-  batch: int,
   vision_counts: flops.VisionCounts | None = None,
+  *,
+  batch: int,
 ) -> float | Float[Array, ""]:
   """Time of a prefill: overhead, decoder layers and encoder blocks, seconds.
 
@@ -263,9 +264,9 @@ def latency(
     table: the measured times.
     visual_counts: [L] visual tokens entering each decoder layer.
     text_tokens: [] all other tokens of the sequence.
-    batch: sequences at once, one that was measured.
     vision_counts: [E] rows leaving each encoder block, where the table has
       times of its blocks.
+    batch: sequences at once, one that was measured.
 
   Returns:
     [] seconds: a float for integer counts; float32 and differentiable for
@@ -274,12 +275,12 @@ def latency(
   >>> table = LatencyTable("tiny", "cpu", "float32", "0.10", tokens=[64, 128],
   ...   batches=[1], seconds=[[1e-3, 2e-3]], overhead=[5e-3], vision_rows=[],
   ...   vision_seconds=[[]])
-  >>> latency(table, [80, 48], 16, 1)
+  >>> latency(table, [80, 48], 16, batch=1)
   0.0075
   """
   row = table.row(batch)
   lengths = flops.with_text(visual_counts, text_tokens)
-  total = _sum(layer_seconds(table, lengths, batch))
+  total = _sum(layer_seconds(table, lengths, batch=batch))
   total += float(table.overhead[row])
   if bool(table.vision_rows.size) != (vision_counts is not None):
     has = "has" if table.vision_rows.size else "has no"

@@ -38,12 +38,12 @@ _DISTANCES = frozenset({"density", "clusters"})
 
 def operator_flops(
   shape: flops.ModelShape,
-  site: str,
   spec: types.OperatorSpec,
   before: Scalar,
   keep: Scalar,
   text_tokens: Scalar,
   *,
+  site: str,
   input_tokens: Scalar | None = None,
 ) -> int | Float[Array, ""]:
   """FLOPs of one operator at one site, one picture.
@@ -62,11 +62,11 @@ def operator_flops(
 
   Args:
     shape: sizes of the model.
-    site: "vision.i" or "decoder.l".
     spec: the operator.
     before: [] visual tokens that reach the site, class tokens not counted.
     keep: [] visual tokens that leave it, likewise.
     text_tokens: [] all other tokens of the sequence.
+    site: "vision.i" or "decoder.l".
     input_tokens: [] visual tokens at the decoder input, which text raters are
       found by; None is `before`.
 
@@ -76,9 +76,9 @@ def operator_flops(
   >>> from eos_jax.ops import presets
   >>> shape = flops.ModelShape(0, 1, 1, 1, 0, 1, 0, layers=2, width=8, heads=2,
   ...                          kv_heads=1, head_dim=4, mlp=3, vocab=5)
-  >>> operator_flops(shape, "decoder.1", presets.FASTV, 10, 5, 6)
+  >>> operator_flops(shape, presets.FASTV, 10, 5, 6, site="decoder.1")
   384
-  >>> operator_flops(shape, "decoder.0", presets.MERGE, 10, 5, 6)
+  >>> operator_flops(shape, presets.MERGE, 10, 5, 6, site="decoder.0")
   2600
   """
   kind, _ = plan_lib.site_index(site)
@@ -180,11 +180,11 @@ def operators_flops(
       total,
       operator_flops(
         shape,
-        site,
         spec,
         before,
         keep,
         text_tokens,
+        site=site,
         input_tokens=input_tokens,
       ),
     )
@@ -198,6 +198,11 @@ def plan_operator_flops(
   shape: flops.ModelShape, plan: plan_lib.ReductionPlan, text_tokens: Scalar
 ) -> int | Float[Array, ""]:
   """FLOPs of all operators of a plan, one picture; exact for integers.
+
+  Args:
+    shape: sizes of the model.
+    plan: sites, operators and counts.
+    text_tokens: [] all other tokens of the sequence.
 
   >>> from eos_jax.ops import presets
   >>> shape = flops.ModelShape(0, 1, 1, 1, 0, 1, 0, layers=2, width=8, heads=2,

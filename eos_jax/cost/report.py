@@ -71,8 +71,8 @@ def _scaled(value, step, prefixes):
 def budget_of(
   plan: plan_lib.ReductionPlan | None,
   shape: flops.ModelShape,
-  text_tokens: int,
   *,
+  text_tokens: int,
   dtype: str = "bfloat16",
 ) -> Budget:
   """The budget of a plan, or of the dense model for None.
@@ -95,7 +95,7 @@ def budget_of(
   ...                          kv_heads=1, head_dim=4, mlp=3, vocab=5)
   >>> site = plan_lib.PlannedSite("decoder.1", 5, presets.FASTV)
   >>> plan = plan_lib.ReductionPlan("fastv", "tiny", 10, 2, (site,))
-  >>> print(budget_of(plan, shape, 6))
+  >>> print(budget_of(plan, shape, text_tokens=6))
   fastv: 5 after decoder.1 of 10 visual tokens; layer average 7.5; 26.6 kFLOPs
     + operators 384 FLOPs (1.45%); KV cache 432 B (bfloat16); 6 text tokens
   """

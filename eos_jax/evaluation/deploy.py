@@ -48,7 +48,7 @@ def flops(
     text_tokens: all other tokens of the sequence.
     steps: tokens decoded behind the first one.
   """
-  budget = cost.budget_of(plan, shape, text_tokens)
+  budget = cost.budget_of(plan, shape, text_tokens=text_tokens)
   if plan is None:
     counts, early = (budget.tokens,) * shape.layers, 0
   else:
@@ -111,7 +111,7 @@ def compare(
   text = programs.text_length(model, text)
   shape, plans = model.shape, {"dense": None, "plan": plan}
   budgets = {
-    side: cost.budget_of(which, shape, text, dtype=model.dtype)
+    side: cost.budget_of(which, shape, text_tokens=text, dtype=model.dtype)
     for side, which in plans.items()
   }
   counted = {

@@ -203,7 +203,7 @@ class Evaluator:
     budget = cost.budget_of(
       plan,
       model_shape(self._cfg),
-      len(self._cfg.prefix) + self._mean_prompt(),
+      text_tokens=len(self._cfg.prefix) + self._mean_prompt(),
     )
     return Result(
       name=name,

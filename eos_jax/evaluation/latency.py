@@ -252,7 +252,7 @@ class Measurement:
       counts = cost.layer_counts(plan)
       rows = cost.vision_row_counts(plan, shape)
     text = programs.text_length(self.model, self.text_tokens)
-    return cost.latency(table, counts, text, batch, rows)
+    return cost.latency(table, counts, text, rows, batch=batch)
 
 
 def _whole(made):

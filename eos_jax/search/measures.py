@@ -130,7 +130,7 @@ def latency_measure(
     if table.vision_rows.size:
       rows = vision_rows(params, space, shape)
     counts = expected.expected_counts(params, space)
-    return cost.latency(table, counts, text_tokens, batch, rows)
+    return cost.latency(table, counts, text_tokens, rows, batch=batch)
 
   return measure
 

@@ -50,7 +50,7 @@ def test_plans_meet_the_budget_or_say_why(name, limit):
   except cost.UnreachableBudget as error:
     assert error.smallest > limit and error.why
     # What reads the layer before it cannot act before the second one.
-    late = name == "fastv" or name.startswith("sparsevlm")
+    late = name in ("dart", "fastv") or name.startswith("sparsevlm")
     assert (late and limit < 29) or (name, limit) in {
       ("tome", 4),
       ("tome_port", 4),

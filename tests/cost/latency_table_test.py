@@ -34,24 +34,24 @@ def _alone(**changes):
 
 
 def test_between_measured_counts_time_is_linear():
-  got = cost.layer_seconds(_table(), [16, 40, 64, 96, 128], 1)
+  got = cost.layer_seconds(_table(), [16, 40, 64, 96, 128], batch=1)
   assert got == [1.0, 1.5, 2.0, 3.5, 5.0]
-  assert cost.layer_seconds(_table(), [96], 8) == [24.0]
+  assert cost.layer_seconds(_table(), [96], batch=8) == [24.0]
 
 
 def test_arrays_equal_integers_and_follow_the_slope():
   counts = jnp.array([16.0, 40.0, 96.0, 128.0])
-  got = jax.jit(lambda c: cost.layer_seconds(_table(), c, 1))(counts)
-  exact = cost.layer_seconds(_table(), [16, 40, 96, 128], 1)
+  got = jax.jit(lambda c: cost.layer_seconds(_table(), c, batch=1))(counts)
+  exact = cost.layer_seconds(_table(), [16, 40, 96, 128], batch=1)
   np.testing.assert_allclose(got, exact, rtol=1e-6)
-  grad = jax.grad(lambda c: cost.layer_seconds(_table(), c, 1).sum())(
+  grad = jax.grad(lambda c: cost.layer_seconds(_table(), c, batch=1).sum())(
     jnp.array([40.0, 96.0])
   )
   np.testing.assert_allclose(grad, [1 / 48, 3 / 64], rtol=1e-6)
 
 
 def test_outside_an_array_goes_on_and_an_integer_is_refused():
-  seconds = lambda c: cost.layer_seconds(_table(), c, 1)
+  seconds = lambda c: cost.layer_seconds(_table(), c, batch=1)
   outside = jnp.array([0.0, 192.0])
   np.testing.assert_allclose(seconds(outside), [2 / 3, 8.0], rtol=1e-6)
   grad = jax.grad(lambda c: seconds(c).sum())(outside)
@@ -65,28 +65,28 @@ def test_outside_an_array_goes_on_and_an_integer_is_refused():
 
 
 def test_latency_adds_layers_encoder_and_overhead():
-  assert cost.latency(_alone(), [60, 36], 4, 1) == 0.5 + 2.0 + 1.5
+  assert cost.latency(_alone(), [60, 36], 4, batch=1) == 0.5 + 2.0 + 1.5
   # Blocks of 145 -> 145 -> 10 rows: 1.0, and the mean of 1.0 and 0.1.
-  got = cost.latency(_table(), [60, 36], 4, 1, [145, 10])
+  got = cost.latency(_table(), [60, 36], 4, [145, 10], batch=1)
   assert got == pytest.approx(0.5 + 3.5 + 1.0 + 0.55)
-  array = jax.jit(lambda c, r: cost.latency(_table(), c, 4, 1, r))(
+  array = jax.jit(lambda c, r: cost.latency(_table(), c, 4, r, batch=1))(
     jnp.array([60.0, 36.0]), jnp.array([145.0, 10.0])
   )
   np.testing.assert_allclose(array, got, rtol=1e-6)
 
 
 def test_latency_of_a_batch_is_its_own():
-  assert cost.latency(_alone(), [60], 4, 8) == 1.5 + 12.0
+  assert cost.latency(_alone(), [60], 4, batch=8) == 1.5 + 12.0
   with pytest.raises(ValueError) as error:
-    cost.latency(_alone(), [60], 4, 2)
+    cost.latency(_alone(), [60], 4, batch=2)
   assert "batch is 2" in str(error.value) and "[1, 8]" in str(error.value)
 
 
 def test_encoder_rows_and_table_have_to_agree():
   with pytest.raises(ValueError, match="'tiny' has times of encoder blocks"):
-    cost.latency(_table(), [60], 4, 1)
+    cost.latency(_table(), [60], 4, batch=1)
   with pytest.raises(ValueError, match="has no times of encoder blocks"):
-    cost.latency(_alone(), [60], 4, 1, [145])
+    cost.latency(_alone(), [60], 4, [145], batch=1)
 
 
 def test_a_table_is_what_was_written():
@@ -99,8 +99,8 @@ def test_a_table_is_what_was_written():
 
 def test_a_table_can_be_a_static_argument_and_is_not_to_be_changed():
   table = _alone()
-  run = jax.jit(cost.latency, static_argnums=(0, 2, 3))
-  assert float(run(table, jnp.array([60.0]), 4, 1)) == 2.5
+  run = jax.jit(cost.latency, static_argnums=(0, 2), static_argnames="batch")
+  assert float(run(table, jnp.array([60.0]), 4, batch=1)) == 2.5
   with pytest.raises(ValueError, match="read-only"):
     table.seconds[0, 0] = 9.0
 

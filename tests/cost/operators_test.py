@@ -73,7 +73,9 @@ def test_stages_run_the_products_that_are_counted(name):
   spec = _spec(name)
   keep = KEEP.get(name, 14)
   # In a vision block signals are free; one of its rows is the class token.
-  ours = cost.operator_flops(SHAPE, "vision.0", spec, ROWS - 1, keep - 1, TEXT)
+  ours = cost.operator_flops(
+    SHAPE, spec, ROWS - 1, keep - 1, TEXT, site="vision.0"
+  )
   head = SHAPE.vision_width // SHAPE.vision_heads
   theirs = _stages(spec, SHAPE.vision_width, head, head, keep)
   assert isinstance(ours, int)
@@ -83,7 +85,7 @@ def test_stages_run_the_products_that_are_counted(name):
 @pytest.mark.parametrize("name", ["relevance", "relevance_max"])
 def test_relevance_is_a_product_with_the_text(name):
   spec = ops.presets.PRUNE.replace(scores=(name,), pi=(1.0,))
-  ours = cost.operator_flops(SHAPE, "decoder.1", spec, ROWS, 14, TEXT)
+  ours = cost.operator_flops(SHAPE, spec, ROWS, 14, TEXT, site="decoder.1")
   assert ours == _stages(spec, SHAPE.width, 8, 8, 14)
 
 
@@ -124,7 +126,7 @@ def _keys(length):
 )
 def test_signals_of_a_decoder_site_by_hand(name, expected):
   got = cost.operator_flops(
-    SHAPE, "decoder.2", _scored_by(name), 24, 9, 7, input_tokens=30
+    SHAPE, _scored_by(name), 24, 9, 7, site="decoder.2", input_tokens=30
   )
   assert got == expected
 
@@ -133,7 +135,7 @@ def test_signals_share_the_keys_of_the_coming_layer():
   spec = ops.presets.PRUNE.replace(
     scores=("last_row", "text_rows", "key_norm"), pi=(0.5, 0.25, 0.25)
   )
-  got = cost.operator_flops(SHAPE, "decoder.2", spec, 24, 9, 7)
+  got = cost.operator_flops(SHAPE, spec, 24, 9, 7, site="decoder.2")
   assert got == _keys(31) + _rows(1, 31) + _rows(7, 31) + _product(1, 7, 24)
 
 
@@ -145,11 +147,11 @@ def test_affinities_have_the_width_of_what_they_compare():
   }.items():
     spec = ops.presets.MERGE.replace(affinity=affinity)
     merged = 2 * 24 * 9 * (SHAPE.width + 2)
-    got = cost.operator_flops(SHAPE, "decoder.0", spec, 24, 9, 7)
+    got = cost.operator_flops(SHAPE, spec, 24, 9, 7, site="decoder.0")
     assert got == 2 * 24 * 24 * width + merged
   # Keys of a decoder layer have to be projected first.
   spec = ops.presets.MERGE.replace(affinity="keys")
-  got = cost.operator_flops(SHAPE, "decoder.0", spec, 24, 9, 7)
+  got = cost.operator_flops(SHAPE, spec, 24, 9, 7, site="decoder.0")
   assert got == 2 * 24 * 24 * SHAPE.head_dim + merged + _keys(24)
 
 
@@ -163,8 +165,8 @@ def test_a_plan_costs_the_sum_of_its_sites():
   plan = ops.ReductionPlan("p", "tiny", 24, 4, sites)
   got = cost.plan_operator_flops(SHAPE, plan, 7)
   assert got == sum(
-    cost.operator_flops(SHAPE, *args, 7, input_tokens=20)
-    for args in (
+    cost.operator_flops(SHAPE, *args, 7, site=site, input_tokens=20)
+    for site, *args in (
       ("vision.1", tome, 24, 20),
       ("decoder.0", ops.presets.MERGE, 20, 16),
       # Raters are found at the decoder input, in front of its first site.
@@ -178,7 +180,7 @@ def test_a_plan_costs_the_sum_of_its_sites():
 def test_an_unknown_kernel_is_named():
   spec = ops.presets.PRUNE.replace(select="best")
   with pytest.raises(ValueError, match="select names 'best'"):
-    cost.operator_flops(SHAPE, "decoder.0", spec, 24, 9, 7)
+    cost.operator_flops(SHAPE, spec, 24, 9, 7, site="decoder.0")
 
 
 @pytest.mark.parametrize("name", ["hybrid", "sparsevlm", "tome", "evit"])
@@ -189,7 +191,7 @@ def test_arrays_equal_integers_and_have_derivatives(name, site):
   spec = ops.PRESETS[name]
 
   def at(before, keep):
-    return cost.operator_flops(shape, site, spec, before, keep, 60)
+    return cost.operator_flops(shape, spec, before, keep, 60, site=site)
 
   exact = at(2000, 700)
   got = jax.jit(at)(jnp.float32(2000), jnp.float32(700))

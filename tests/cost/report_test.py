@@ -36,7 +36,7 @@ COUNTS = (100, 100, 40, 40, 40, 40)
 
 
 def test_four_ways_of_a_plan():
-  got = cost.budget_of(PLAN, TINY, 20, dtype="int8")
+  got = cost.budget_of(PLAN, TINY, text_tokens=20, dtype="int8")
   assert got.sites == (("vision.2", 100), ("decoder.2", 40))
   assert got.layer_average == 60.0
   rows = (145, 145, 101, 101)
@@ -48,7 +48,7 @@ def test_four_ways_of_a_plan():
 
 
 def test_the_text_says_all_four_with_units():
-  text = str(cost.budget_of(PLAN, TINY, 20))
+  text = str(cost.budget_of(PLAN, TINY, text_tokens=20))
   assert text.startswith(
     "mine: 100 after vision.2, 40 after decoder.2 of 144 visual tokens;"
     " layer average 60;"
@@ -59,13 +59,15 @@ def test_the_text_says_all_four_with_units():
 
 
 def test_the_dense_model_has_a_budget_too():
-  got = cost.budget_of(None, TINY, 20)
+  got = cost.budget_of(None, TINY, text_tokens=20)
   assert got.name == "dense" and got.sites == () and got.layer_average == 144
   assert got.operator_flops == 0
   assert got.model_flops == cost.prefill_flops(TINY, (144,) * 6, 20)
   assert str(got).startswith("dense: all kept of 144 visual tokens")
   nothing = ops.ReductionPlan("empty", "tiny", 144, 6)
-  assert cost.budget_of(nothing, TINY, 20).model_flops == got.model_flops
+  assert (
+    cost.budget_of(nothing, TINY, text_tokens=20).model_flops == got.model_flops
+  )
 
 
 @pytest.mark.parametrize("name", sorted(ops.PRESETS))
@@ -78,7 +80,9 @@ def test_every_preset_has_a_budget_below_the_dense_one(name):
     vision_layers=4,
     model="tiny",
   )
-  got, dense = (cost.budget_of(which, TINY, 20) for which in (plan, None))
+  got, dense = (
+    cost.budget_of(which, TINY, text_tokens=20) for which in (plan, None)
+  )
   assert got.layer_average <= 60
   assert got.model_flops < dense.model_flops
   assert got.kv_bytes < dense.kv_bytes
@@ -91,7 +95,7 @@ def test_every_preset_has_a_budget_below_the_dense_one(name):
 def test_a_plan_of_another_model_is_refused():
   plan = ops.ReductionPlan("p", "other", 576, 32)
   with pytest.raises(ValueError) as error:
-    cost.budget_of(plan, TINY, 20)
+    cost.budget_of(plan, TINY, text_tokens=20)
   text = str(error.value)
   assert "layers is 32 in the plan and 6 in the model" in text
   assert "tokens is 576 in the plan and 144 in the model" in text

@@ -53,16 +53,10 @@ def decoder_block(shape):
     )
   )
 
-  def positions(x):
-    return jnp.arange(x.shape[1], dtype=jnp.int32)[None], jnp.zeros(
-      (1, 1, x.shape[1])
-    )
-
-  def init(x):
-    return block.init(jax.random.key(0), x, *positions(x))
-
+  positions = lambda x: jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+  init = lambda x: block.init(jax.random.key(0), x, positions(x))
   return (
-    lambda params, x: block.apply(params, x, *positions(x)),
+    lambda params, x: block.apply(params, x, positions(x)),
     jax.eval_shape(init, array(1, 2, shape.width)),
   )
 
@@ -74,14 +68,8 @@ def vision_block(shape):
       width=shape.vision_width, heads=shape.vision_heads, mlp=shape.vision_mlp
     )
   )
-  bias = lambda x: jnp.zeros((1, 1, x.shape[1]))
-  return (
-    lambda params, x: block.apply(params, x, bias(x)),
-    jax.eval_shape(
-      lambda x: block.init(jax.random.key(0), x, bias(x)),
-      array(1, 2, shape.vision_width),
-    ),
-  )
+  init = lambda x: block.init(jax.random.key(0), x)
+  return block.apply, jax.eval_shape(init, array(1, 2, shape.vision_width))
 
 
 def _decoder(shape, counts, text, positions, tied=False):
@@ -188,7 +176,7 @@ def _operator(shape, spec, before, keep, text):
     array(before),
     array(before, vision_head),
   )
-  ours = cost.operator_flops(shape, "decoder.1", spec, before, keep, text)
+  ours = cost.operator_flops(shape, spec, before, keep, text, site="decoder.1")
   return reduce, args, ours
 
 

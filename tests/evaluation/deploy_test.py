@@ -67,10 +67,10 @@ def test_operators_count_where_they_run(model):
   shape = model.shape
   got = deploy.flops(shape, PLAN, text_tokens=6, steps=1)
   late = cost.operator_flops(
-    shape, "decoder.1", ops.presets.FASTV, 8, 4, 6, input_tokens=8
+    shape, ops.presets.FASTV, 8, 4, 6, site="decoder.1", input_tokens=8
   )
   assert got["prefill"] == cost.decoder_flops(shape, [8, 4], 6) + late
-  budget = cost.budget_of(PLAN, shape, 6)
+  budget = cost.budget_of(PLAN, shape, text_tokens=6)
   assert got["first_token"] == budget.model_flops + budget.operator_flops
   assert late < budget.operator_flops
 

@@ -64,7 +64,7 @@ def test_layers_and_blocks_are_differences(monkeypatch):
   assert blocks == pytest.approx([0.004, 0.010, 0.034])
   assert table.overhead[0] == pytest.approx(0.012)
   # A reducing block counts the mean of what enters and leaves it.
-  predicted = cost.latency(table, [16, 1], 6, 1, [17, 17])
+  predicted = cost.latency(table, [16, 1], 6, [17, 17], batch=1)
   assert predicted == pytest.approx(0.012 + 0.066 + 0.021 + 2 * 0.034)
 
 

@@ -87,7 +87,7 @@ def _exact(space, counts):
   return {
     "flops": cost.prefill_flops(SHAPE, layers, TEXT, rows) + operators,
     "kv": cost.kv_cache_bytes(SHAPE, layers, TEXT),
-    "latency": cost.latency(_table(), layers, TEXT, 8),
+    "latency": cost.latency(_table(), layers, TEXT, batch=8),
     "roofline": cost.prefill_seconds(
       cost.DEVICES["tpu_v5e"],
       SHAPE,
@@ -194,7 +194,9 @@ def test_a_table_with_encoder_blocks_feels_sites_in_the_encoder():
   got = search.latency_measure(table, fixed, TEXT, batch=1, shape=SHAPE)(
     search.decode({}, fixed)
   )
-  exact = cost.latency(table, (31, 31, 31, 8, 8), TEXT, 1, (145, 111, 111, 91))
+  exact = cost.latency(
+    table, (31, 31, 31, 8, 8), TEXT, (145, 111, 111, 91), batch=1
+  )
   np.testing.assert_allclose(got, exact, rtol=1e-6)
   policy = search.init_policy(IN_BOTH, limit=40.0)
   grads = jax.grad(lambda p: measure(search.decode(p, IN_BOTH)))(policy)

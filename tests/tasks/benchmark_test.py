@@ -46,9 +46,12 @@ def test_searched_plans_of_the_package_and_the_users_own(tmp_path):
   plan = benchmark.preset_candidate(cfg, "hybrid", 16.0).plan
   (tmp_path / "mine.json").write_text(plan.to_json())
   job = _job(presets=(), plans=(str(tmp_path / "mine.json"),))
-  searched, mine = benchmark.candidates(job, cfg)
-  assert searched.name == evaluator.SEARCHED and mine.name == "hybrid@16"
-  assert searched.plan == common.shipped_plan("tiny", 16)
+  *searched, mine = benchmark.candidates(job, cfg)
+  assert {item.name for item in searched} == {evaluator.SEARCHED}
+  assert [item.plan for item in searched] == [
+    common.shipped_plan("tiny", limit) for limit in (48, 32, 16, 4)
+  ]
+  assert mine.name == "hybrid@16"
   assert mine.plan == plan and mine.limit == 16
   assert not benchmark.candidates(job, subjects.config("wide"))
 

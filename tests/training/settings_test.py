@@ -71,7 +71,7 @@ def test_impossible_values_are_listed_at_once():
     "check_every": values["steps"] - 1,
     "penalty": -1.0,
     "learning_rate": 0.0,
-    "temperature_start": 0.001,
+    "temperature_start": 0.0005,
   }
   with pytest.raises(settings.ConfigError) as error:
     settings.build(settings.SearchJob, values)
@@ -87,7 +87,7 @@ def test_impossible_values_are_listed_at_once():
     "config.check_every is 59, which does not divide steps=60",
     "config.penalty is -1.0; use 0 or more",
     "config.learning_rate is 0.0; use a number above 0",
-    "config.temperature_start is 0.001; use temperature_end=0.02 or more",
+    "config.temperature_start is 0.0005; use temperature_end=0.001 or more",
   ):
     assert part in text
 
