@@ -20,19 +20,20 @@ PHASES = {
 }
 
 
-# Programs of a run that is about their existence, not their speed.
+# Tests are about what a run does, not about its speed. `.ci/run` runs the main
+# job with XLA's defaults.
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
 
 
-def options(workdir, *args, config="search:ci", cache="", flags=""):
-  """Arguments of `subprocess` for a task; `flags` are XLA's."""
+def options(workdir, *args, config="search:ci", cache=""):
+  """Arguments of `subprocess` for a task."""
   cache = cache or workdir.parent / "cache"
   # One device as on a user's machine; a run finds what others compiled.
   environment = {
     **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    **({"XLA_FLAGS": flags} if flags else {}),
+    "XLA_FLAGS": FAST_COMPILATION,
   }
   name, _, variant = config.partition(":")
   config = f"configs/{name}.py" + (f":{variant}" if variant else "")
@@ -47,9 +48,9 @@ def options(workdir, *args, config="search:ci", cache="", flags=""):
   }
 
 
-def run(workdir, *args, config="search:ci", cache="", flags=""):
+def run(workdir, *args, config="search:ci", cache=""):
   """Runs a task to its end."""
-  made = options(workdir, *args, config=config, cache=cache, flags=flags)
+  made = options(workdir, *args, config=config, cache=cache)
   return subprocess.run(**made, capture_output=True, check=False)
 
 

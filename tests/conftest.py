@@ -73,6 +73,18 @@ def searched(tmp_path_factory):
   return search
 
 
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+  """Forgets compiled programs before the process runs out of memory maps.
+
+  Each takes some; at Linux's limit of 65,530 the next compilation crashes.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
   """Mixed dtypes are an error in ops and cost; optax itself mixes them."""

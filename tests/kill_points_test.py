@@ -64,7 +64,7 @@ def _kill_in(search, phase, share, length):
 @pytest.mark.parametrize(
   "points",
   [
-    pytest.param(4, marks=pytest.mark.slow),
+    pytest.param(2, marks=pytest.mark.slow),
     pytest.param(30, marks=pytest.mark.full),
   ],
 )

@@ -56,7 +56,15 @@ def _plan(cfg, site, spec):
   )
 
 
-@pytest.mark.parametrize("site", [None, "decoder.0", "decoder.1", "vision.1"])
+@pytest.mark.parametrize(
+  "site",
+  [
+    pytest.param(None, marks=pytest.mark.full),
+    pytest.param("decoder.0", marks=pytest.mark.full),
+    "decoder.1",
+    "vision.1",
+  ],
+)
 def test_pictures_are_shared_among_their_questions(setup, site):
   cfg, params, chosen = setup
   spec = ops.PRESETS["merge"]

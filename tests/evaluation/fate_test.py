@@ -93,7 +93,9 @@ def test_it_agrees_with_what_the_operators_keep_and_move():
     assert set(owner[sample].tolist()) <= set(positions)
 
 
-@pytest.mark.parametrize("name", ["prune", "tome"])
+@pytest.mark.parametrize(
+  "name", [pytest.param("prune", marks=pytest.mark.full), "tome"]
+)
 def test_it_goes_through_the_encoder(name):
   cfg, spec = small.config(), ops.PRESETS[name]
   plan = ops.ReductionPlan(

@@ -59,7 +59,11 @@ def _greedy(image, whole, prompt_length, plan):
   return np.argmax(logits, axis=-1)
 
 
-@pytest.mark.parametrize("plan", [None, PLAN], ids=["dense", "plan"])
+@pytest.mark.parametrize(
+  "plan",
+  [pytest.param(None, marks=pytest.mark.full), PLAN],
+  ids=["dense", "plan"],
+)
 def test_turns_continue_without_a_new_selection(plan):
   """Two turns by the cache are the same text read at once."""
   engine, image = _shared(), small.pictures(2)

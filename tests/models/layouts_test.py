@@ -40,8 +40,16 @@ def _close(actual, expected):
   np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("cfg", [CFG, AXES], ids=["one axis", "three axes"])
-@pytest.mark.parametrize("plan", [None, _plan(6, 3)], ids=["dense", "plan"])
+@pytest.mark.parametrize(
+  "cfg, plan",
+  [
+    pytest.param(CFG, None, marks=pytest.mark.full),
+    pytest.param(CFG, _plan(6, 3), marks=pytest.mark.full),
+    pytest.param(AXES, None, marks=pytest.mark.full),
+    (AXES, _plan(6, 3)),
+  ],
+  ids=["dense", "plan", "three axes, dense", "three axes, plan"],
+)
 def test_text_in_front_of_the_picture_is_a_longer_prefix(cfg, plan):
   params, image = _params(cfg), small.pictures(1)
   text = _text(7)
@@ -57,7 +65,11 @@ def test_text_in_front_of_the_picture_is_a_longer_prefix(cfg, plan):
   _close(got.logits[:, 3:], want.logits)
 
 
-@pytest.mark.parametrize("cfg", [CFG, AXES], ids=["one axis", "three axes"])
+@pytest.mark.parametrize(
+  "cfg",
+  [pytest.param(CFG, marks=pytest.mark.full), AXES],
+  ids=["one axis", "three axes"],
+)
 def test_a_sample_without_a_picture_is_text_alone(cfg):
   params, image = _params(cfg), small.pictures(2)
   text = small.text(2)
@@ -142,9 +154,12 @@ def test_a_picture_with_fewer_tokens_than_the_count(name):
 @pytest.mark.parametrize(
   "plan",
   [
-    None,
+    pytest.param(None, marks=pytest.mark.full),
     _plan(6, 3),
-    _plan(4, spec=ops.PRESETS["fastv"], sites=("decoder.1",)),
+    pytest.param(
+      _plan(4, spec=ops.PRESETS["fastv"], sites=("decoder.1",)),
+      marks=pytest.mark.full,
+    ),
   ],
   ids=["dense", "prune", "fastv"],
 )

@@ -99,6 +99,7 @@ def test_packed_questions_equal_separate_ones():
     np.testing.assert_allclose(alone, part, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full  # the presets of runtime_test are in the short run
 @pytest.mark.parametrize("name", ["dense", "prune", "merge_proportional"])
 def test_cached_decoding_equals_uncached(name):
   params, image = small.params(CFG), small.pictures(3)
@@ -137,7 +138,13 @@ def test_generation_stops_and_fills_up():
   assert ended.tolist() == [[int(free[0, 0]), stop, stop, stop]]
 
 
-@pytest.mark.parametrize("spec", [ops.presets.HYBRID, ops.presets.MERGE])
+@pytest.mark.parametrize(
+  "spec",
+  [
+    ops.presets.HYBRID,
+    pytest.param(ops.presets.MERGE, marks=pytest.mark.full),
+  ],
+)
 def test_soft_at_low_temperature_equals_masked_equals_hard(spec):
   # Plain weights: with sharper attention a removed token of mass 1e-6, which a
   # close choice leaves at any temperature, would still be heard.

@@ -42,7 +42,7 @@ def test_who_is_a_point_of_the_continuous_space():
   assert set(reachable.LEFT_OUT) <= set(ops.PRESETS)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_presets_are_nearest_to_themselves():
   for name in ("tome", "visionzip", "merge"):
     found = ops.nearest_preset(ops.PRESETS[name])

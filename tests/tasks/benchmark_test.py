@@ -137,8 +137,7 @@ def test_the_short_form_measures_and_writes_everything(tmp_path):
     "--config.presets=('prune','vision_selector')",
     "--config.budgets=(0.25,)",
   )
-  given = {"config": "benchmark:ci", "flags": command.FAST_COMPILATION}
-  done = command.run(path, *args, **given)
+  done = command.run(path, *args, config="benchmark:ci")
   assert done.returncode == 0, done.stderr[-3000:]
   assert "1 program(s) of the prefill and 1 of the step" in done.stdout
   value = json.loads((path / "deploy.json").read_text())
