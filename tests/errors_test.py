@@ -110,7 +110,7 @@ def test_unreachable_budgets_say_what_can_be_reached(tmp_path):
   ) == "the config has faults:\n" + "\n".join(
     f"  config.budgets has {limit}: smallest reachable layer average is 58.2:"
     " 2 of 5 decoder layers run before the first site 'decoder.2' with all"
-    " 144 tokens; add an earlier site"
+    f" 144 tokens; add an earlier site, or raise the limit {limit}"
     for limit in ("16", "0.5")
   )
 

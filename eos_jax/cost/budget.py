@@ -20,12 +20,14 @@ class UnreachableBudget(ValueError):
   """No plan of an operator meets a budget.
 
   Attributes:
-    smallest: smallest layer average that the operator reaches.
+    smallest: smallest layer average (or other measure) that can be reached.
     why: what stands in the way, in words.
   """
 
-  def __init__(self, smallest: float, why: str):
-    super().__init__(f"smallest reachable layer average is {smallest:g}: {why}")
+  def __init__(
+    self, smallest: float, why: str, *, measure: str = "layer average"
+  ):
+    super().__init__(f"smallest reachable {measure} is {smallest:g}: {why}")
     self.smallest = smallest
     self.why = why
 

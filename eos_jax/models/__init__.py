@@ -33,7 +33,12 @@ from eos_jax.models.generation import (
   generate,
   prefill,
 )
-from eos_jax.models.reduction import Reduction, SoftReduction, site_signals
+from eos_jax.models.reduction import (
+  RELAXATIONS,
+  Reduction,
+  SoftReduction,
+  site_signals,
+)
 from eos_jax.models.sequence import Text
 from eos_jax.models.vlm import (
   Output,
@@ -54,6 +59,7 @@ __all__ = [
   "DecoderConfig",
   "Engine",
   "Output",
+  "RELAXATIONS",
   "Reduction",
   "Sampling",
   "Seen",

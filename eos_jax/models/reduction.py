@@ -14,7 +14,15 @@ import jax.numpy as jnp
 from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float, Int, Shaped
 from eos_jax.models import config as config_lib
-from eos_jax.ops import needs
+from eos_jax.ops import needs, types
+
+# How a soft reduction stands for the hard one -> whether it draws noise.
+RELAXATIONS = {
+  "annealed": False,  # the soft top-k alone, sharper as T falls
+  "straight_through": False,  # the hard decision, with the soft one's gradients
+  "concrete": True,  # logistic noise on the scores
+  "noise_gate": True,  # what is removed turns to noise, but stays visible
+}
 
 
 @jax.tree_util.register_dataclass
@@ -29,6 +37,8 @@ class SoftReduction:
     sites: names of the sites, in the order of the model.
     spec: the discrete choices, shared by all sites.
     hard: decide exactly (T -> 0) while shapes stay static.
+    relaxation: how the soft form stands for the hard one, of `RELAXATIONS`.
+    key: draws the noise of the relaxations that have some.
   """
 
   params: ops.OperatorParams
@@ -37,6 +47,10 @@ class SoftReduction:
   sites: tuple[str, ...] = dataclasses.field(metadata={"static": True})
   spec: ops.OperatorSpec = dataclasses.field(metadata={"static": True})
   hard: bool = dataclasses.field(default=False, metadata={"static": True})
+  relaxation: str = dataclasses.field(
+    default="annealed", metadata={"static": True}
+  )
+  key: Array | None = None
 
 
 # What sites can let an operator read; see `ops.Signals`.
@@ -95,6 +109,7 @@ class VisualState:
     renumbered: whether rotary positions count what is left, 0, 1, 2, ...,
       instead of being those of the raster.
     weighted: whether masses or biases other than those of padding are there.
+    gated: whether masses act on features instead of on attention.
   """
 
   log_mass: Float[Array, "B V"]
@@ -112,6 +127,15 @@ class VisualState:
   pictures: int = dataclasses.field(default=1, metadata={"static": True})
   renumbered: bool = dataclasses.field(default=False, metadata={"static": True})
   weighted: bool = dataclasses.field(default=False, metadata={"static": True})
+  gated: bool = dataclasses.field(default=False, metadata={"static": True})
+
+  @property
+  def key_bias(self) -> Float[Array, "B V"]:
+    """What attention adds to the logits of each token as a key."""
+    mass = self.log_mass
+    if self.gated:
+      mass = jnp.where(types.present(mass), 0.0, mass)
+    return mass + self.bias
 
   @property
   def block(self) -> int:
@@ -293,12 +317,15 @@ def reduce_at(
     image=jnp.zeros_like(state.position),
   )
   operator, spec = _operator(reduction, site), spec_at(reduction, site)
+  jitter, gate_key = _draws(reduction, site, state)
   if state.pictures == 1:
-    reduced = jax.vmap(operator)(tokens, signals)
+    reduced = jax.vmap(operator)(tokens, signals, jitter)
   else:
-    reduced = _by_picture(operator, tokens, signals, state.pictures)
+    reduced = _by_picture(operator, tokens, signals, jitter, state.pictures)
   if isinstance(reduction, ops.ReductionPlan):
     state = select_tokens(state, reduced.index)
+  if gate_key is not None:
+    reduced = _gated(reduced, state, gate_key)
   state = dataclasses.replace(
     state,
     log_mass=reduced.tokens.log_mass,
@@ -312,15 +339,43 @@ def reduce_at(
       or spec.delta != 0
       or spec.rho_attn != 0
     ),
+    gated=state.gated or gate_key is not None,
   )
   return reduced.tokens.x, state, reduced
+
+
+def _draws(reduction, site, state):
+  """Noise on the scores [B, V], and a key for noise on features, if any."""
+  relaxation = getattr(reduction, "relaxation", "annealed")
+  if relaxation not in RELAXATIONS:
+    raise ValueError(
+      f"relaxation is {relaxation!r}, use one of {', '.join(RELAXATIONS)}"
+    )
+  if not RELAXATIONS[relaxation] or reduction.hard:
+    return None, None
+  if reduction.key is None:
+    raise ValueError(f"relaxation {relaxation!r} draws noise; give it a key")
+  key = jax.random.fold_in(reduction.key, reduction.sites.index(site))
+  if relaxation == "noise_gate":
+    return None, key
+  return ops.logistic_jitter(
+    key, state.log_mass.shape, temperature=reduction.temperature
+  ), None
+
+
+def _gated(reduced, state, key):
+  """A result whose features fade to noise where its masses fade."""
+  tokens = reduced.tokens
+  share = jnp.minimum(tokens.log_mass - state.log_mass, 0.0)
+  x = ops.noise_gate(key, tokens.x, share)
+  return dataclasses.replace(reduced, tokens=dataclasses.replace(tokens, x=x))
 
 
 # Signals that all pictures of a sample share.
 _SHARED = ("text", "text_mask")
 
 
-def _by_picture(operator, tokens, signals, pictures):
+def _by_picture(operator, tokens, signals, jitter, pictures):
   """Runs an operator on each picture; rows then point into the sample."""
   fields = {f.name for f in dataclasses.fields(signals)} - {"grid", "images"}
   apart = {
@@ -331,11 +386,14 @@ def _by_picture(operator, tokens, signals, pictures):
   axes = {name: None if name in _SHARED else 0 for name in apart}
   grid = signals.grid
 
-  def one(tokens, given):
-    return operator(tokens, ops.Signals(**given, grid=grid))
+  def one(tokens, given, jitter):
+    return operator(tokens, ops.Signals(**given, grid=grid), jitter)
 
-  tokens = jax.tree.map(lambda rows: part(rows, pictures), tokens)
-  reduced = jax.vmap(jax.vmap(one, in_axes=(0, axes)))(tokens, apart)
+  tokens, jitter = jax.tree.map(
+    lambda rows: part(rows, pictures), (tokens, jitter)
+  )
+  each = jax.vmap(jax.vmap(one, in_axes=(0, axes, 0)))
+  reduced = each(tokens, apart, jitter)
   block = tokens.x.shape[2]
   first = block * jnp.arange(pictures)[None, :, None]
   image = jnp.zeros_like(reduced.index) + first // block
@@ -350,24 +408,24 @@ def _by_picture(operator, tokens, signals, pictures):
 
 
 def _operator(reduction, site):
-  """Returns `f(tokens, signals) -> Reduced` for one sample at a site."""
+  """Returns `f(tokens, signals, jitter) -> Reduced` for one sample."""
   # Row 0 of the encoder is the class token: always kept, never counted.
   protect = 1 if site.startswith("vision.") else 0
   if isinstance(reduction, SoftReduction):
     index = reduction.sites.index(site)
     params = jax.tree.map(lambda leaf: leaf[index], reduction.params)
     spec = reduction.spec.replace(protect=protect)
-    return lambda tokens, signals: _soft(
-      reduction, spec, params, index, tokens, signals
+    return lambda tokens, signals, jitter: _soft(
+      reduction, spec, params, index, tokens, signals, jitter
     )
   planned = reduction.at(site)
   spec = planned.spec.replace(protect=protect)
-  return lambda tokens, signals: ops.reduce_hard(
+  return lambda tokens, signals, _: ops.reduce_hard(
     tokens, signals, spec.params(), spec=spec, keep=planned.keep + protect
   )
 
 
-def _soft(reduction, spec, params, index, tokens, signals):
+def _soft(reduction, spec, params, index, tokens, signals, jitter):
   if reduction.keep is None:
     total = jnp.sum(jnp.exp(tokens.log_mass)) - spec.protect
     keep = ops.keep_count(total, params.activation, params.retention)
@@ -376,11 +434,17 @@ def _soft(reduction, spec, params, index, tokens, signals):
   keep = keep + spec.protect
   if reduction.hard:
     return ops.reduce_masked(tokens, signals, params, spec=spec, keep=keep)
-  return ops.reduce_soft(
+  soft = ops.reduce_soft(
     tokens,
     signals,
     params,
     spec=spec,
     keep=keep,
     temperature=reduction.temperature,
+    jitter=jitter,
   )
+  if reduction.relaxation != "straight_through":
+    return soft
+  whole = jnp.maximum(jnp.round(keep), spec.protect + 1.0)
+  hard = ops.reduce_masked(tokens, signals, params, spec=spec, keep=whole)
+  return ops.straight_through(soft, hard)

@@ -190,7 +190,7 @@ def key_bias(seq: Sequence) -> Float[Array, "B N"]:
   """Additive bias on every key: masses, sizes, padding."""
   text = jnp.where(seq.text.mask, 0.0, layers.MASKED)
   before = jnp.zeros((text.shape[0], seq.prefix))
-  visual = seq.state.log_mass + seq.state.bias
+  visual = seq.state.key_bias
   return jnp.concatenate([before, visual, text], axis=1)
 
 

@@ -115,7 +115,7 @@ def encode(
     x = blocks.run_vision(block, stack, x, attend, start=done, stop=index)
     part = blocks.layer(stack, index)
     q, k, v = blocks.call(block, part, "project", x)
-    row = attention.row_attention(q[:, :, :1], k, key_bias=_key_bias(state))
+    row = attention.row_attention(q[:, :, :1], k, key_bias=state.key_bias)
     row, keys = row[:, 0], jnp.mean(k, axis=1)
     x = blocks.call(block, part, "mix", x, attend(q, k, v))
     if index == last:
@@ -139,12 +139,8 @@ def _attention(cfg, x, state, biased, kernel):
     kernel = attention.choose(
       None, cfg.width // cfg.heads, x.dtype, devices=jax.device_count()
     )
-  bias = _key_bias(state) if biased else None
+  bias = state.key_bias if biased else None
   return functools.partial(attention.attend, key_bias=bias, kernel=kernel)
-
-
-def _key_bias(state):
-  return state.log_mass + state.bias
 
 
 def _with_class_token(state):

@@ -23,6 +23,12 @@ from eos_jax.ops.pairs import bipartite_minimum
 from eos_jax.ops.plan import PlannedSite, ReductionPlan, site_index
 from eos_jax.ops.presets import PRESETS
 from eos_jax.ops.reachable import Nearest, Reach, nearest_preset, reach
+from eos_jax.ops.relax import (
+  indecision,
+  logistic_jitter,
+  noise_gate,
+  straight_through,
+)
 from eos_jax.ops.score import cosine_matrix, standardise, uniqueness
 from eos_jax.ops.topk import hard_top_k, soft_top_k
 from eos_jax.ops.types import (
@@ -58,8 +64,11 @@ __all__ = [
   "count",
   "discrete_parts",
   "hard_top_k",
+  "indecision",
   "keep_count",
+  "logistic_jitter",
   "nearest_preset",
+  "noise_gate",
   "presets",
   "reach",
   "reduce_hard",
@@ -71,6 +80,7 @@ __all__ = [
   "soft_top_k",
   "source_map",
   "standardise",
+  "straight_through",
   "token_set",
   "uniqueness",
   "unreduce",

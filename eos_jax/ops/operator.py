@@ -22,6 +22,7 @@ def _reduce(
   params: types.OperatorParams,
   spec: types.OperatorSpec,
   budget: site_lib.Budget,
+  jitter: Float[Array, "V"] | None = None,
 ) -> types.Reduced:
   """The five stages."""
   needs.check_signals(spec, signals)
@@ -30,6 +31,8 @@ def _reduce(
     x = tokens.x if spec.affinity == "x" else getattr(signals, spec.affinity)
     cosine = score.cosine_matrix(x)
   scores, raw = score.mixture(tokens, signals, params.pi, cosine, spec=spec)
+  if jitter is not None:
+    scores = scores + jitter
   site = site_lib.Site(tokens, signals, params, spec, scores, cosine, raw)
   selection = select.KERNELS[spec.select].run(site, budget)
   shares = assign.shares(site, selection, budget.temperature)
@@ -50,6 +53,7 @@ def reduce_soft(
   spec: types.OperatorSpec,
   keep: Counts,
   temperature: Scalar,
+  jitter: Float[Array, "V"] | None = None,
 ) -> types.Reduced:
   """The relaxed operator: V rows, differentiable in everything it is given.
 
@@ -67,6 +71,9 @@ def reduce_soft(
     temperature: [] T > 0 of the selection and of the gate. Operators with
       discrete parts (`discrete_parts`) take their hard decision whatever it is,
       and `keep` gets no gradient from them.
+    jitter: [V] added to the standardised scores before the selection. With
+      `logistic_jitter` of the same temperature a mass is a binary Concrete
+      variable (Maddison et al., arXiv 1611.00712).
 
   Returns:
     `Reduced` of V rows; downstream attention adds `log_mass + bias` to the
@@ -98,7 +105,7 @@ def reduce_soft(
   budget = site_lib.Budget(
     count=jnp.asarray(keep, dtype), temperature=temperature
   )
-  return _reduce(tokens, signals, params, spec, budget)
+  return _reduce(tokens, signals, params, spec, budget, jitter)
 
 
 def reduce_masked(

@@ -16,15 +16,15 @@ Pure functions; jax and optax only. A search over a model of one's own:
 ...     return -search.site_counts(params, space).sum() / 32, {}
 ...   return search.search_step(
 ...     state, batch, key, space=space, loss_fn=loss_fn, optimizer=optimizer,
-...     constraints=(search.Constraint("layer_average", limit),), penalty=4.0)
+...     constraints=search.limits(layer_average=limit), penalty=4.0)
+>>> limits = search.limits(layer_average=6.0)
 >>> state = search.init_state(
-...   search.init_policy(space, limit=6.0, multiple=1.5),
-...   constraints=(search.Constraint("layer_average", 6.0),),
-...   optimizer=optimizer)
+...   search.init_policy(space, constraints=limits, multiple=1.5),
+...   constraints=limits, optimizer=optimizer)
 >>> for _ in range(300):
 ...   state, metrics = step(state, None, jax.random.key(0), 6.0)
 >>> plan = search.discretize(
-...   state.variables["policy"], space, limit=6.0, model="mine")
+...   state.variables["policy"], space, constraints=limits, model="mine")
 >>> sum(2 * site.keep for site in plan.sites) / 4 <= 6.0
 True
 
@@ -36,23 +36,31 @@ from eos_jax.search.constraints import (
   Constraint,
   init_multipliers,
   lagrangian,
+  limits,
   violation,
 )
 from eos_jax.search.discretize import discretize, whole_counts
 from eos_jax.search.expected import (
-  check_reachable,
-  expected_counts,
   final_count,
   layer_average,
+  layer_counts,
   site_counts,
 )
+from eos_jax.search.family import Knots, init_family
+from eos_jax.search.family import at as family_at
+from eos_jax.search.family import plans as family_plans
 from eos_jax.search.measures import (
   flops_measure,
   kv_measure,
   latency_measure,
   roofline_measure,
 )
-from eos_jax.search.objective import measure, total_loss
+from eos_jax.search.objective import (
+  check_reachable,
+  exceeded,
+  measure,
+  total_loss,
+)
 from eos_jax.search.optimizer import ascend, labels, make_optimizer
 from eos_jax.search.policy import Policy, decode, init_policy
 from eos_jax.search.space import GROUPS, SearchSpace
@@ -61,6 +69,7 @@ from eos_jax.search.step import SearchState, init_state, search_step
 __all__ = [
   "Constraint",
   "GROUPS",
+  "Knots",
   "Policy",
   "SearchSpace",
   "SearchState",
@@ -68,10 +77,13 @@ __all__ = [
   "check_reachable",
   "decode",
   "discretize",
-  "expected_counts",
+  "exceeded",
+  "family_at",
+  "family_plans",
   "final_count",
   "flops_measure",
   "geometric",
+  "init_family",
   "init_multipliers",
   "init_policy",
   "init_state",
@@ -80,6 +92,8 @@ __all__ = [
   "lagrangian",
   "latency_measure",
   "layer_average",
+  "layer_counts",
+  "limits",
   "make_optimizer",
   "measure",
   "roofline_measure",

@@ -23,6 +23,16 @@ class Constraint:
   limit: Scalar
 
 
+def limits(**limits: Scalar) -> tuple[Constraint, ...]:
+  """Constraints by the names of their measures.
+
+  >>> limits(layer_average=48.0, final_count=16)
+  (Constraint(name='layer_average', limit=48.0),
+   Constraint(name='final_count', limit=16))
+  """
+  return tuple(Constraint(name, limit) for name, limit in limits.items())
+
+
 def violation(value: Scalar, limit: Scalar) -> Float[Array, ""]:
   """Relative excess `value / limit - 1`: 0 at the limit, negative below.
 

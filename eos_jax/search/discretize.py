@@ -1,54 +1,63 @@
-"""Rounds a policy to a static plan with whole tokens, never above its limit."""
+"""Rounds a policy to a static plan of whole tokens that meets every limit."""
 
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
 
 from eos_jax import ops
-from eos_jax.search import expected
+from eos_jax.search import constraints as constraints_lib
+from eos_jax.search import expected, objective
 from eos_jax.search import policy as policy_lib
 from eos_jax.search import space as space_lib
 
 # A strength below this changes less than float noise between runs does.
 _NEGLIGIBLE = 0.01
+# A search comes to rest beside its limit, not on it. One that is this near is
+# meant to be there; one that stays further below does not want the rest.
+_NEAR = 0.05
 
 
 def discretize(
   policy: policy_lib.Policy,
   space: space_lib.SearchSpace,
   *,
-  limit: float,
+  constraints: tuple[constraints_lib.Constraint, ...],
+  measures: objective.Measures | None = None,
   model: str,
   name: str = "searched",
   note: str = "",
+  ceiling: Sequence[int] | None = None,
 ) -> ops.ReductionPlan:
-  """The plan nearest to a policy whose layer average is at most `limit`.
+  """The plan nearest to a policy that meets every limit.
 
-  Counts of sites that the search moved are scaled together until their average
-  is the limit, rounded down, and then raised one token at a time, where
-  rounding took the largest share, as long as the limit allows. A site at which
-  the count does not fall is left out unless it changes tokens otherwise.
+  See `whole_counts` for the counts. A site at which the count does not fall is
+  left out unless it changes tokens otherwise.
 
   Args:
     policy: the searched policy.
     space: its space.
-    limit: layer average of visual tokens that must not be exceeded.
+    constraints: with concrete limits; none of them is exceeded.
+    measures: of further costs, see `objective.measure`.
     model: name of the model that the plan is for.
     name: name of the plan and of its operators.
     note: free text for readers of the plan.
+    ceiling: S greatest counts, such as those of the plan for a larger budget.
 
   Returns:
     A plan with static counts of at least one token, not increasing, and all
     operator numbers spelled out. Not differentiable.
 
   Raises:
-    cost.UnreachableBudget: one token per site is still above the limit.
+    cost.UnreachableBudget: one token per site is still above a limit.
   """
   params = policy_lib.decode(policy, space)
   counts = whole_counts(
     np.asarray(expected.site_counts(params, space), np.float64),
     space,
-    limit=limit,
+    constraints=constraints,
+    measures=measures,
+    ceiling=ceiling,
   )
   sites = []
   before = space.tokens
@@ -70,65 +79,89 @@ def discretize(
 
 
 def whole_counts(
-  relaxed: np.ndarray, space: space_lib.SearchSpace, *, limit: float
+  relaxed: np.ndarray,
+  space: space_lib.SearchSpace,
+  *,
+  constraints: tuple[constraints_lib.Constraint, ...],
+  measures: objective.Measures | None = None,
+  ceiling: Sequence[int] | None = None,
 ) -> list[int]:
-  """Whole counts after each site for real-valued ones, see `discretize`.
+  """Whole counts after each site that are near real ones and within limits.
+
+  Counts of free sites are scaled together until all limits are met: down as far
+  as it takes; up by 5 % where that reaches a limit, else not at all. Rounded
+  down, they are raised one token at a time, where rounding took the largest
+  share, as long as every limit allows and up to the nearest whole number, or
+  beyond where that uses up a limit.
 
   Args:
     relaxed: [S] counts, not increasing.
     space: the search space.
-    limit: layer average that must not be exceeded.
+    constraints: with concrete limits.
+    measures: of further costs, see `objective.measure`.
+    ceiling: S greatest counts.
 
   Returns:
     S counts between 1 and V, not increasing.
+
+  Raises:
+    cost.UnreachableBudget: one token per site is still above a limit.
   """
-  expected.check_reachable(space, limit)
-  weights = expected.layer_weights(space)
-  room = limit * space.layers - weights[0] * space.tokens + expected.ROUNDING
-  weights = weights[1:]
+  objective.check_reachable(space, constraints, measures)
+  relaxed = np.asarray(relaxed, np.float64)
+  most = np.full(len(relaxed), space.tokens)
+  if ceiling is not None:
+    most = np.minimum(most, ceiling)
 
   def scaled(factor):
     counts, before = [], float(space.tokens)
     for index, count in enumerate(relaxed):
       count = factor * count if space.count_is_free(index) else count
-      before = min(max(count, 1.0), before)
+      before = min(max(count, 1.0), before, float(most[index]))
       counts.append(before)
     return np.array(counts)
 
-  low, high = 0.0, float(space.tokens)
-  for _ in range(60):  # bisection; the weighted sum rises with the factor
-    middle = (low + high) / 2
-    low, high = (
-      (low, middle) if weights @ scaled(middle) > room else (middle, high)
-    )
-  target = scaled(low)
-  paid = [i for i in range(len(weights)) if weights[i] > 0]
-  counts = np.ones(len(weights), int)
-  counts[paid] = _fit(target[paid], weights[paid], room, space.tokens)
-  before = space.tokens
-  for index in range(len(counts)):
-    if weights[index] == 0:
-      # Free of charge: another site cuts again before the next layer runs.
-      counts[index] = np.clip(
-        round(target[index]), counts[index:].max(), before
-      )
-    before = counts[index]
-  return [int(count) for count in counts]
+  def floored(factor):
+    # The sliver keeps a target of 12 that arithmetic left just below it a 12.
+    return np.floor(scaled(factor) + 1e-6).astype(int)
 
+  def fits(counts):
+    counts = tuple(int(n) for n in counts)
+    return not objective.exceeded(counts, space, constraints, measures)
 
-def _fit(target, weights, room, tokens):
-  """Whole, non-increasing counts near `target` with weighted sum <= `room`."""
-  # The sliver keeps a target of 12 that bisection left just below it a 12.
+  near = 1.0 + _NEAR
+  if fits(np.ceil(scaled(near)).astype(int)):  # slack: nothing has to be scaled
+    target, bound = scaled(1.0), False
+  else:
+    low, high = 0.0, near
+    for _ in range(60):  # bisection: costs rise with the factor
+      middle = (low + high) / 2
+      low, high = (middle, high) if fits(floored(middle)) else (low, middle)
+    target, bound = scaled(low), True
   counts = np.floor(target + 1e-6).astype(int)
-  while weights @ counts > room:  # constant counts alone are too many
+  while not fits(counts):  # constant counts alone are too many
     counts[np.flatnonzero(counts == counts.max())[-1]] -= 1
+  values = lambda counts: objective.measure(
+    tuple(int(n) for n in counts), space, constraints, measures
+  )
   while True:
-    slack = room - weights @ counts
-    ceiling = np.concatenate([[tokens], counts[:-1]])
-    can_rise = (counts < ceiling) & (weights <= slack)
-    if not can_rise.any():
-      return counts
-    counts[np.argmax(np.where(can_rise, target / counts, -np.inf))] += 1
+    best = None
+    for index in np.argsort(-target / counts, kind="stable"):
+      before = counts[index - 1] if index else space.tokens
+      if counts[index] >= min(before, most[index]):
+        continue
+      raised = counts.copy()
+      raised[index] += 1
+      # A token that costs nothing uses no limit up.
+      wanted = raised[index] <= round(target[index]) or (
+        bound and values(raised) != values(counts)
+      )
+      if wanted and fits(raised):
+        best = raised
+        break
+    if best is None:
+      return [int(count) for count in counts]
+    counts = best
 
 
 def _spec_at(params, index, space, name):

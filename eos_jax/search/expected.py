@@ -1,7 +1,14 @@
-"""How many visual tokens a policy keeps: real numbers with gradients."""
+"""How many visual tokens a policy keeps, and what constraints ask of counts.
+
+Counts are visual tokens after each site of a space, the class token not
+counted: an array of real numbers with gradients while a search runs, whole
+numbers once it is rounded. The measures here and in `measures` take both, and
+are exact for whole numbers.
+"""
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,11 +16,13 @@ from eos_jax import cost, ops
 from eos_jax.array_typing import Array, Float
 from eos_jax.search import space as space_lib
 
+Counts = Sequence[int] | Float[Array, "S"]
+
 
 def site_counts(
   params: ops.OperatorParams, space: space_lib.SearchSpace
 ) -> Float[Array, "S"]:
-  """Expected visual tokens after each site, the class token not counted.
+  """Expected visual tokens after each site.
 
   Args:
     params: decoded numbers with a leading site axis.
@@ -32,35 +41,39 @@ def site_counts(
   return jnp.stack(counts)
 
 
-def expected_counts(
-  params: ops.OperatorParams, space: space_lib.SearchSpace
-) -> Float[Array, "L"]:
-  """Expected visual tokens that enter each decoder layer."""
+def layer_counts(
+  counts: Counts, space: space_lib.SearchSpace
+) -> list[int] | Float[Array, "L"]:
+  """Visual tokens that enter each decoder layer, for counts after sites [S].
+
+  >>> space = space_lib.SearchSpace(("decoder.1", "decoder.3"), tokens=9,
+  ...                               layers=4, spec=ops.presets.HYBRID)
+  >>> layer_counts((5, 2), space)
+  [9, 5, 5, 2]
+  """
   reached = np.searchsorted(
     space.first_layer, np.arange(space.layers), side="right"
   )
-  counts = site_counts(params, space)
-  return jnp.concatenate([jnp.full(1, space.tokens, jnp.float32), counts])[
-    reached
-  ]
+  if isinstance(counts, jax.Array):
+    full = jnp.full(1, space.tokens, counts.dtype)
+    return jnp.concatenate([full, counts])[reached]
+  edges = (space.tokens, *counts)
+  return [edges[index] for index in reached]
 
 
 def layer_average(
-  params: ops.OperatorParams, space: space_lib.SearchSpace
-) -> Float[Array, ""]:
-  """Expected visual tokens, averaged over the decoder layers."""
-  return cost.layer_average(expected_counts(params, space))
+  counts: Counts, space: space_lib.SearchSpace
+) -> float | Float[Array, ""]:
+  """Visual tokens after sites [S], averaged over the decoder layers."""
+  return cost.layer_average(layer_counts(counts, space))
 
 
 def final_count(
-  params: ops.OperatorParams, space: space_lib.SearchSpace
-) -> Float[Array, ""]:
-  """Expected visual tokens after the last site."""
-  return cost.final_count(expected_counts(params, space))
+  counts: Counts, space: space_lib.SearchSpace
+) -> int | Float[Array, ""]:
+  """Visual tokens after the last site, of counts after sites [S]."""
+  return cost.final_count(layer_counts(counts, space))
 
-
-# What the product of a fractional limit and L may be off by.
-ROUNDING = 1e-9
 
 # Measures that need nothing but the space; see `objective.measure`.
 MEASURES = {"layer_average": layer_average, "final_count": final_count}
@@ -75,26 +88,9 @@ def shares(
   return counts / before
 
 
-def layer_weights(
-  space: space_lib.SearchSpace,
-) -> Float[np.ndarray, "edges"]:
-  """Decoder layers run before the first site's cut, then after each site's.
-
-  The sum is L. A site has weight 0 where another one follows before the next
-  decoder layer.
-  """
-  edges = np.array([0, *space.first_layer, space.layers], np.float64)
-  return np.diff(edges)
-
-
-def check_reachable(space: space_lib.SearchSpace, limit: float) -> None:
-  """Raises `cost.UnreachableBudget` where one token a site is too many."""
-  weights = layer_weights(space)
-  least = float(weights[0] * space.tokens + weights[1:].sum()) / space.layers
-  if least > limit + ROUNDING:
-    raise cost.UnreachableBudget(
-      least,
-      f"{int(weights[0])} of {space.layers} decoder layers run before the first"
-      f" site {space.sites[0]!r} with all {space.tokens} tokens; add an earlier"
-      " site",
-    )
+def constant_shares(space: space_lib.SearchSpace) -> Float[np.ndarray, "S"]:
+  """Share of its tokens that each site keeps where the search moves nothing."""
+  if space.counts is not None:
+    return shares(space.counts, space)
+  kept = 1.0 - space.spec.activation * (1.0 - space.spec.retention)
+  return np.full(len(space.sites), kept)

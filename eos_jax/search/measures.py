@@ -1,10 +1,14 @@
 """Costs as measures of a search: what constraints can limit beside tokens.
 
-Each function makes a `objective.Measure`: a differentiable function of decoded
-operator numbers, to be given as `measures={"flops": ...}` together with a
-`Constraint("flops", limit)` in the measure's unit.
+Each function makes an `objective.Measure`: a function of the visual tokens
+after each site, to be given as `measures={"flops": ...}` together with a
+`Constraint("flops", limit)` in the measure's unit. It is differentiable for an
+array and exact for whole numbers.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,19 +43,18 @@ def flops_measure(
   >>> space = space_lib.SearchSpace(("decoder.2",), tokens=16, layers=4,
   ...                               spec=ops.presets.FASTV, counts=(4,),
   ...                               frozen_sites=("decoder.2",), free=())
-  >>> from eos_jax.search import policy
   >>> measure = flops_measure(shape, space, 6, operators=False)
-  >>> float(measure(policy.decode({}, space)))
-  71504.0
+  >>> measure((4,)), float(measure(jnp.array([4.0])))
+  (71504, 71504.0)
   """
   _check(shape, space)
 
-  def measure(params: ops.OperatorParams) -> Float[Array, ""]:
+  def measure(counts: expected.Counts) -> Any:
     total = cost.prefill_flops(
       shape,
-      expected.expected_counts(params, space),
+      expected.layer_counts(counts, space),
       text_tokens,
-      vision_rows(params, space, shape),
+      vision_rows(counts, space, shape),
       head_positions=head_positions,
     )
     if not operators:
@@ -60,7 +63,7 @@ def flops_measure(
       shape,
       space.sites,
       [space.spec] * len(space.sites),
-      expected.site_counts(params, space),
+      counts,
       text_tokens,
       tokens=space.tokens,
     )
@@ -88,9 +91,9 @@ def kv_measure(
   """
   _check(shape, space)
 
-  def measure(params: ops.OperatorParams) -> Float[Array, ""]:
-    counts = expected.expected_counts(params, space)
-    return cost.kv_cache_bytes(shape, counts, text_tokens, dtype=dtype)
+  def measure(counts: expected.Counts) -> Any:
+    layers = expected.layer_counts(counts, space)
+    return cost.kv_cache_bytes(shape, layers, text_tokens, dtype=dtype)
 
   return measure
 
@@ -125,12 +128,12 @@ def latency_measure(
       )
     _check(shape, space)
 
-  def measure(params: ops.OperatorParams) -> Float[Array, ""]:
+  def measure(counts: expected.Counts) -> Any:
     rows = None
     if table.vision_rows.size:
-      rows = vision_rows(params, space, shape)
-    counts = expected.expected_counts(params, space)
-    return cost.latency(table, counts, text_tokens, rows, batch=batch)
+      rows = vision_rows(counts, space, shape)
+    layers = expected.layer_counts(counts, space)
+    return cost.latency(table, layers, text_tokens, rows, batch=batch)
 
   return measure
 
@@ -163,21 +166,21 @@ def roofline_measure(
   _check(shape, space)
   device.peak(dtype)  # refuses an unknown dtype, now
 
-  def measure(params: ops.OperatorParams) -> Float[Array, ""]:
+  def measure(counts: expected.Counts) -> Any:
     operators = cost.operators_flops(
       shape,
       space.sites,
       [space.spec] * len(space.sites),
-      expected.site_counts(params, space),
+      counts,
       text_tokens,
       tokens=space.tokens,
     )
     return cost.prefill_seconds(
       device,
       shape,
-      expected.expected_counts(params, space),
+      expected.layer_counts(counts, space),
       text_tokens,
-      vision_rows(params, space, shape),
+      vision_rows(counts, space, shape),
       batch=batch,
       dtype=dtype,
       operator_flops=operators,
@@ -187,17 +190,19 @@ def roofline_measure(
 
 
 def vision_rows(
-  params: ops.OperatorParams,
+  counts: expected.Counts,
   space: space_lib.SearchSpace,
   shape: cost.ModelShape,
-) -> Float[Array, "E"]:
-  """Expected rows that leave each encoder block, class tokens included."""
+) -> list[int] | Float[Array, "E"]:
+  """Rows that leave each encoder block, class tokens included."""
   blocks = [ops.site_index(site) for site in space.sites]
   blocks = [index for kind, index in blocks if kind == "vision"]
   reached = np.searchsorted(blocks, np.arange(shape.vision_layers), "right")
-  counts = expected.site_counts(params, space)
-  full = jnp.full(1, space.tokens, jnp.float32)
-  return jnp.concatenate([full, counts])[reached] + shape.class_tokens
+  if isinstance(counts, jax.Array):
+    full = jnp.full(1, space.tokens, counts.dtype)
+    return jnp.concatenate([full, counts])[reached] + shape.class_tokens
+  edges = (space.tokens, *counts)
+  return [edges[index] + shape.class_tokens for index in reached]
 
 
 def _check(shape, space):

@@ -9,7 +9,8 @@ import numpy as np
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Float
-from eos_jax.search import expected
+from eos_jax.search import constraints as constraints_lib
+from eos_jax.search import expected, objective
 from eos_jax.search import space as space_lib
 
 Policy = dict[str, Float[Array, "S ..."]]
@@ -55,7 +56,8 @@ def decode(policy: Policy, space: space_lib.SearchSpace) -> ops.OperatorParams:
 def init_policy(
   space: space_lib.SearchSpace,
   *,
-  limit: float,
+  constraints: tuple[constraints_lib.Constraint, ...] = (),
+  measures: objective.Measures | None = None,
   multiple: float = 1.0,
   decay: float | None = None,
   counts: Sequence[float] | np.ndarray | None = None,
@@ -64,23 +66,27 @@ def init_policy(
 
   Args:
     space: the search space.
-    limit: layer average of visual tokens that the search is meant to reach.
-    multiple: the start's layer average as a multiple of `limit`; above 1 leaves
-      the search something to decide.
+    constraints: limits that the search is meant to meet.
+    measures: of further costs, see `objective.measure`.
+    multiple: the start's costs as a multiple of the limit that binds first;
+      above 1 leaves the search something to decide.
     decay: share of its tokens that every site after the first keeps; the first
-      one is fitted. Without it, or where it is too small for that average, one
+      one is fitted. Without it, or where it is too small for those limits, one
       fitted share serves all sites.
-    counts: visual tokens after each site, instead of `multiple` and `decay`.
+    counts: visual tokens after each site, instead of all of these.
 
   Returns:
     A dict of float32 arrays with a leading site axis.
 
   Raises:
-    cost.UnreachableBudget: the sites cannot bring the layer average that low.
+    cost.UnreachableBudget: the sites cannot meet a limit.
   """
   if counts is None:
-    expected.check_reachable(space, limit * multiple)
-    counts = _fitted_counts(space, limit * multiple, decay)
+    wider = tuple(
+      dataclasses.replace(c, limit=multiple * c.limit) for c in constraints
+    )
+    objective.check_reachable(space, wider, measures)
+    counts = _fitted_counts(space, wider, measures, decay)
   elif len(counts) != len(space.sites):
     raise ValueError(
       f"counts={list(counts)} needs one number per site, {len(space.sites)}."
@@ -94,10 +100,9 @@ def init_policy(
   return policy
 
 
-def _fitted_counts(space, average, decay):
-  """Counts after each site, at least 1, whose layer average is `average`."""
-  constant = _constant_shares(space)
-  weights = expected.layer_weights(space)
+def _fitted_counts(space, constraints, measures, decay):
+  """Counts after each site, at least 1, that the first limit to bind allows."""
+  constant = expected.constant_shares(space)
 
   def walk(share):
     counts = [float(space.tokens)]
@@ -108,24 +113,20 @@ def _fitted_counts(space, average, decay):
         keep = share if first or decay is None else decay
         first = False
       counts.append(min(max(counts[-1] * keep, 1.0), counts[-1]))
-    return np.array(counts)
+    return counts[1:]
 
-  if weights @ walk(1.0) < average * space.layers:
+  def fits(counts):
+    counts = jnp.asarray(counts, jnp.float32)
+    values = objective.measure(counts, space, constraints, measures)
+    return all(values[c.name] <= c.limit for c in constraints)
+
+  if fits(walk(1.0)):
     decay = None
   low, high = 1e-6, 1.0
-  for _ in range(60):  # bisection in the logarithm; the average rises in share
+  for _ in range(40):  # bisection in the logarithm; costs rise in the share
     middle = float(np.sqrt(low * high))
-    if weights @ walk(middle) > average * space.layers:
-      high = middle
-    else:
-      low = middle
-  return walk(low)[1:]
-
-
-def _constant_shares(space):
-  activation = _constant(space, "activation").astype(np.float64)
-  retention = _constant(space, "retention").astype(np.float64)
-  return 1.0 - activation * (1.0 - retention)
+    low, high = (middle, high) if fits(walk(middle)) else (low, middle)
+  return walk(low)
 
 
 def _acting(space, shares):

@@ -40,6 +40,7 @@ def init_state(
   constraints: tuple[constraints_lib.Constraint, ...],
   optimizer: optax.GradientTransformation,
   model: Any = None,
+  knots: int | None = None,
 ) -> SearchState:
   """State before the first step.
 
@@ -49,11 +50,15 @@ def init_state(
     optimizer: from `optimizer.make_optimizer`.
     model: parameters to train beside the policy. Leave a frozen model out and
       close over it in the loss: then nothing differentiates it.
+    knots: of a family: each has multipliers of its own, None = no family.
   """
-  variables = {
-    "policy": policy,
-    "multiplier": constraints_lib.init_multipliers(constraints),
-  }
+  multipliers = constraints_lib.init_multipliers(constraints)
+  if knots is not None:
+    multipliers = {
+      name: jnp.broadcast_to(value, (knots,))
+      for name, value in multipliers.items()
+    }
+  variables = {"policy": policy, "multiplier": multipliers}
   if model is not None:
     variables["model"] = model
   return SearchState(
@@ -72,9 +77,11 @@ def search_step(
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   constraints: tuple[constraints_lib.Constraint, ...],
-  measures: Mapping[str, objective_lib.Measure] | None = None,
+  measures: objective_lib.Measures | None = None,
   penalty: float,
   align: float = 0.0,
+  view: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+  model_batch: Any = None,
 ) -> tuple[SearchState, dict[str, Any]]:
   """Descends in policy (and model), ascends in the multipliers.
 
@@ -95,31 +102,43 @@ def search_step(
     measures: see `objective.measure`.
     penalty: see `constraints.lagrangian`.
     align: weight of `aux["alignment"]`.
+    view: makes the variables of this step from those of the state, for example
+      the member of a family at this step's budget; gradients flow through it.
+    model_batch: bilevel search, first order: the model descends on this batch
+      (its own split of the data) while policy and multipliers see `batch`, both
+      from the same state.
 
   Returns:
     The next state, and metrics of the present one: the parts of the objective,
-    "counts" `[S]`, "gradient_norm" of the policy, and "aux".
+    "counts" `[S]`, "gradient_norm" of the policy, "model_gradient_norm" and
+    (bilevel) "model_task", the loss on `model_batch`, and "aux".
   """
   key = jax.random.fold_in(key, state.step)
 
-  def loss_of(variables):
-    policy = variables["policy"]
-    model = (variables["model"],) if "model" in variables else ()
+  def loss_of(variables, batch):
+    seen = variables if view is None else view(variables)
+    policy = seen["policy"]
+    model = (seen["model"],) if "model" in seen else ()
     task, aux = loss_fn(policy, batch, key, *model)
     params = policy_lib.decode(policy, space)
+    counts = expected.site_counts(params, space)
     total, metrics = objective_lib.total_loss(
       task,
-      objective_lib.measure(params, space, constraints, measures),
-      variables["multiplier"],
+      objective_lib.measure(counts, space, constraints, measures),
+      seen["multiplier"],
       constraints=constraints,
       penalty=penalty,
       alignment=aux.get("alignment", 0.0),
       align=align,
     )
-    counts = expected.site_counts(params, space)
     return total, metrics | {"counts": counts, "aux": dict(aux)}
 
-  grads, metrics = jax.grad(loss_of, has_aux=True)(state.variables)
+  if model_batch is None:
+    grads, metrics = jax.grad(loss_of, has_aux=True)(state.variables, batch)
+  else:
+    grads, metrics = _bilevel(loss_of, state.variables, batch, model_batch)
+  if "model" in grads:
+    metrics["model_gradient_norm"] = optax.tree.norm(grads["model"])
   updates, opt_state = optimizer.update(grads, state.opt_state, state.variables)
   metrics["gradient_norm"] = optax.tree.norm(grads["policy"])
   return (
@@ -130,3 +149,21 @@ def search_step(
     ),
     metrics,
   )
+
+
+def _bilevel(loss_of, variables, batch, model_batch):
+  """Gradients of the model on one batch and of all else on another."""
+  if "model" not in variables:
+    raise ValueError(
+      "model_batch is given, but the state has no model to train on it: give"
+      " init_state(model=...), or leave model_batch out"
+    )
+  model = {"model": variables["model"]}
+  rest = {name: part for name, part in variables.items() if name != "model"}
+  grads, metrics = jax.grad(
+    lambda rest: loss_of(rest | model, batch), has_aux=True
+  )(rest)
+  lower, fitted = jax.grad(
+    lambda model: loss_of(rest | model, model_batch), has_aux=True
+  )(model)
+  return grads | lower, metrics | {"model_task": fitted["task"]}

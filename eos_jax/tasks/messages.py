@@ -45,7 +45,7 @@ def mesh_line(params, batch_bytes):
 def describe_search(problem, validation, checks):
   """What a search is about to do, for its first lines."""
   cfg, job, space = problem.cfg, problem.settings, problem.space
-  policy = init_policy(space, limit=max(job.budgets), multiple=1.0)
+  policy = init_policy(space)
   numbers = sum(leaf.size for leaf in jax.tree.leaves(policy))
   side = cfg.vision.image_size
   state = "frozen" if job.mode == "frozen" else "projector, decoder trained too"

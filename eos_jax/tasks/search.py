@@ -52,7 +52,7 @@ def _make_space(cfg, job):
       )
   for limit in job.budgets if space else ():
     try:
-      check_reachable(space, limit)
+      check_reachable(space, search.constraints(limit))
     except cost.UnreachableBudget as error:
       faults.append(f"config.budgets has {limit:g}: {error}")
   if faults:

@@ -125,6 +125,11 @@ def alignment(
   return distance / jnp.maximum(jnp.sum(jnp.square(target) * weight), 1e-6)
 
 
+def constraints(limit: Any) -> tuple[search.Constraint, ...]:
+  """The constraints of a budget, which may be traced."""
+  return search.limits(layer_average=limit)
+
+
 def make_optimizer(
   settings: settings_lib.SearchSettings,
 ) -> optax.GradientTransformation:
@@ -176,7 +181,7 @@ def make_step(problem: Problem) -> Any:
       space=space,
       loss_fn=loss_fn,
       optimizer=optimizer,
-      constraints=(search.Constraint("layer_average", limit),),
+      constraints=constraints(limit),
       penalty=settings.penalty,
       align=settings.align,
     )
@@ -192,7 +197,7 @@ def initial_state(
     model = {name: problem.params[name] for name in ("projector", "decoder")}
   return search.init_state(
     policy,
-    constraints=(search.Constraint("layer_average", limit),),
+    constraints=constraints(limit),
     optimizer=make_optimizer(problem.settings),
     model=model,
   )
@@ -207,7 +212,7 @@ def next_state(
   scaled = np.asarray(counts, np.float64) * limit / before
   scaled = np.clip(scaled * problem.settings.start_multiple, 1.0, None)
   scaled = np.minimum.accumulate(np.minimum(scaled, space.tokens))
-  fresh = search.init_policy(space, limit=limit, counts=scaled)
+  fresh = search.init_policy(space, counts=scaled)
   moved = {n: fresh[n] for n in ("activation", "retention") if n in fresh}
   policy = {**policy, **{n: v for n, v in moved.items() if n in policy}}
   return initial_state(

@@ -91,7 +91,9 @@ class Checker:
       search.decode(policy, problem.space), problem.space
     )
     keep = search.whole_counts(
-      np.asarray(relaxed, np.float64), problem.space, limit=limit
+      np.asarray(relaxed, np.float64),
+      problem.space,
+      constraints=search_lib.constraints(limit),
     )
     keep = jnp.asarray(keep, jnp.float32)
     right, total = np.zeros(2), 0.0
@@ -141,7 +143,7 @@ class _Run:
     settings, limit = self.problem.settings, self.limits[0]
     policy = search.init_policy(
       self.problem.space,
-      limit=limit,
+      constraints=search_lib.constraints(limit),
       multiple=settings.start_multiple,
       decay=settings.start_decay,
     )
@@ -171,7 +173,7 @@ class _Run:
     plan = search.discretize(
       state.variables["policy"],
       self.problem.space,
-      limit=limit,
+      constraints=search_lib.constraints(limit),
       model=self.problem.cfg.name,
       name=f"eos@{limit:g}",
     )

@@ -108,17 +108,23 @@ def _exact(space, counts):
 @pytest.mark.parametrize("name", ["flops", "kv", "latency", "roofline"])
 def test_measures_agree_with_the_costs_of_a_plan(name, space, counts):
   fixed = _counts(space, counts)
-  got = _measures(fixed)[name](search.decode({}, fixed))
+  got = _measures(fixed)[name](jnp.asarray(counts, jnp.float32))
   assert got.dtype == jnp.float32 and got.shape == ()
-  np.testing.assert_allclose(got, _exact(space, counts)[name], rtol=2e-6)
+  exact = _exact(space, counts)[name]
+  np.testing.assert_allclose(got, exact, rtol=2e-6)
+  assert _measures(space)[name](counts) == exact
 
 
 @pytest.mark.parametrize("name", ["flops", "kv", "latency", "roofline"])
 def test_every_free_site_feels_every_measure(name):
-  policy = search.init_policy(IN_BOTH, limit=40.0)
+  policy = search.init_policy(
+    IN_BOTH, constraints=search.limits(layer_average=40.0)
+  )
 
   def value(policy):
-    return _measures(IN_BOTH)[name](search.decode(policy, IN_BOTH))
+    return _measures(IN_BOTH)[name](
+      search.site_counts(search.decode(policy, IN_BOTH), IN_BOTH)
+    )
 
   grads = jax.grad(value)(policy)
   # Retention raises the cost, activation lowers it.
@@ -138,7 +144,9 @@ def test_a_search_meets_a_limit_of_any_measure(name):
 
   def loss_fn(policy, batch, key):
     del batch, key  # every token is worth something, the first ones more
-    counts = search.expected_counts(search.decode(policy, SPACE), SPACE)
+    counts = search.layer_counts(
+      search.site_counts(search.decode(policy, SPACE), SPACE), SPACE
+    )
     return -jnp.mean(jnp.log(counts)), {}
 
   @jax.jit
@@ -156,7 +164,7 @@ def test_a_search_meets_a_limit_of_any_measure(name):
     )
 
   state = search.init_state(
-    search.init_policy(SPACE, limit=60.0),
+    search.init_policy(SPACE, constraints=search.limits(layer_average=60.0)),
     constraints=constraints,
     optimizer=optimizer,
   )
@@ -167,7 +175,11 @@ def test_a_search_meets_a_limit_of_any_measure(name):
   assert abs(float(metrics[f"violation/{name}"])) < 0.02
   assert float(metrics[f"multiplier/{name}"]) > 0
   params = search.decode(state.variables["policy"], SPACE)
-  assert 15 < float(search.layer_average(params, SPACE)) < 34
+  assert (
+    15
+    < float(search.layer_average(search.site_counts(params, SPACE), SPACE))
+    < 34
+  )
 
 
 def test_a_latency_far_outside_of_the_table_still_has_a_slope():
@@ -180,8 +192,12 @@ def test_a_latency_far_outside_of_the_table_still_has_a_slope():
     vision_seconds=np.zeros((1, 0)),
   )
   measure = search.latency_measure(table, SPACE, 2, batch=1)
-  policy = search.init_policy(SPACE, limit=4.0)
-  grads = jax.grad(lambda p: measure(search.decode(p, SPACE)))(policy)
+  policy = search.init_policy(
+    SPACE, constraints=search.limits(layer_average=4.0)
+  )
+  grads = jax.grad(
+    lambda p: measure(search.site_counts(search.decode(p, SPACE), SPACE))
+  )(policy)
   assert np.all(np.asarray(grads["retention"]) > 0)
 
 
@@ -192,14 +208,18 @@ def test_a_table_with_encoder_blocks_feels_sites_in_the_encoder():
   measure = search.latency_measure(table, IN_BOTH, TEXT, batch=1, shape=SHAPE)
   fixed = _counts(IN_BOTH, (110, 90, 31, 8))
   got = search.latency_measure(table, fixed, TEXT, batch=1, shape=SHAPE)(
-    search.decode({}, fixed)
+    jnp.array([110.0, 90.0, 31.0, 8.0])
   )
   exact = cost.latency(
     table, (31, 31, 31, 8, 8), TEXT, (145, 111, 111, 91), batch=1
   )
   np.testing.assert_allclose(got, exact, rtol=1e-6)
-  policy = search.init_policy(IN_BOTH, limit=40.0)
-  grads = jax.grad(lambda p: measure(search.decode(p, IN_BOTH)))(policy)
+  policy = search.init_policy(
+    IN_BOTH, constraints=search.limits(layer_average=40.0)
+  )
+  grads = jax.grad(
+    lambda p: measure(search.site_counts(search.decode(p, IN_BOTH), IN_BOTH))
+  )(policy)
   assert np.all(np.asarray(grads["retention"]) > 0)
   with pytest.raises(ValueError, match="give the ModelShape"):
     search.latency_measure(table, IN_BOTH, TEXT, batch=1)

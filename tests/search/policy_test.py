@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eos_jax import cost, ops
+from eos_jax import cost, ops, search
 from eos_jax.search import expected, policy, space
 
 SITES = ("decoder.0", "decoder.1", "decoder.3")
@@ -24,7 +24,9 @@ def _space(**changes):
 
 
 def _random_policy(where, seed, scale=30.0):
-  start = policy.init_policy(where, limit=48.0)
+  start = policy.init_policy(
+    where, constraints=search.limits(layer_average=48.0)
+  )
   keys = jax.random.split(jax.random.key(seed), len(start))
   return {
     name: scale * jax.random.normal(key, value.shape)
@@ -50,7 +52,10 @@ def test_any_policy_decodes_into_the_ranges(seed):
 
 def test_every_leaf_is_float32_with_a_site_axis():
   where = _space(free=("how_many",))
-  params = policy.decode(policy.init_policy(where, limit=48.0), where)
+  params = policy.decode(
+    policy.init_policy(where, constraints=search.limits(layer_average=48.0)),
+    where,
+  )
   for field in dataclasses.fields(params):
     leaf = getattr(params, field.name)
     assert leaf.dtype == jnp.float32
@@ -98,9 +103,16 @@ def test_frozen_sites_are_the_spec_and_get_no_gradient():
 @pytest.mark.parametrize("decay", [None, 0.7])
 def test_warm_start_has_the_layer_average_asked_for(limit, decay):
   where = _space(sites=tuple(f"decoder.{i}" for i in range(5)))
-  start = policy.init_policy(where, limit=limit, multiple=1.2, decay=decay)
+  start = policy.init_policy(
+    where,
+    constraints=search.limits(layer_average=limit),
+    multiple=1.2,
+    decay=decay,
+  )
   params = policy.decode(start, where)
-  average = float(expected.layer_average(params, where))
+  average = float(
+    expected.layer_average(expected.site_counts(params, where), where)
+  )
   assert average == pytest.approx(min(1.2 * limit, 144.0), rel=0.02)
   counts = np.asarray(expected.site_counts(params, where))
   assert (np.diff(counts) <= 1e-4).all()
@@ -109,20 +121,29 @@ def test_warm_start_has_the_layer_average_asked_for(limit, decay):
 def test_warm_start_with_given_counts():
   where = _space()
   params = policy.decode(
-    policy.init_policy(where, limit=48.0, counts=(100, 40, 12)), where
+    policy.init_policy(
+      where, constraints=search.limits(layer_average=48.0), counts=(100, 40, 12)
+    ),
+    where,
   )
   np.testing.assert_allclose(
     expected.site_counts(params, where), [100, 40, 12], rtol=5e-3
   )
   np.testing.assert_allclose(
-    expected.expected_counts(params, where), [100, 40, 40, 12, 12], rtol=5e-3
+    expected.layer_counts(expected.site_counts(params, where), where),
+    [100, 40, 40, 12, 12],
+    rtol=5e-3,
   )
-  assert float(expected.final_count(params, where)) == pytest.approx(12, 0.01)
+  assert float(
+    expected.final_count(expected.site_counts(params, where), where)
+  ) == pytest.approx(12, 0.01)
 
 
 def test_warm_start_is_alive_and_near_the_spec():
   where = _space()
-  start = policy.init_policy(where, limit=16.0)
+  start = policy.init_policy(
+    where, constraints=search.limits(layer_average=16.0)
+  )
 
   def each(start):
     return vars(policy.decode(start, where))
@@ -137,7 +158,10 @@ def test_warm_start_is_alive_and_near_the_spec():
 
 def test_constant_counts():
   where = _space(free=("transfer",), counts=(100, 40, 12))
-  params = policy.decode(policy.init_policy(where, limit=48.0), where)
+  params = policy.decode(
+    policy.init_policy(where, constraints=search.limits(layer_average=48.0)),
+    where,
+  )
   np.testing.assert_allclose(
     expected.site_counts(params, where), [100, 40, 12], rtol=1e-5
   )
@@ -146,28 +170,40 @@ def test_constant_counts():
 def test_only_where_is_free():
   spec = ops.presets.HYBRID.replace(retention=0.1)
   where = _space(free=("where",), spec=spec)
-  params = policy.decode(policy.init_policy(where, limit=60.0), where)
-  assert float(expected.layer_average(params, where)) == pytest.approx(60, 0.02)
+  params = policy.decode(
+    policy.init_policy(where, constraints=search.limits(layer_average=60.0)),
+    where,
+  )
+  assert float(
+    expected.layer_average(expected.site_counts(params, where), where)
+  ) == pytest.approx(60, 0.02)
 
 
 def test_vision_sites_cut_every_decoder_layer():
   where = _space(sites=("vision.1", "decoder.2"))
   params = policy.decode(
-    policy.init_policy(where, limit=90.0, counts=(100, 40)), where
+    policy.init_policy(
+      where, constraints=search.limits(layer_average=90.0), counts=(100, 40)
+    ),
+    where,
   )
   np.testing.assert_allclose(
-    expected.expected_counts(params, where), [100, 100, 40, 40, 40], rtol=2e-3
+    expected.layer_counts(expected.site_counts(params, where), where),
+    [100, 100, 40, 40, 40],
+    rtol=2e-3,
   )
 
 
 def test_no_site_early_enough():
   where = _space(sites=("decoder.2",))
   with pytest.raises(cost.UnreachableBudget, match="earlier"):
-    policy.init_policy(where, limit=48.0)
+    policy.init_policy(where, constraints=search.limits(layer_average=48.0))
 
 
 def test_decode_rejects_a_policy_of_another_space():
-  start = policy.init_policy(_space(), limit=48.0)
+  start = policy.init_policy(
+    _space(), constraints=search.limits(layer_average=48.0)
+  )
   with pytest.raises(ValueError, match="init_policy"):
     policy.decode(start, _space(free=("where",)))
 

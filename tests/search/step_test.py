@@ -44,7 +44,9 @@ def _run(where, loss_fn, limit, *, steps=400, start=1.5, name="layer_average"):
   )
   step = _step_fn(where, loss_fn, optimizer, name=name)
   state = search.init_state(
-    search.init_policy(where, limit=limit, multiple=start),
+    search.init_policy(
+      where, constraints=(search.Constraint(name, limit),), multiple=start
+    ),
     constraints=(search.Constraint(name, limit),),
     optimizer=optimizer,
   )
@@ -59,7 +61,9 @@ def _worth(where, values):
   """Loss: minus a concave worth of the tokens that each layer sees."""
 
   def loss_fn(policy, batch, key, temperature):
-    counts = search.expected_counts(search.decode(policy, where), where)
+    counts = search.layer_counts(
+      search.site_counts(search.decode(policy, where), where), where
+    )
     worth = jnp.asarray(values) * jnp.log(counts)
     return -jnp.sum(worth), {"worth": worth}
 
@@ -73,13 +77,20 @@ def test_meets_the_limit_and_finds_the_optimum(limit):
   values = np.array([5.0, 4.0, 3.0, 2.0, 1.0], np.float32) / 15
   state, history = _run(where, _worth(where, values), limit)
   params = search.decode(state.variables["policy"], where)
-  average = float(search.layer_average(params, where))
+  average = float(
+    search.layer_average(search.site_counts(params, where), where)
+  )
   assert 0.95 * limit <= average <= 1.02 * limit
   np.testing.assert_allclose(
-    search.expected_counts(params, where), 5 * limit * values, rtol=0.1
+    search.layer_counts(search.site_counts(params, where), where),
+    5 * limit * values,
+    rtol=0.1,
   )
   plan = search.discretize(
-    state.variables["policy"], where, limit=limit, model="toy"
+    state.variables["policy"],
+    where,
+    constraints=search.limits(layer_average=limit),
+    model="toy",
   )
   assert sum(site.keep for site in plan.sites) <= 5 * limit
   assert history[-1]["multiplier/layer_average"] > 0
@@ -89,13 +100,17 @@ def test_slack_limit_pulls_towards_nothing():
   where = _space()
 
   def few_tokens(policy, batch, key, temperature):
-    counts = search.expected_counts(search.decode(policy, where), where)
+    counts = search.layer_counts(
+      search.site_counts(search.decode(policy, where), where), where
+    )
     return jnp.mean(jnp.square(counts / 20.0 - 1.0)), {}
 
   state, history = _run(where, few_tokens, limit=60.0, start=1.2)
   params = search.decode(state.variables["policy"], where)
   # The loss wants 20; the limit of 60 has no say in the end.
-  assert float(search.layer_average(params, where)) == pytest.approx(20, 0.1)
+  assert float(
+    search.layer_average(search.site_counts(params, where), where)
+  ) == pytest.approx(20, 0.1)
   multipliers = [float(h["multiplier/layer_average"]) for h in history]
   assert max(multipliers) > 0
   assert multipliers[-1] == 0
@@ -106,8 +121,12 @@ def test_final_count_can_be_the_constraint():
   values = np.full(5, 0.2, np.float32)
   state, _ = _run(where, _worth(where, values), 10.0, name="final_count")
   params = search.decode(state.variables["policy"], where)
-  assert float(search.final_count(params, where)) <= 10.2
-  assert float(search.layer_average(params, where)) > 20
+  assert (
+    float(search.final_count(search.site_counts(params, where), where)) <= 10.2
+  )
+  assert (
+    float(search.layer_average(search.site_counts(params, where), where)) > 20
+  )
 
 
 def test_one_compilation_for_all_budgets_and_temperatures():
@@ -133,8 +152,8 @@ def test_one_compilation_for_all_budgets_and_temperatures():
   optimizer = search.make_optimizer(optax.adam(0.05), multiplier_lr=1.0)
   step = _step_fn(where, loss_fn, optimizer)
   state = search.init_state(
-    search.init_policy(where, limit=16.0),
-    constraints=(search.Constraint("layer_average", 16.0),),
+    search.init_policy(where, constraints=search.limits(layer_average=16.0)),
+    constraints=search.limits(layer_average=16.0),
     optimizer=optimizer,
   )
   for limit, temperature in ((48.0, 1.0), (16.0, 0.3), (4.0, 0.05)):
@@ -217,13 +236,13 @@ def test_somebody_elses_model_trained_jointly():
       loss_fn=loss_fn,
       optimizer=optimizer,
       constraints=constraints,
-      measures={"flops": lambda params: 6 * search.final_count(params, where)},
+      measures={"flops": lambda counts: 6 * counts[-1]},
       penalty=PENALTY,
       align=1e-3,
     )
 
   state = search.init_state(
-    search.init_policy(where, limit=20.0),
+    search.init_policy(where, constraints=search.limits(layer_average=20.0)),
     constraints=constraints,
     optimizer=optimizer,
     model={"w": jnp.zeros(6)},
@@ -244,13 +263,15 @@ def test_keys_change_from_step_to_step():
   def loss_fn(policy, batch, key, temperature):
     params = search.decode(policy, where)
     draw = jax.random.uniform(key)
-    return search.layer_average(params, where) * 0.0 + draw, {"draw": draw}
+    return search.layer_average(
+      search.site_counts(params, where), where
+    ) * 0.0 + draw, {"draw": draw}
 
   optimizer = search.make_optimizer(optax.sgd(0.1), multiplier_lr=1.0)
   step = _step_fn(where, loss_fn, optimizer)
   state = search.init_state(
-    search.init_policy(where, limit=48.0),
-    constraints=(search.Constraint("layer_average", 48.0),),
+    search.init_policy(where, constraints=search.limits(layer_average=48.0)),
+    constraints=search.limits(layer_average=48.0),
     optimizer=optimizer,
   )
   draws = []
@@ -262,6 +283,5 @@ def test_keys_change_from_step_to_step():
 
 def test_unknown_measure_is_named():
   where = _space()
-  params = search.decode(search.init_policy(where, limit=48.0), where)
   with pytest.raises(ValueError, match="latency"):
-    search.measure(params, where, (search.Constraint("latency", 1.0),))
+    search.measure((9,) * 5, where, search.limits(latency=1.0))

@@ -65,7 +65,9 @@ def _batch(seed=0):
 @functools.cache
 def _stepped(mode):
   problem = _problem(mode=mode)
-  policy = search.init_policy(problem.space, limit=8.0, multiple=1.2)
+  policy = search.init_policy(
+    problem.space, constraints=search.limits(layer_average=8.0), multiple=1.2
+  )
   state = search_lib.initial_state(problem, 8.0, policy)
   step = jax.jit(search_lib.make_step(problem))
   after, metrics = step(
@@ -111,7 +113,10 @@ def test_next_budget_keeps_operators_and_scales_counts():
   new = search.decode(state.variables["policy"], space)
   np.testing.assert_array_equal(old.gamma, new.gamma)
   np.testing.assert_array_equal(old.pi, new.pi)
-  before, now = (float(search.layer_average(p, space)) for p in (old, new))
+  before, now = (
+    float(search.layer_average(search.site_counts(p, space), space))
+    for p in (old, new)
+  )
   assert now < before
   assert now > 3.0  # above the limit, so that the search has to decide
   assert float(state.variables["multiplier"]["layer_average"]) == 0.0
@@ -142,7 +147,10 @@ def test_hard_check_equals_the_plan_with_tokens_dropped():
   checker = search_loop.Checker(problem, _Questions(), 8, partition.make_mesh())
   _, hard = checker(after, problem.params, 8.0, 0.05)
   plan = search.discretize(
-    after.variables["policy"], problem.space, limit=8.0, model="small"
+    after.variables["policy"],
+    problem.space,
+    constraints=search.limits(layer_average=8.0),
+    model="small",
   )
   assert isinstance(plan, ops.ReductionPlan)
   batch = _batch(5)

@@ -1,0 +1,107 @@
+"""Relaxations: what they return at the ends, and their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eos_jax import ops
+
+V, D = 12, 4
+SPEC = ops.presets.MERGE.replace(scores=("norm",), pi=(1.0,))
+X = jax.random.normal(jax.random.key(0), (V, D))
+TOKENS = ops.token_set(X)
+
+
+def _soft(params=None, keep=5.0, temperature=0.3, **given):
+  return ops.reduce_soft(
+    TOKENS,
+    ops.Signals(),
+    SPEC.params() if params is None else params,
+    spec=SPEC,
+    keep=keep,
+    temperature=temperature,
+    **given,
+  )
+
+
+def _hard():
+  return ops.reduce_masked(
+    TOKENS, ops.Signals(), SPEC.params(), spec=SPEC, keep=5.0
+  )
+
+
+def test_straight_through_has_hard_values_and_soft_gradients():
+  def total(keep, through):
+    soft = _soft(keep=keep)
+    out = ops.straight_through(soft, _hard()) if through else soft
+    return jnp.sum(out.tokens.x) + jnp.sum(jnp.exp(out.tokens.size))
+
+  out, hard = ops.straight_through(_soft(), _hard()), _hard()
+  for got, want in zip(
+    jax.tree.leaves(out), jax.tree.leaves(hard), strict=True
+  ):
+    np.testing.assert_array_equal(got, want)
+  # The sum over x is linear: its gradient is that of the soft result.
+  x_only = lambda keep, through: jnp.sum(
+    (
+      ops.straight_through(_soft(keep=keep), _hard())
+      if through
+      else _soft(keep=keep)
+    ).tokens.x
+  )
+  slopes = [jax.grad(x_only)(5.0, through) for through in (True, False)]
+  assert slopes[0] == pytest.approx(float(slopes[1]), rel=1e-5)
+  assert np.isfinite(jax.grad(total)(5.0, True))
+
+
+def test_jitter_moves_the_choice_as_much_at_any_temperature():
+  moved = []
+  for temperature in (0.5, 0.05, 0.005):
+    jitter = ops.logistic_jitter(
+      jax.random.key(1), (V,), temperature=temperature
+    )
+    with_noise = _soft(temperature=temperature, jitter=jitter)
+    without = _soft(temperature=temperature)
+    assert float(jnp.exp(with_noise.tokens.log_mass).sum()) == pytest.approx(
+      5.0, rel=1e-4
+    )
+    moved.append(float(jnp.abs(with_noise.scores - without.scores).max()))
+  np.testing.assert_allclose(moved[0] / moved[1], 10, rtol=1e-2)
+  np.testing.assert_allclose(moved[1] / moved[2], 10, rtol=1e-2)
+
+
+def test_noise_gate_keeps_the_variance_and_the_ends():
+  wide = jax.random.normal(jax.random.key(2), (64, 256))
+  for share in (1.0, 0.5, 0.0):
+    log_share = jnp.full(64, jnp.log(jnp.float32(share) + 1e-30))
+    out = ops.noise_gate(jax.random.key(3), wide, log_share)
+    assert float(jnp.var(out)) == pytest.approx(1.0, abs=0.05)
+    overlap = float(jnp.mean(out * wide))
+    assert overlap == pytest.approx(np.sqrt(share), abs=0.05)
+  gradient = jax.grad(
+    lambda s: jnp.sum(ops.noise_gate(jax.random.key(3), wide, s))
+  )
+  for value in (0.0, -1.0, -80.0):
+    assert np.all(np.isfinite(gradient(jnp.full(64, value))))
+
+
+def test_indecision_is_zero_where_all_is_decided():
+  decided = _hard().tokens.log_mass
+  assert float(ops.indecision(decided, TOKENS.log_mass)) == 0
+  halves = TOKENS.log_mass + jnp.log(0.5)
+  assert float(ops.indecision(halves, TOKENS.log_mass)) == pytest.approx(
+    np.log(2), rel=1e-5
+  )
+  sharp, blunt = (
+    float(ops.indecision(_soft(temperature=t).tokens.log_mass, TOKENS.log_mass))
+    for t in (0.02, 0.5)
+  )
+  assert sharp < blunt
+  # Pushes a mass away from a half, whichever way.
+  slope = jax.grad(lambda m: ops.indecision(m, TOKENS.log_mass))(
+    jnp.log(jnp.linspace(0.1, 0.9, V))
+  )
+  assert np.all(np.asarray(slope[:5]) > 0) and np.all(
+    np.asarray(slope[-5:]) < 0
+  )
