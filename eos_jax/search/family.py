@@ -51,8 +51,8 @@ class Knots:
   def spread(cls, least: float, most: float, number: int) -> "Knots":
     """`number` knots in equal ratios from `least` to `most`.
 
-    >>> Knots.spread(4.0, 16.0, 3).budgets
-    (4.0, 8.0, 16.0)
+    >>> [round(b, 3) for b in Knots.spread(4.0, 16.0, 3).budgets]
+    [4.0, 8.0, 16.0]
     """
     if number < 2 or not 0 < least < most:
       raise ValueError(
