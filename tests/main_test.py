@@ -47,7 +47,7 @@ def test_a_search_says_what_it_does_and_what_it_found(searched):
   assert len(end) < 17
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_tokens_are_followed_through_the_encoder_too(searched, tmp_path):
   done = command.run(
     tmp_path / "w",

@@ -40,7 +40,7 @@ def test_a_run_stopped_in_every_phase_ends_like_an_untouched_one(
   _stop(search, data / "mini_suite", signal.SIGINT)
   assert not list(data.rglob("incomplete.*"))
   assert not list(data.rglob("dataset_info.json"))
-  _stop(search, run / "checkpoints", signal.SIGTERM)  # compiles the step
+  _stop(search, run / "metrics.jsonl", signal.SIGTERM)
   assert list((run / "checkpoints").iterdir())
   _stop(search, run / "evaluation.jsonl", signal.SIGTERM)
   kept = (run / "evaluation.jsonl").read_text()

@@ -125,6 +125,7 @@ def test_streaming_and_stops():
     assert ids[row].tolist() == reply + [stop] * (5 - len(reply))
 
 
+@pytest.mark.full
 def test_sampling_does_not_depend_on_the_batch():
   engine, image, prompts = _shared(), small.pictures(3), _prompts(5, 8, 6)
   sampling = models.Sampling(temperature=1.5, top_p=0.95)

@@ -222,6 +222,7 @@ def test_fastv_keeps_what_the_last_row_attends_to():
   np.testing.assert_array_equal(kept[0], expected)
 
 
+@pytest.mark.full
 def test_tome_merges_inside_the_encoder():
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
   tome = ops.presets.TOME
@@ -272,6 +273,7 @@ def test_unknown_site_is_refused():
     )
 
 
+@pytest.mark.full
 def test_reducing_the_input_first_changes_nothing():
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
   hybrid = ops.presets.HYBRID

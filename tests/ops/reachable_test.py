@@ -49,7 +49,7 @@ def test_presets_are_nearest_to_themselves():
     assert (found.name, found.distance, found.stages) == (name, 0, ())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_stages_that_differ_are_named():
   found = ops.nearest_preset(ops.presets.PRUNE.replace(rho=0.05))
   assert found.name == "prune"

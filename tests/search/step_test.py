@@ -285,3 +285,52 @@ def test_unknown_measure_is_named():
   where = _space()
   with pytest.raises(ValueError, match="latency"):
     search.measure((9,) * 5, where, search.limits(latency=1.0))
+
+
+def test_bilevel_moves_the_model_on_its_own_split():
+  """Equal to taking each group's gradient on its own batch, then one update."""
+  where, loss_fn, (tokens, target) = _regression()
+  upper, lower = (tokens[:4], target[:4]), (tokens[4:], target[4:])
+  constraints = search.limits(layer_average=10.0)
+  optimizer = search.make_optimizer(
+    optax.sgd(0.1), model_tx=optax.sgd(0.2), multiplier_lr=1.0
+  )
+  state = search.init_state(
+    search.init_policy(where, constraints=search.limits(layer_average=12.0)),
+    constraints=constraints,
+    optimizer=optimizer,
+    model={"w": jnp.ones(6)},
+  )
+
+  @jax.jit
+  def step(state, batch, model_batch):
+    return search.search_step(
+      state,
+      batch,
+      jax.random.key(3),
+      space=where,
+      loss_fn=loss_fn,
+      optimizer=optimizer,
+      constraints=constraints,
+      penalty=PENALTY,
+      model_batch=model_batch,
+    )
+
+  after, metrics = step(state, upper, lower)
+  policy, _ = step(state, upper, None)
+  model, alone = step(state, lower, None)
+  for name, expected in (("policy", policy), ("model", model)):
+    for got, want in zip(
+      jax.tree.leaves(after.variables[name]),
+      jax.tree.leaves(expected.variables[name]),
+      strict=True,
+    ):
+      np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  assert float(metrics["model_task"]) == pytest.approx(float(alone["task"]))
+  assert float(metrics["model_gradient_norm"]) > 0
+  assert float(after.variables["multiplier"]["layer_average"]) > 0
+  with pytest.raises(ValueError, match="no model to train"):
+    frozen = search.init_state(
+      state.variables["policy"], constraints=constraints, optimizer=optimizer
+    )
+    step(frozen, upper, lower)
