@@ -76,8 +76,9 @@ class Knots:
     )
     gaps = jnp.diff(places)
     rise = jnp.clip((at - places[:-1]) / gaps, 0.0, 1.0)
-    one = jnp.ones((1,), jnp.float32)
-    return jnp.concatenate([one, rise]) - jnp.concatenate([rise, one - one])
+    # How far the budget lies beyond each knot; the shares are the differences.
+    beyond = jnp.concatenate([jnp.ones(1), rise, jnp.zeros(1)])
+    return beyond[:-1] - beyond[1:]
 
   def budget_at(self, step: Scalar) -> Float[Array, ""]:
     """Budget of a step: spread evenly in the logarithm over any run of steps.

@@ -1,6 +1,7 @@
 """A search finds what was planted, which a guess of equal effort misses."""
 
-import jax.numpy as jnp
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -45,7 +46,7 @@ def test_a_slack_limit_pulls_towards_nothing_but_a_two_sided_penalty_does():
   data = planted.samples(slack, 0)
   averages = []
   for limit, two_sided in ((16.0, False), (12.0, False), (12.0, True)):
-    problem = planted.dataclasses.replace(slack, limit=limit)
+    problem = dataclasses.replace(slack, limit=limit)
     policy = planted.searched(problem, data, start=9.0, two_sided=two_sided)
     counts = search.site_counts(
       search.decode(policy, planted.SPACE), planted.SPACE
@@ -54,4 +55,3 @@ def test_a_slack_limit_pulls_towards_nothing_but_a_two_sided_penalty_does():
   free, one_sided, pulled = averages
   assert one_sided == pytest.approx(free, rel=1e-3)
   assert pulled > free + 1.0
-  assert jnp.isfinite(free)
