@@ -6,6 +6,19 @@ in a shortened form, for tests.
 
 import ml_collections
 
+_NUMBERS = (
+  "activation",
+  "retention",
+  "kappa",
+  "gamma",
+  "tau",
+  "theta",
+  "rho",
+  "rho_attn",
+  "eta",
+  "delta",
+)
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
   """Returns the config; `arg` is "", "tiny" (the same) or "ci"."""
@@ -24,6 +37,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # Visual tokens, averaged over the decoder's layers; the model has 144.
   config.budgets = (48.0, 32.0, 16.0, 4.0)
 
+  config.knots = 0  # from 2 on: one policy for all budgets, in one search
+
+  # What every plan has to meet besides; 0 = no limit.
+  config.limits = ml_collections.ConfigDict()
+  config.limits.final_count = 0.0  # visual tokens after the last site
+  config.limits.flops = 0.0  # of a prefill, as a share of the dense model's
+  config.limits.kv_bytes = 0.0  # of the cache, likewise
+  config.limits.latency = 0.0  # of a prefill by a measured table, likewise
+  config.limits.latency_table = ""  # of configs/benchmark.py:latency
+  config.limits.latency_batch = 1
+  config.limits.text_tokens = 24  # of the prompts that they are taken at
+
   # Where the search starts and what it may change.
   config.sites = ()  # () = every decoder site
   config.start = "hybrid"
@@ -38,7 +63,23 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "size_bias",
     "affinity",
   )
+  # Lowest and highest value of a number, () = the default; and the weight of a
+  # pull towards the start's.
+  config.ranges = ml_collections.ConfigDict()
+  config.priors = ml_collections.ConfigDict()
+  for name in _NUMBERS:
+    config.ranges[name] = ()
+    config.priors[name] = 0.0
+
+  # "frozen": the policy alone. "joint", "bilevel": projector and decoder move
+  # too, by an optimiser of their own; these need data.suite = "default".
   config.mode = "frozen"
+  config.labels = True  # False: the alignment alone, answers are not read
+
+  # How the soft operators stand for hard decisions.
+  config.relaxation = "annealed"
+  config.binarize = 0.0
+  config.calibration_steps = 0
 
   # Optimisation, for each budget.
   config.steps = 60

@@ -73,7 +73,7 @@ def searched(tmp_path_factory):
   return search
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def room_for_programs():
   """Forgets compiled programs before the process runs out of memory maps.
 

@@ -71,21 +71,22 @@ def _kill_in(search, phase, share, length):
 def test_a_killed_search_ends_like_an_untouched_one(
   searched, seconds, points, tmp_path, capsys
 ):
-  draw = random.Random(points)
-  expected, failed = searched.outputs(), []
-  for point, phase in zip(
-    range(points), itertools.cycle(command.PHASES), strict=False
-  ):
-    search = command.Search(tmp_path / str(point), searched.cache)
+  draw, phases = random.Random(points), itertools.cycle(command.PHASES)
+  expected, failed, killed = searched.outputs(), [], 0
+  while killed < points:
+    search, phase = (
+      command.Search(tmp_path / "run", searched.cache),
+      next(phases),
+    )
     delay = _kill_in(search, phase, draw.random(), seconds[phase])
-    line = f"point {point}: killed {delay:.2f} s into {phase}"
-    if point % 2:
-      later = draw.choice(
-        list(command.PHASES)[list(command.PHASES).index(phase) :]
-      )
-      delay = draw.random() * seconds[later]
-      second = _kill(search, later, delay)
-      line += f", then {delay:.2f} s into {second or 'nothing: it had ended'}"
+    line, killed = f"killed {delay:.2f} s into {phase}", killed + 1
+    # Again while it resumes, so long as there is something left to kill.
+    for _ in range(2):
+      later = list(command.PHASES)[list(command.PHASES).index(phase) :]
+      delay = draw.random() * seconds[draw.choice(later)]
+      if killed == points or not (phase := _kill(search, later[0], delay)):
+        break
+      line, killed = f"{line}, {delay:.2f} s into {phase}", killed + 1
     search.run()
     different = command.differences(search.outputs(), expected)
     with capsys.disabled():

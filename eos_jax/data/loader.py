@@ -228,20 +228,69 @@ def question_batches(
     `[B, T]`, mask bool `[B, T]`, prompt_length int32 `[B]`, loss_mask bool
     `[B, T]`, task int32 `[B]`, as described at `packing.question_row`.
   """
+  return _iterator(
+    _questions(sources, tokenizer, seed, text_length, weights),
+    batch,
+    process_index=process_index,
+    process_count=process_count,
+    workers=workers,
+  )
+
+
+def question_pairs(
+  sources: Iterable[sources_lib.Source],
+  others: Iterable[sources_lib.Source],
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  batch: int,
+  seed: int,
+  text_length: int = packing.DEFAULT_TEXT_LENGTH,
+  weights: Sequence[float] | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+  workers: int = 0,
+) -> grain.DatasetIterator:
+  """Two batches at a time, each of its own sources, such as two splits.
+
+  Args:
+    sources: what to mix for the first one.
+    others: what to mix for the second one.
+    tokenizer: encodes questions and answers.
+    batch: pictures of each, of this process.
+    seed: the batches are a function of it.
+    text_length: T.
+    weights: share of each source, in both.
+    process_index: which part of the stream to read, in 0..process_count - 1.
+    process_count: into how many parts the stream is cut.
+    workers: grain worker processes (they need absl flags to be parsed).
+
+  Returns:
+    Iterator over pairs of dicts as of `question_batches`.
+  """
+  pairs = grain.experimental.ZipMapDataset(
+    [
+      _questions(part, tokenizer, seed, text_length, weights)
+      for part in (sources, others)
+    ]
+  )
+  return _iterator(
+    pairs,
+    batch,
+    process_index=process_index,
+    process_count=process_count,
+    workers=workers,
+  )
+
+
+def _questions(sources, tokenizer, seed, text_length, weights):
+  """An endless, shuffled stream of single questions."""
 
   def example(record: sources_lib.Record, rng: np.random.Generator):
     question = record.questions[rng.integers(len(record.questions))]
     row = packing.question_row(tokenizer, question, text_length=text_length)
     return {"image": sized(record.image), **row}
 
-  dataset = _mixed(sources, weights, seed).seed(seed).random_map(example)
-  return _iterator(
-    dataset,
-    batch,
-    process_index=process_index,
-    process_count=process_count,
-    workers=workers,
-  )
+  return _mixed(sources, weights, seed).seed(seed).random_map(example)
 
 
 @dataclasses.dataclass(frozen=True)

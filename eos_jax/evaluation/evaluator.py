@@ -1,6 +1,7 @@
 """Runs a model under reduction plans, tokens really dropped."""
 
 from collections.abc import Callable
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,6 +14,9 @@ from eos_jax.evaluation import fate, metrics
 
 # Name of the plans that a search found, beside those of operators.
 SEARCHED = "eos"
+# Where a search trained the model too: what its two halves are worth alone.
+PLAN_ALONE, WEIGHTS_ALONE = "eos_plan_alone", "eos_weights_alone"
+OURS = (SEARCHED, PLAN_ALONE, WEIGHTS_ALONE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +114,9 @@ class Evaluator:
       steps: most tokens of an answer.
       placement: sharding of a batch.
     """
-    self._cfg, self._params, self._questions = cfg, params, questions
+    self._cfg, self._questions = cfg, questions
     self._steps, self._normalize = steps, normalize
+    self._batch, self._placement = batch, placement
     # One compiled function each: plans that leave equally many tokens at the
     # decoder input share the decoder.
     self._see = jax.jit(self._see_fn, static_argnames="plan")
@@ -120,8 +125,13 @@ class Evaluator:
     )
     self._reduce = jax.jit(self._reduce_fn, static_argnames="plan")
     self._answer = jax.jit(self._answer_fn, static_argnames="plan")
-    key = jax.random.key(seed)
-    self._batches = []
+    self._key = jax.random.key(seed)
+    self._use(params)
+
+  def _use(self, params):
+    """Encodes all pictures by some parameters, which then answer."""
+    questions, batch = self._questions, self._batch
+    placement, self._params, self._batches = self._placement, params, []
     slots = _slots(questions.pictures, batch, placement)
     for number, raw in enumerate(questions.batches(batch)):
       shown = questions.pictures[raw["index"]]
@@ -130,9 +140,15 @@ class Evaluator:
       placed = {n: raw[n] for n in ("tokens", "prompt_length")}
       placed |= {"image": raw["image"][first], "rows": rows.astype(np.int32)}
       placed = jax.device_put(placed, placement)
-      noise = jax.random.fold_in(key, number)
+      noise = jax.random.fold_in(self._key, number)
       seen = self._see(params, placed["image"], noise, plan=None)
       self._batches.append((placed, np.asarray(raw["valid"]), noise, seen))
+
+  def with_params(self, params: Any) -> "Evaluator":
+    """The same questions to a model with other parameters; shares programs."""
+    other = copy.copy(self)
+    other._use(params)
+    return other
 
   def _see_fn(self, params, image, key, plan):
     image = self._normalize(image)

@@ -156,12 +156,17 @@ def _best_table(results):
       r for r in results["results"] if r["limit"] == limit and r["accuracy"]
     ]
     searched = next(r for r in block if r["name"] == evaluator.SEARCHED)
-    others = [r for r in block if r["name"] != evaluator.SEARCHED]
+    others = [r for r in block if r["name"] not in evaluator.OURS]
     lines = [("searched", searched)]
+    lines += [
+      ("corner", r)
+      for r in block
+      if r["name"] in evaluator.OURS and r is not searched
+    ]
     if others:
       lines.append(("", max(others, key=lambda r: r["mean"])))
     for kind, r in lines:
-      gap = f"{100 * results['gaps'][name]:+.1f}" if kind else ""
+      gap = f"{100 * results['gaps'][name]:+.1f}" if r is searched else ""
       rows.append(
         (
           kind,

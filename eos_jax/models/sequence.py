@@ -106,7 +106,8 @@ def begin(
       f"text.slots has {text.slots.shape[1]} columns for {pictures} pictures a"
       " sample; give each picture its column."
     )
-  embed, batch = params["embed"], visual.shape[0]
+  # Weights that were just read are NumPy's, which no tracer can index.
+  embed, batch = jnp.asarray(params["embed"]), visual.shape[0]
   before = embed[jnp.asarray(prefix, jnp.int32)]
   before = jnp.broadcast_to(before[None], (batch, *before.shape))
   parts = [before, visual, embed[text.tokens]]

@@ -39,7 +39,7 @@ from eos_jax.search.constraints import (
   limits,
   violation,
 )
-from eos_jax.search.discretize import discretize, whole_counts
+from eos_jax.search.discretize import discretize, plan_counts, whole_counts
 from eos_jax.search.expected import (
   final_count,
   layer_average,
@@ -55,14 +55,10 @@ from eos_jax.search.measures import (
   latency_measure,
   roofline_measure,
 )
-from eos_jax.search.objective import (
-  check_reachable,
-  exceeded,
-  measure,
-  total_loss,
-)
+from eos_jax.search.objective import measure, prior, total_loss
 from eos_jax.search.optimizer import ascend, labels, make_optimizer
 from eos_jax.search.policy import Policy, decode, init_policy
+from eos_jax.search.reachable import check_reachable, exceeded
 from eos_jax.search.space import GROUPS, SearchSpace
 from eos_jax.search.step import SearchState, init_state, search_step
 
@@ -96,6 +92,8 @@ __all__ = [
   "limits",
   "make_optimizer",
   "measure",
+  "plan_counts",
+  "prior",
   "roofline_measure",
   "search_step",
   "site_counts",

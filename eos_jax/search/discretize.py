@@ -7,7 +7,7 @@ import numpy as np
 
 from eos_jax import ops
 from eos_jax.search import constraints as constraints_lib
-from eos_jax.search import expected, objective
+from eos_jax.search import expected, objective, reachable
 from eos_jax.search import policy as policy_lib
 from eos_jax.search import space as space_lib
 
@@ -107,7 +107,7 @@ def whole_counts(
   Raises:
     cost.UnreachableBudget: one token per site is still above a limit.
   """
-  objective.check_reachable(space, constraints, measures)
+  reachable.check_reachable(space, constraints, measures)
   relaxed = np.asarray(relaxed, np.float64)
   most = np.full(len(relaxed), space.tokens)
   if ceiling is not None:
@@ -127,7 +127,7 @@ def whole_counts(
 
   def fits(counts):
     counts = tuple(int(n) for n in counts)
-    return not objective.exceeded(counts, space, constraints, measures)
+    return not reachable.exceeded(counts, space, constraints, measures)
 
   near = 1.0 + _NEAR
   if fits(np.ceil(scaled(near)).astype(int)):  # slack: nothing has to be scaled
@@ -162,6 +162,18 @@ def whole_counts(
     if best is None:
       return [int(count) for count in counts]
     counts = best
+
+
+def plan_counts(
+  plan: ops.ReductionPlan, space: space_lib.SearchSpace
+) -> tuple[int, ...]:
+  """Tokens after each site of a space under a plan of its sites."""
+  counts, before = [], space.tokens
+  for site in space.sites:
+    planned = plan.at(site)
+    before = before if planned is None else planned.keep
+    counts.append(before)
+  return tuple(counts)
 
 
 def _spec_at(params, index, space, name):

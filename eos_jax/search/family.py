@@ -21,7 +21,7 @@ from eos_jax.search import constraints as constraints_lib
 from eos_jax.search import objective
 from eos_jax.search import policy as policy_lib
 from eos_jax.search import space as space_lib
-from eos_jax.search.discretize import discretize
+from eos_jax.search.discretize import discretize, plan_counts
 
 # Fractional parts of its multiples are spread evenly, however many are taken.
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -195,15 +195,5 @@ def plans(
       ceiling=ceiling,
     )
     found[budget] = plan
-    ceiling = _counts(plan, space)
+    ceiling = plan_counts(plan, space)
   return found
-
-
-def _counts(plan, space):
-  """Tokens after each site of the space under a plan."""
-  counts, before = [], space.tokens
-  for site in space.sites:
-    planned = plan.at(site)
-    before = before if planned is None else planned.keep
-    counts.append(before)
-  return tuple(counts)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from eos_jax import cost
+import jax.numpy as jnp
+
+from eos_jax import ops
 from eos_jax.array_typing import Array, Float, Scalar
 from eos_jax.search import constraints as constraints_lib
 from eos_jax.search import expected
@@ -13,9 +15,6 @@ from eos_jax.search import space as space_lib
 # for an array, exact for a sequence of whole numbers, rising in each of them.
 Measure = Callable[[expected.Counts], Any]
 Measures = Mapping[str, Measure]
-
-# What the product of a fractional limit and a number of layers may be off by.
-ROUNDING = 1e-9
 
 
 def measure(
@@ -48,68 +47,6 @@ def measure(
       f" {sorted(known)}, more can be given as measures={{name: function}}."
     )
   return {c.name: known[c.name](counts) for c in constraints}
-
-
-def exceeded(
-  counts: tuple[int, ...],
-  space: space_lib.SearchSpace,
-  constraints: tuple[constraints_lib.Constraint, ...],
-  measures: Measures | None = None,
-) -> dict[str, float]:
-  """Values of those measures that lie above their limits, for whole counts.
-
-  Args:
-    counts: S visual tokens after each site.
-    space: the search space.
-    constraints: with concrete limits.
-    measures: see `measure`.
-  """
-  values = measure(counts, space, constraints, measures)
-  return {
-    c.name: float(values[c.name])
-    for c in constraints
-    if values[c.name] > float(c.limit) * (1 + ROUNDING)
-  }
-
-
-def least_counts(space: space_lib.SearchSpace) -> tuple[int, ...]:
-  """The fewest whole tokens after each site: 1 from a free site on."""
-  counts, before = [], space.tokens
-  constant = expected.constant_shares(space)
-  for index in range(len(space.sites)):
-    if space.count_is_free(index):
-      before = 1
-    elif space.counts is not None:
-      before = min(before, space.counts[index])
-    else:
-      before = max(1, int(before * constant[index]))
-    counts.append(before)
-  return tuple(counts)
-
-
-def check_reachable(
-  space: space_lib.SearchSpace,
-  constraints: tuple[constraints_lib.Constraint, ...],
-  measures: Measures | None = None,
-) -> None:
-  """Raises `cost.UnreachableBudget` where no plan of the space meets a limit.
-
-  Args:
-    space: the search space.
-    constraints: with concrete limits.
-    measures: see `measure`.
-  """
-  least = exceeded(least_counts(space), space, constraints, measures)
-  limits = {c.name: float(c.limit) for c in constraints}
-  for name, value in least.items():
-    early = min(space.first_layer)
-    why = f"{early} of {space.layers} decoder layers run before the first site"
-    raise cost.UnreachableBudget(
-      value,
-      f"{why} {space.sites[0]!r} with all {space.tokens} tokens; add an earlier"
-      f" site, or raise the limit {limits[name]:g}",
-      measure=name.replace("_", " "),
-    )
 
 
 def total_loss(
@@ -155,3 +92,33 @@ def total_loss(
       f"multiplier/{name}": multipliers[name],
     }
   return total, metrics | {"total": total}
+
+
+def prior(
+  params: ops.OperatorParams,
+  space: space_lib.SearchSpace,
+  weights: Mapping[str, float],
+) -> Float[Array, ""]:
+  """Pull of operator numbers towards those of the space's spec.
+
+  Args:
+    params: decoded numbers with a leading site axis.
+    space: the search space they belong to.
+    weights: by field of `ops.OperatorParams`.
+
+  Returns:
+    [] sum over fields of weight times squared distance, mean over the sites.
+
+  >>> space = space_lib.SearchSpace(("decoder.0",), tokens=4, layers=1,
+  ...                               spec=ops.presets.HYBRID)
+  >>> params = space.spec.replace(gamma=space.spec.gamma / 2).params()
+  >>> import jax
+  >>> params = jax.tree.map(lambda leaf: leaf[None], params)
+  >>> float(prior(params, space, {"gamma": 4.0})) == space.spec.gamma ** 2
+  True
+  """
+  total = jnp.zeros(())
+  for name, weight in weights.items():
+    distance = getattr(params, name) - jnp.asarray(getattr(space.spec, name))
+    total += weight * jnp.mean(jnp.square(distance))
+  return total

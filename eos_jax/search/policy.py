@@ -10,7 +10,7 @@ import numpy as np
 from eos_jax import ops
 from eos_jax.array_typing import Array, Float
 from eos_jax.search import constraints as constraints_lib
-from eos_jax.search import expected, objective
+from eos_jax.search import expected, objective, reachable
 from eos_jax.search import space as space_lib
 
 Policy = dict[str, Float[Array, "S ..."]]
@@ -85,7 +85,7 @@ def init_policy(
     wider = tuple(
       dataclasses.replace(c, limit=multiple * c.limit) for c in constraints
     )
-    objective.check_reachable(space, wider, measures)
+    reachable.check_reachable(space, wider, measures)
     counts = _fitted_counts(space, wider, measures, decay)
   elif len(counts) != len(space.sites):
     raise ValueError(

@@ -8,8 +8,20 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from eos_jax.tasks import benchmark, evaluate, pretrain, report, search
-from eos_jax.training import benchmark_settings, settings, workdir
+from eos_jax.tasks import (
+  benchmark,
+  evaluate,
+  finetune,
+  pretrain,
+  report,
+  search,
+)
+from eos_jax.training import (
+  benchmark_settings,
+  search_settings,
+  settings,
+  workdir,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +46,10 @@ TASKS = {
     benchmark_settings.BenchmarkJob, benchmark.run, benchmark.check
   ),
   "evaluate": Task(settings.EvaluateJob, evaluate.run, evaluate.check),
+  "finetune": Task(settings.FinetuneJob, finetune.run, finetune.check),
   "pretrain": Task(settings.PretrainSettings, pretrain.run),
   "report": Task(settings.ReportJob, report.run, reads="search"),
-  "search": Task(settings.SearchJob, search.run, search.check),
+  "search": Task(search_settings.SearchJob, search.run, search.check),
 }
 
 

@@ -1,5 +1,6 @@
 """What several tasks need: the model, its weights, data, the evaluator."""
 
+from collections.abc import Mapping
 import functools
 import importlib.resources
 import pathlib
@@ -9,7 +10,7 @@ import jax
 
 import eos_jax
 from eos_jax import models, ops
-from eos_jax.data import loader, prompts, sources, tokenizer
+from eos_jax.data import loader, mini_suite, prompts, sources, tokenizer
 from eos_jax.evaluation import evaluator
 from eos_jax.training import partition, pretrain, settings
 
@@ -98,6 +99,39 @@ def plan_faults(
   return faults
 
 
+def fitting_plan(
+  cfg: models.VLMConfig, path: str, field: str
+) -> ops.ReductionPlan:
+  """The plan in a file; refuses one that this model cannot run."""
+  plan = read_plan(path, field)
+  if faults := plan_faults(cfg, plan, f"{field}: {path}"):
+    raise settings.ConfigError(faults)
+  return plan
+
+
+def batch_faults(sizes: Mapping[str, int]) -> list[str]:
+  """Which batch sizes, by field, these devices cannot cut evenly."""
+  mesh, faults = partition.make_mesh(), []
+  for name, batch in sizes.items():
+    try:
+      partition.check_batch(mesh, batch)
+    except ValueError as error:
+      faults.append(f"config.{name}: {error}")
+  return faults
+
+
+def split_faults(
+  data: settings.DataSettings, split: str, purpose: str
+) -> list[str]:
+  """Why data do not serve a purpose that reads a split."""
+  if split in mini_suite.COUNTS[data.suite]:
+    return []
+  return [
+    f"config.data.suite is {data.suite!r}, which has no {split} split for"
+    f" {purpose}; use 'default'"
+  ]
+
+
 def open_sources(
   split: str, data: settings.DataSettings, keep: bool = False
 ) -> list[sources.Source]:
@@ -135,6 +169,12 @@ def read_weights(cfg: models.VLMConfig, path: str) -> Any:
     raise settings.ConfigError([f"config.weights_path: {error}"]) from error
 
 
+def placed(params: Any) -> Any:
+  """Parameters on the devices, sharded by their rules."""
+  mesh = partition.make_mesh()
+  return jax.device_put(params, partition.param_shardings(mesh, params))
+
+
 def make_evaluator(
   cfg: models.VLMConfig,
   params: Any,
@@ -153,7 +193,7 @@ def make_evaluator(
   partition.check_batch(mesh, chosen.batch)
   return evaluator.Evaluator(
     cfg,
-    jax.device_put(params, partition.param_shardings(mesh, params)),
+    placed(params),
     questions,
     batch=chosen.batch,
     seed=chosen.seed,

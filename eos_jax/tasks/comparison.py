@@ -17,6 +17,11 @@ def compare(judge, plans, presets, book, folder):
   for name, limit, plan in plans:
     todo.append((name, limit, plan))
     todo += [(preset, limit, ops.PRESETS[preset]) for preset in presets]
+  return judged(judge, todo, book, folder)
+
+
+def judged(judge, todo, book, folder):
+  """Results of (name, limit, plan or operator or None) under one model."""
   results = []
   for name, limit, plan in tqdm.tqdm(
     todo, desc="evaluation", dynamic_ncols=True

@@ -8,26 +8,17 @@ from eos_jax.tasks import common, comparison
 from eos_jax.training import settings
 
 
-def _read_plan(cfg, path):
-  """The plan in a file; refuses one that this model cannot run."""
-  plan = common.read_plan(path, "config.plan")
-  faults = common.plan_faults(cfg, plan, f"config.plan: {path}")
-  if faults:
-    raise settings.ConfigError(faults)
-  return plan
-
-
 def check(job: settings.EvaluateJob) -> None:
   """Refuses a plan or weights that do not fit the model."""
   _, cfg = common.model()
-  _read_plan(cfg, job.plan)
+  common.fitting_plan(cfg, job.plan, "config.plan")
   common.read_weights(cfg, job.weights_path)
 
 
 def run(job: settings.EvaluateJob, folder: pathlib.Path) -> None:
   """Judges one plan on test questions, beside the dense model."""
   words, cfg = common.model()
-  plan = _read_plan(cfg, job.plan)
+  plan = common.fitting_plan(cfg, job.plan, "config.plan")
   params = common.read_weights(cfg, job.weights_path)
   fingerprint = models.weights.fingerprint(params)
   judge = common.make_evaluator(cfg, params, words, job.data, job.evaluation)

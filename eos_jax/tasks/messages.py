@@ -42,13 +42,13 @@ def mesh_line(params, batch_bytes):
   )
 
 
-def describe_search(problem, validation, checks):
+def describe_search(problem, sources, checks):
   """What a search is about to do, for its first lines."""
   cfg, job, space = problem.cfg, problem.settings, problem.space
-  policy = init_policy(space)
-  numbers = sum(leaf.size for leaf in jax.tree.leaves(policy))
+  numbers = sum(leaf.size for leaf in jax.tree.leaves(init_policy(space)))
+  numbers *= max(job.knots, 1)
   side = cfg.vision.image_size
-  state = "frozen" if job.mode == "frozen" else "projector, decoder trained too"
+  state = "projector, decoder trained too" if job.trains_model else "frozen"
   return "\n".join(
     [
       f"model {cfg.name}: {cfg.vision.tokens} visual tokens,"
@@ -56,11 +56,42 @@ def describe_search(problem, validation, checks):
       f"parameters: {count_parameters(problem.params)} ({state}); policy of"
       f" {numbers} numbers at {', '.join(space.sites)} (searched)",
       mesh_line(problem.params, job.batch * side * side * 3),
-      data_line(validation) + f"; {len(checks)} questions for the checks",
+      data_line(sources) + f"; {len(checks)} questions for the checks",
       f"budgets: {', '.join(f'{b:g}' for b in job.budgets)} visual tokens"
-      f" (layer average), {job.steps} steps of {job.batch} questions each, from"
-      f" {job.start!r}",
+      f" (layer average), {_steps(job)}, from {job.start!r}",
     ]
+  )
+
+
+def _steps(job):
+  """How long a search is, in words."""
+  if job.knots:
+    return (
+      f"one policy with {job.knots} knots for all, {job.steps} steps of"
+      f" {job.batch} questions"
+    )
+  calibrated = ""
+  if job.calibration_steps:
+    calibrated = f" and {job.calibration_steps} of calibration"
+  return f"{job.steps} steps of {job.batch} questions each{calibrated}"
+
+
+def cost_lines(facts, course):
+  """What a search and its evaluation took."""
+  whole, seconds = facts["cost"], facts["seconds"]
+  lines = (
+    f"Cost of the search: {whole['steps']} steps, {whole['examples']:,}"
+    f" questions, {whole['flops'] / 1e12:.1f} TFLOPs by the cost model"
+  )
+  if course.steps:
+    lines += (
+      f"; this process took {course.steps} of the steps in"
+      f" {course.seconds:.0f} s, checks included, and compiled"
+      f" {course.compilations} program(s) for them"
+    )
+  return (
+    f"{lines}. Data and search {seconds['data and search']:.0f} s, evaluation"
+    f" {seconds['evaluation']:.0f} s."
   )
 
 
@@ -74,7 +105,7 @@ def found_lines(results, found, questions):
   for item in found:
     rows = [r for r in results if r.limit == item.limit and r.accuracy]
     mine = next(r for r in rows if r.name == evaluator.SEARCHED)
-    others = [r for r in rows if r is not mine]
+    others = [r for r in rows if r.name not in evaluator.OURS]
     beside = ""
     if others:
       best = max(others, key=lambda r: r.mean)
@@ -86,6 +117,12 @@ def found_lines(results, found, questions):
       f"    keeps {kept or 'all tokens'}; soft - hard"
       f" {100 * (item.soft - item.hard):+.1f} points",
     ]
+    alone = {r.name: r.mean for r in rows}
+    if evaluator.PLAN_ALONE in alone:
+      lines.append(
+        f"    without the trained weights {alone[evaluator.PLAN_ALONE]:.3f};"
+        f" these without the plan {alone[evaluator.WEIGHTS_ALONE]:.3f}"
+      )
   return "\n".join(lines)
 
 

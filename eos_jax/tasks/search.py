@@ -11,92 +11,103 @@ from eos_jax.evaluation import report as report_lib
 from eos_jax.search import check_reachable
 from eos_jax.tasks import common, comparison, messages, report
 from eos_jax.training import (
-  partition,
+  limits,
   search,
   search_loop,
+  search_settings,
   settings,
 )
 
 
-def _make_space(cfg, job):
-  """The search space of a job.
+def _make_problem(cfg, params, job):
+  """The search problem of a job.
 
   Raises:
     settings.ConfigError: what does not fit this model or these devices.
   """
-  faults = []
-  mesh = partition.make_mesh()
-  for name, batch in (
-    ("batch", job.batch),
-    ("check_batch", job.check_batch),
-    ("evaluation.batch", job.evaluation.batch),
-  ):
-    try:
-      partition.check_batch(mesh, batch)
-    except ValueError as error:
-      faults.append(f"config.{name}: {error}")
+  faults = common.batch_faults(
+    {
+      "batch": job.batch,
+      "check_batch": job.check_batch,
+      "evaluation.batch": job.evaluation.batch,
+    }
+  )
   faults += [
     f"config.sites has {site!r}; {settings.nearest(site, cfg.sites)}"
     for site in job.sites
     if site not in cfg.sites
   ]
-  space = None
+  if job.trains_model:
+    faults += common.split_faults(job.data, "train", f"mode={job.mode!r}")
+  space, measures = None, {}
   try:
     space = None if faults else search.make_space(cfg, job)
   except ValueError as error:
-    faults.append(f"config.sites: {error}")
+    faults.append(f"config: {error}")
   for site in space.sites if space else ():
     if fault := common.lacking(site, space.spec):
       faults.append(
         f"config.start: {fault}; choose another start or other sites"
       )
+  if space:
+    try:
+      shape = evaluator.model_shape(cfg)
+      measures = limits.measures(shape, space, job.limits, len(cfg.prefix))
+    except settings.ConfigError as error:
+      faults += [f"config.{fault}" for fault in error.faults]
+      space = None
+  problem = search.Problem(cfg, params, space, job, measures)
   for limit in job.budgets if space else ():
     try:
-      check_reachable(space, search.constraints(limit))
+      check_reachable(space, problem.constraints(limit), measures)
     except cost.UnreachableBudget as error:
       faults.append(f"config.budgets has {limit:g}: {error}")
   if faults:
     raise settings.ConfigError(faults)
-  return space
+  return problem
 
 
-def check(job: settings.SearchJob) -> None:
+def check(job: search_settings.SearchJob) -> None:
   """Refuses what does not fit the model, before anything is built."""
   _, cfg = common.model()
-  _make_space(cfg, job)
+  _make_problem(cfg, None, job)
   common.read_weights(cfg, job.weights_path)
 
 
-def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
+def run(job: search_settings.SearchJob, folder: pathlib.Path) -> None:
   """Searches plans, compares them with hand-made operators, writes both."""
   started = time.time()
   words, cfg = common.model()
   params = common.read_weights(cfg, job.weights_path)
   fingerprint = models.weights.fingerprint(params)
-  problem = search.Problem(cfg, params, _make_space(cfg, job), job)
+  problem = _make_problem(cfg, params, job)
   validation = common.open_sources("validation", job.data)
+  sources = validation
+  if job.trains_model:
+    sources = common.open_sources("train", job.data)
+  batches = {"batch": job.batch, "seed": job.seed, "weights": job.weights}
+  if job.mode == "bilevel":
+    iterator = loader.question_pairs(validation, sources, words, **batches)
+  else:
+    iterator = loader.question_batches(sources, words, **batches)
   checks = loader.evaluation_set(
     validation, words, count=job.check_questions, seed=job.seed
   )
-  print(messages.describe_search(problem, validation, checks), flush=True)
-  found, compilations = search_loop.run(
-    problem, validation, checks, words, fingerprint, folder
+  print(messages.describe_search(problem, sources, checks), flush=True)
+  found, course = search_loop.run(
+    problem, iterator, checks, fingerprint, folder
   )
   searched = time.time()
   judge = common.make_evaluator(cfg, params, words, job.data, job.evaluation)
-  with contextlib.closing(
-    comparison.open_ledger(folder, fingerprint, job.data, job.evaluation)
-  ) as book:
-    plans = [(evaluator.SEARCHED, item.limit, item.plan) for item in found]
-    results = comparison.compare(
-      judge, plans, job.evaluation.presets, book, folder
-    )
-  seconds = {
-    "data and search": round(searched - started, 1),
-    "evaluation": round(time.time() - searched, 1),
+  results = _compare(job, judge, found, fingerprint, folder)
+  facts = {
+    "gaps": {f"{f.limit:g}": f.soft - f.hard for f in found},
+    "cost": _cost(problem, checks),
+    "seconds": {
+      "data and search": round(searched - started, 1),
+      "evaluation": round(time.time() - searched, 1),
+    },
   }
-  gaps = {f"{f.limit:g}": f.soft - f.hard for f in found}
-  facts = {"gaps": gaps, "seconds": seconds}
   text = comparison.write(folder, results, judge, fingerprint, facts)
   report_lib.plot(folder / "accuracy_cost.png", results)
   report.write(folder)
@@ -104,10 +115,50 @@ def run(job: settings.SearchJob, folder: pathlib.Path) -> None:
   print(
     "",
     messages.found_lines(results, found, len(judge.questions)),
-    f"This process compiled the search step {compilations} time(s); data and"
-    f" search took {seconds['data and search']:.0f} s, evaluation"
-    f" {seconds['evaluation']:.0f} s.",
+    messages.cost_lines(facts, course),
     messages.where_to_look(found, folder),
     sep="\n",
     flush=True,
   )
+
+
+def _compare(job, judge, found, fingerprint, folder):
+  """Results of all plans, each beside the hand-made operators.
+
+  Where the search trained the model, plans are judged with the weights that
+  belong to them; what plan and weights are worth alone stands beside.
+  """
+
+  def opened(fingerprint):
+    return contextlib.closing(
+      comparison.open_ledger(folder, fingerprint, job.data, job.evaluation)
+    )
+
+  name = evaluator.PLAN_ALONE if job.trains_model else evaluator.SEARCHED
+  plans = [(name, item.limit, item.plan) for item in found]
+  with opened(fingerprint) as book:
+    results = comparison.compare(
+      judge, plans, job.evaluation.presets, book, folder
+    )
+  for item in found if job.trains_model else ():
+    trained = judge.with_params(common.placed(item.params))
+    todo = [
+      (evaluator.SEARCHED, item.limit, item.plan),
+      (evaluator.WEIGHTS_ALONE, item.limit, None),
+    ]
+    with opened(models.weights.fingerprint(item.params)) as book:
+      results += comparison.judged(trained, todo, book, folder)
+  return results
+
+
+def _cost(problem, checks):
+  """What a whole search takes, whoever runs it: steps, examples, FLOPs."""
+  job, cfg = problem.settings, problem.cfg
+  text = len(cfg.prefix) + checks.text_length
+  flops = search.step_flops(problem, evaluator.model_shape(cfg), text)
+  parts = 2 if job.mode == "bilevel" else 1
+  return {
+    "steps": problem.steps,
+    "examples": problem.steps * job.batch * parts,
+    "flops": problem.steps * flops,
+  }

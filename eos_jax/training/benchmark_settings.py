@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import dataclasses
-import types
 
 from eos_jax import ops
 from eos_jax.training import settings
@@ -10,11 +9,9 @@ from eos_jax.training import settings
 MEASURES = ("deploy", "latency")
 MODELS = ("tiny", "wide", "llava_1_5_7b")
 
-_HARMLESS = types.MappingProxyType({"harmless": True})
-
 
 def _harmless():
-  return dataclasses.field(metadata=_HARMLESS)
+  return dataclasses.field(metadata=settings.HARMLESS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +80,6 @@ class BenchmarkJob(settings.Checked):
           f"budgets has {share}; use a share of the visual tokens above 0, up"
           " to 1"
         )
-    yield from self._at_least(1, "text_tokens", "steps", "repeats", "pictures")
-    yield from self._at_least(2, "points")
-    yield from self._at_least(0, "seconds")
+    yield from self.at_least(1, "text_tokens", "steps", "repeats", "pictures")
+    yield from self.at_least(2, "points")
+    yield from self.at_least(0, "seconds")

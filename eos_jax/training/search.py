@@ -4,7 +4,9 @@ Limit and temperature are traced, so that one compiled step serves all budgets.
 `training.search_loop` runs it.
 """
 
+from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,9 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eos_jax import models, ops, search
-from eos_jax.training import pretrain
-from eos_jax.training import settings as settings_lib
+from eos_jax import cost, models, ops, search
+from eos_jax.training import limits, pretrain, search_settings
+
+# Fields of a policy that counts follow from.
+COUNT_FIELDS = ("activation", "retention")
+# What a search that trains the model moves of it.
+TRAINED = ("projector", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,21 +32,51 @@ class Problem:
     params: its parameters.
     space: what may change.
     settings: of the search.
+    measures: of the limits beside the budget, see `limits.measures`.
   """
 
   cfg: models.VLMConfig
   params: Any
   space: search.SearchSpace
-  settings: settings_lib.SearchSettings
+  settings: search_settings.SearchSettings
+  measures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @functools.cached_property
+  def knots(self) -> search.Knots | None:
+    """Where a search for all budgets has variables of its own, if it is one."""
+    budgets = self.settings.budgets
+    if not self.settings.knots:
+      return None
+    return search.Knots.spread(min(budgets), max(budgets), self.settings.knots)
 
   @property
   def steps(self) -> int:
     """Steps of the whole run."""
-    return self.settings.steps * len(self.settings.budgets)
+    searches = 1 if self.knots else len(self.settings.budgets)
+    return self.settings.budget_steps * searches
+
+  def constraints(self, limit: Any) -> tuple[search.Constraint, ...]:
+    """The constraints of a budget, which may be traced."""
+    return limits.constraints(limit, self.settings.limits)
+
+  def whole_counts(self, policy: search.Policy, limit: float) -> list[int]:
+    """Tokens after each site once a policy is rounded to a budget."""
+    counts = search.site_counts(search.decode(policy, self.space), self.space)
+    return search.whole_counts(
+      np.asarray(counts, np.float64),
+      self.space,
+      constraints=self.constraints(limit),
+      measures=self.measures,
+    )
+
+  def policy_at(self, state: search.SearchState, limit: Any) -> search.Policy:
+    """The policy of a budget."""
+    policy = state.variables["policy"]
+    return search.family_at(policy, self.knots, limit) if self.knots else policy
 
 
 def make_space(
-  cfg: models.VLMConfig, settings: settings_lib.SearchSettings
+  cfg: models.VLMConfig, settings: search_settings.SearchSettings
 ) -> search.SearchSpace:
   """The search space that the settings describe."""
   sites = settings.sites or tuple(
@@ -56,6 +92,7 @@ def make_space(
     layers=cfg.decoder.layers,
     spec=spec,
     free=settings.free,
+    ranges=settings.ranges.pairs(),
   )
 
 
@@ -65,7 +102,9 @@ def task_loss(
   batch: dict[str, jax.Array],
   reduction: models.Reduction,
   *,
-  align: bool,
+  align: bool = False,
+  labels: bool = True,
+  teacher: Any = None,
   seen: models.Seen | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Cross-entropy of the answers under a reduction.
@@ -77,11 +116,15 @@ def task_loss(
     reduction: acts in the model.
     align: also run the unreduced model, and measure how far hidden states at
       the text positions are from its own, relative to their size.
+    labels: False = the loss is 0 and the alignment one of the prompt's
+      positions, which know nothing of the answer.
+    teacher: parameters of the unreduced model; None = `params`.
     seen: the pictures as `models.see` leaves them under this reduction; None
       = encode those of the batch.
 
   Returns:
-    The loss, and "exact" `[B]` (all answer tokens right) and "alignment".
+    The loss, and "exact" `[B]` (all answer tokens right), "alignment" and
+    (relaxed reductions) "indecision".
   """
   text = models.Text(
     tokens=batch["tokens"],
@@ -98,13 +141,30 @@ def task_loss(
   loss = jnp.sum(cross * weight) / jnp.maximum(jnp.sum(weight), 1)
   wrong = weight & (jnp.argmax(logits, -1) != target)
   aux = {"exact": 1.0 - jnp.any(wrong, axis=1).astype(jnp.float32)}
+  if isinstance(reduction, models.SoftReduction):
+    aux["indecision"] = _indecision(cfg, out.trace, reduction.sites)
   if align:
-    if reduces_vision(reduction.sites):
+    if teacher is not None or reduces_vision(reduction.sites):
       image = pretrain.normalize(batch["image"])
-      seen = models.see(cfg, params, image)
-    whole = models.read(cfg, params, seen, text)
-    aux["alignment"] = alignment(out.hidden, whole.hidden, batch["mask"])
-  return loss, aux
+      seen = models.see(cfg, teacher or params, image)
+    whole = models.read(cfg, teacher or params, seen, text)
+    where = batch["mask"]
+    if not labels:
+      slots = jnp.arange(where.shape[1])[None]
+      where &= slots < batch["prompt_length"][:, None]
+    aux["alignment"] = alignment(out.hidden, whole.hidden, where)
+  return loss if labels else jnp.zeros(()), aux
+
+
+def _indecision(cfg, trace, sites):
+  """How far the masses are from 0 and 1, mean over the sites."""
+  before, total = 0.0, 0.0
+  for site in sites:
+    # Not the class token, which stands in front inside the encoder.
+    after = trace[site].tokens.log_mass[:, -cfg.vision.tokens :]
+    total += ops.indecision(after, jnp.broadcast_to(before, after.shape))
+    before = after
+  return total / len(sites)
 
 
 def reduces_vision(sites: tuple[str, ...]) -> bool:
@@ -125,15 +185,10 @@ def alignment(
   return distance / jnp.maximum(jnp.sum(jnp.square(target) * weight), 1e-6)
 
 
-def constraints(limit: Any) -> tuple[search.Constraint, ...]:
-  """The constraints of a budget, which may be traced."""
-  return search.limits(layer_average=limit)
-
-
 def make_optimizer(
-  settings: settings_lib.SearchSettings,
+  settings: search_settings.SearchSettings,
 ) -> optax.GradientTransformation:
-  """Adam for the policy, ascent for the multipliers, Adam for a joint model.
+  """Adam for the policy, ascent for the multipliers, Adam for the model.
 
   The policy's rate falls by a cosine within each budget, so that its counts
   come to rest before they are rounded.
@@ -145,7 +200,7 @@ def make_optimizer(
     optax.clip_by_global_norm(1.0), optax.adam(rate, b1=0.9, b2=0.95)
   )
   model = None
-  if settings.mode == "joint":
+  if settings.trains_model:
     model = optax.adamw(settings.model_learning_rate, weight_decay=0.01)
   return search.make_optimizer(
     policy, model_tx=model, multiplier_lr=settings.multiplier_learning_rate
@@ -153,27 +208,42 @@ def make_optimizer(
 
 
 def make_step(problem: Problem) -> Any:
-  """`step(state, batch, params, key, limit, temperature) -> state, metrics`.
+  """`step(state, batch, params, key, limit, temperature, progress)`.
 
-  In joint mode projector and decoder are read from the state, and `params`
-  only gives the vision encoder.
+  It returns the next state and metrics. Where the model is trained, projector
+  and decoder are read from the state, and `params` gives the vision encoder and
+  the unreduced model to align with. `batch` is a pair in a bilevel search: the
+  policy's and the model's. `progress` rises from 0 to 1 within a budget.
   """
-  cfg, space, settings = problem.cfg, problem.space, problem.settings
+  space, settings, knots = problem.space, problem.settings, problem.knots
   optimizer = make_optimizer(settings)
+  priors = settings.priors.weights()
 
-  def step(state, batch, params, key, limit, temperature):
+  def step(state, batch, params, key, limit, temperature, progress):
     def loss_fn(policy, batch, key, model=None):
-      del key  # The relaxation is deterministic.
+      numbers = search.decode(policy, space)
       reduction = models.SoftReduction(
-        params=search.decode(policy, space),
+        params=numbers,
         temperature=temperature,
         keep=None,
         sites=space.sites,
         spec=space.spec,
+        relaxation=settings.relaxation,
+        key=key,
       )
-      used = params if model is None else {**params, **model}
-      return task_loss(cfg, used, batch, reduction, align=settings.align > 0)
+      loss, aux = _loss(problem, params, model, batch, reduction)
+      loss += search.prior(numbers, space, priors)
+      if settings.binarize:
+        loss += settings.binarize * progress * aux["indecision"]
+      return loss, aux
 
+    def member(variables):
+      return variables | {
+        name: search.family_at(variables[name], knots, limit)
+        for name in ("policy", "multiplier")
+      }
+
+    batch, model_batch = _parts(problem, batch)
     return search.search_step(
       state,
       batch,
@@ -181,26 +251,115 @@ def make_step(problem: Problem) -> Any:
       space=space,
       loss_fn=loss_fn,
       optimizer=optimizer,
-      constraints=constraints(limit),
+      constraints=problem.constraints(limit),
+      measures=problem.measures,
       penalty=settings.penalty,
       align=settings.align,
+      view=None if knots is None else member,
+      model_batch=model_batch,
     )
 
   return step
+
+
+def make_calibration_step(problem: Problem) -> Any:
+  """`step(state, batch, params, key, limit, keep)`: the plan's last touch.
+
+  Decisions are hard, under the rounded counts `keep` `[S]`; the counts of the
+  policy stay, everything else moves.
+  """
+  space, settings = problem.space, problem.settings
+  optimizer = make_optimizer(settings)
+
+  def step(state, batch, params, key, limit, keep):
+    def loss_fn(policy, batch, key, model=None):
+      del key
+      reduction = models.SoftReduction(
+        params=search.decode(policy, space),
+        temperature=1.0,
+        keep=keep,
+        sites=space.sites,
+        spec=space.spec,
+        hard=True,
+      )
+      return _loss(problem, params, model, batch, reduction)
+
+    batch, model_batch = _parts(problem, batch)
+    after, metrics = search.search_step(
+      state,
+      batch,
+      key,
+      space=space,
+      loss_fn=loss_fn,
+      optimizer=optimizer,
+      constraints=problem.constraints(limit),
+      measures=problem.measures,
+      penalty=settings.penalty,
+      align=settings.align,
+      model_batch=model_batch,
+    )
+    before, policy = state.variables["policy"], after.variables["policy"]
+    counts = {n: before[n] for n in COUNT_FIELDS if n in before}
+    variables = after.variables | {"policy": policy | counts}
+    return dataclasses.replace(after, variables=variables), metrics
+
+  return step
+
+
+def _loss(problem, params, model, batch, reduction):
+  """`task_loss` as the settings want it; a trained model has a teacher."""
+  settings = problem.settings
+  return task_loss(
+    problem.cfg,
+    params if model is None else {**params, **model},
+    batch,
+    reduction,
+    align=settings.align > 0,
+    labels=settings.labels,
+    teacher=None if model is None else params,
+  )
+
+
+def _parts(problem, batch):
+  """The batch of the policy, and of the model where it has one of its own."""
+  return batch if problem.settings.mode == "bilevel" else (batch, None)
 
 
 def initial_state(
   problem: Problem, limit: float, policy: search.Policy, model: Any = None
 ) -> search.SearchState:
   """State before the first step of a budget: fresh optimiser, multiplier 0."""
-  if problem.settings.mode == "joint" and model is None:
-    model = {name: problem.params[name] for name in ("projector", "decoder")}
+  if problem.settings.trains_model and model is None:
+    model = {name: problem.params[name] for name in TRAINED}
   return search.init_state(
     policy,
-    constraints=constraints(limit),
+    constraints=problem.constraints(limit),
     optimizer=make_optimizer(problem.settings),
     model=model,
+    knots=len(problem.knots.budgets) if problem.knots else None,
   )
+
+
+def first_state(problem: Problem) -> search.SearchState:
+  """State before the first step of a run."""
+  settings, space = problem.settings, problem.space
+  limit = max(settings.budgets)
+  if problem.knots:
+    policy = search.init_family(
+      space,
+      problem.knots,
+      multiple=settings.start_multiple,
+      decay=settings.start_decay,
+    )
+  else:
+    policy = search.init_policy(
+      space,
+      constraints=problem.constraints(limit),
+      measures=problem.measures,
+      multiple=settings.start_multiple,
+      decay=settings.start_decay,
+    )
+  return initial_state(problem, limit, policy)
 
 
 def next_state(
@@ -213,14 +372,56 @@ def next_state(
   scaled = np.clip(scaled * problem.settings.start_multiple, 1.0, None)
   scaled = np.minimum.accumulate(np.minimum(scaled, space.tokens))
   fresh = search.init_policy(space, counts=scaled)
-  moved = {n: fresh[n] for n in ("activation", "retention") if n in fresh}
+  moved = {n: fresh[n] for n in COUNT_FIELDS if n in fresh}
   policy = {**policy, **{n: v for n, v in moved.items() if n in policy}}
   return initial_state(
     problem, limit, policy, model=state.variables.get("model")
   )
 
 
-def temperature_at(settings: settings_lib.SearchSettings, step: int) -> Any:
+def step_flops(problem: Problem, shape: cost.ModelShape, text: int) -> float:
+  """FLOPs of one step by the cost model, without the optimizer's.
+
+  Forward passes of the encoder and (with alignment) of the unreduced decoder;
+  of the reduced decoder, whose shapes are those of all tokens, forward and
+  backward passes, the latter twice as dear where weights have gradients too.
+
+  Args:
+    problem: the search.
+    shape: sizes of the model.
+    text: tokens of a sequence that are not visual, prefix included.
+  """
+  settings, space = problem.settings, problem.space
+  whole = (space.tokens,) * len(space.sites)
+  decoder = cost.decoder_flops(
+    shape, [space.tokens] * space.layers, text, head_positions=text
+  )
+  operators = cost.operators_flops(
+    shape,
+    space.sites,
+    [space.spec] * len(space.sites),
+    whole,
+    text,
+    tokens=space.tokens,
+  )
+  encoder = cost.vision_flops(shape)
+  searched = encoder + 2 * (decoder + operators)
+  if reduces_vision(space.sites):
+    searched += encoder
+  if settings.align:
+    searched += decoder
+    if settings.trains_model or reduces_vision(space.sites):
+      searched += encoder
+  if settings.mode == "joint":
+    searched += decoder
+  if settings.mode == "bilevel":  # its model's own batch
+    searched += encoder + 3 * (decoder + operators)
+    if settings.align:
+      searched += encoder + decoder
+  return float(settings.batch * searched)
+
+
+def temperature_at(settings: search_settings.SearchSettings, step: int) -> Any:
   """Temperature of the soft top-k at a step of a budget."""
   return search.geometric(
     step,

@@ -1,13 +1,15 @@
 """Runs the search: budget after budget, with checks, checkpoints and plans.
 
 Budgets are searched from the largest to the smallest in one run; each starts
-from the operators that the one before found, with its counts scaled down.
+from the operators that the one before found, with its counts scaled down. Or
+one policy is searched for all of them at once.
 """
 
 import contextlib
 import dataclasses
 import functools
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -15,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from eos_jax import files, models, ops, search
-from eos_jax.data import loader
 from eos_jax.training import checkpoint, loop, metrics, partition, pretrain
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
@@ -31,12 +32,29 @@ class Found:
     plan: the plan.
     soft: accuracy of the relaxed operators on the check questions.
     hard: accuracy of the rounded ones on the same questions.
+    params: the model's parameters, where the search trained them.
   """
 
   limit: float
   plan: ops.ReductionPlan
   soft: float
   hard: float
+  params: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+  """What this process did of a search.
+
+  Attributes:
+    steps: steps taken, of all.
+    seconds: that they took, with data, compilation, checks and checkpoints.
+    compilations: programs compiled for a step: 1, 2 with calibration.
+  """
+
+  steps: int
+  seconds: float
+  compilations: int
 
 
 class Checker:
@@ -53,8 +71,8 @@ class Checker:
     )
     # What the decoder gets stays the same while the search runs, unless it
     # acts on the encoder or trains the projector.
-    fixed = problem.settings.mode == "frozen" and not search_lib.reduces_vision(
-      space.sites
+    fixed = not (
+      problem.settings.trains_model or search_lib.reduces_vision(space.sites)
     )
     self._batches = []
     for host in questions.batches(batch):
@@ -74,27 +92,29 @@ class Checker:
         spec=space.spec,
         hard=hard,
       )
-      return search_lib.task_loss(
-        cfg, params, batch, reduction, align=False, seen=seen
-      )[1]["exact"]
+      return search_lib.task_loss(cfg, params, batch, reduction, seen=seen)[1][
+        "exact"
+      ]
 
     self._soft = jax.jit(functools.partial(run, keep=None, hard=False))
     self._hard = jax.jit(functools.partial(run, temperature=1.0, hard=True))
 
   def __call__(
-    self, state: search.SearchState, params: Any, limit: float, temperature: Any
+    self,
+    state: search.SearchState,
+    params: Any,
+    limit: float,
+    temperature: Any,
+    keep: Any = None,
   ) -> tuple[float, float]:
-    """Returns (soft, hard) accuracy at a limit, shares of the questions."""
-    problem, policy = self._problem, state.variables["policy"]
+    """Returns (soft, hard) accuracy at a limit, shares of the questions.
+
+    `keep` are whole tokens after each site; None = as the policy is rounded.
+    """
+    policy = self._problem.policy_at(state, limit)
     params = {**params, **state.variables.get("model", {})}
-    relaxed = search.site_counts(
-      search.decode(policy, problem.space), problem.space
-    )
-    keep = search.whole_counts(
-      np.asarray(relaxed, np.float64),
-      problem.space,
-      constraints=search_lib.constraints(limit),
-    )
+    if keep is None:
+      keep = self._problem.whole_counts(policy, limit)
     keep = jnp.asarray(keep, jnp.float32)
     right, total = np.zeros(2), 0.0
     for batch, valid, seen in self._batches:
@@ -106,7 +126,7 @@ class Checker:
 
 
 class _Run:
-  """One search: what is fixed during the run, and the hooks of the loop."""
+  """Budget after budget: what is fixed during the run, and the loop's hooks."""
 
   def __init__(
     self,
@@ -125,29 +145,33 @@ class _Run:
     placed = partition.param_shardings(mesh, problem.params)
     self.params = jax.device_put(problem.params, placed)
     self.key = jax.random.key(problem.settings.seed)
-    self.step_fn = loop.compile_step(
-      search_lib.make_step(problem),
-      self.everywhere,
-      self.cut,
-      self.everywhere,
-      constants=(placed, self.everywhere, self.everywhere, self.everywhere),
+    self._step, self._calibration = (
+      loop.compile_step(
+        make(problem),
+        self.everywhere,
+        self.cut,
+        self.everywhere,
+        constants=(placed, *(self.everywhere,) * constants),
+      )
+      for make, constants in (
+        (search_lib.make_step, 4),
+        (search_lib.make_calibration_step, 3),
+      )
     )
+
+  @property
+  def compilations(self) -> int:
+    """Programs that were compiled for a step."""
+    return self._step._cache_size() + self._calibration._cache_size()
 
   def where(self, step: int) -> tuple[float, int]:
     """Limit that a step belongs to, and its number within that budget."""
-    steps = self.problem.settings.steps
+    steps = self.problem.settings.budget_steps
     return self.limits[step // steps], step % steps
 
   def start(self) -> search.SearchState:
     """State before the first step."""
-    settings, limit = self.problem.settings, self.limits[0]
-    policy = search.init_policy(
-      self.problem.space,
-      constraints=search_lib.constraints(limit),
-      multiple=settings.start_multiple,
-      decay=settings.start_decay,
-    )
-    state = search_lib.initial_state(self.problem, limit, policy)
+    state = search_lib.first_state(self.problem)
     return jax.device_put(state, self.everywhere)
 
   def advance(self, step, state, batch):
@@ -157,26 +181,56 @@ class _Run:
       before, _ = self.where(step - 1)
       state = search_lib.next_state(self.problem, state, before, limit)
       state = jax.device_put(state, self.everywhere)
-    temperature = search_lib.temperature_at(self.problem.settings, inner)
+    if inner < self.problem.settings.steps:
+      return self.search(state, batch, limit, inner)
+    keep = self.problem.whole_counts(state.variables["policy"], limit)
+    keep = np.asarray(keep, np.float32)
     batch = jax.device_put(batch, self.cut)
-    return self.step_fn(state, batch, self.params, self.key, limit, temperature)
+    return self._calibration(state, batch, self.params, self.key, limit, keep)
+
+  def search(self, state, batch, limit, inner):
+    """One step under a limit, the `inner`-th of its budget."""
+    settings = self.problem.settings
+    return self._step(
+      state,
+      jax.device_put(batch, self.cut),
+      self.params,
+      self.key,
+      limit,
+      search_lib.temperature_at(settings, inner),
+      inner / settings.steps,
+    )
 
   def check(self, done, state):
     """Soft and hard accuracy; behind a budget's last step also its plan."""
     limit, inner = self.where(done - 1)
-    temperature = search_lib.temperature_at(self.problem.settings, inner)
-    soft, hard = self.checker(state, self.params, limit, temperature)
-    checked = {"limit": limit, "soft": soft, "hard": hard}
-    self.writer.write(done, {f"check/{n}": v for n, v in checked.items()})
-    if inner + 1 < self.problem.settings.steps:
+    checked = self.judge(done, state, limit, inner)
+    if inner + 1 < self.problem.settings.budget_steps:
       return
     plan = search.discretize(
       state.variables["policy"],
       self.problem.space,
-      constraints=search_lib.constraints(limit),
+      constraints=self.problem.constraints(limit),
+      measures=self.problem.measures,
       model=self.problem.cfg.name,
       name=f"eos@{limit:g}",
     )
+    self.write(limit, checked, plan, state)
+
+  def judge(self, done, state, limit, inner, keep=None):
+    """Soft and hard accuracy at a limit, also written to the metrics."""
+    temperature = search_lib.temperature_at(self.problem.settings, inner)
+    soft, hard = self.checker(state, self.params, limit, temperature, keep)
+    checked = {"limit": limit, "soft": soft, "hard": hard}
+    self.writer.write(done, {f"check/{n}": v for n, v in checked.items()})
+    return checked
+
+  def write(self, limit, checked, plan, state):
+    """Keeps what was found at a budget; the plan last, which says it is."""
+    if self.problem.settings.trains_model:
+      params = {**self.params, **state.variables["model"]}
+      path = self.plans / f"{limit:g}.safetensors"
+      models.weights.save(path, jax.device_get(params), self.problem.cfg)
     files.write_json(self.plans / f"{limit:g}.check.json", checked)
     files.write_text(self.plans / f"{limit:g}.json", plan.to_json())
 
@@ -184,6 +238,8 @@ class _Run:
     """Writes the metrics of a step; returns a line for the progress bar."""
     flat = {n: np.asarray(v) for n, v in values.items() if n != "aux"}
     flat["exact"] = np.mean(np.asarray(values["aux"]["exact"]))
+    if "indecision" in values["aux"]:
+      flat["indecision"] = np.asarray(values["aux"]["indecision"])
     limit, inner = self.where(step - 1)
     flat["limit"] = limit
     flat["temperature"] = search_lib.temperature_at(
@@ -204,48 +260,79 @@ class _Run:
       try:
         plan = ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
         checked = files.read_json(self.plans / f"{limit:g}.check.json")
-        found = Found(limit, plan, checked["soft"], checked["hard"])
+        params = None
+        if self.problem.settings.trains_model:
+          params = models.weights.load(
+            self.plans / f"{limit:g}.safetensors",
+            self.problem.params,
+            self.problem.cfg,
+          )
+        found = Found(limit, plan, checked["soft"], checked["hard"], params)
       except (OSError, ValueError, KeyError) as error:
         raise workdir_lib.WorkdirError(
-          f"the search is done, but what it wrote to {path} and"
-          f" {limit:g}.check.json cannot be read ({type(error).__name__}:"
-          f" {error}); put the files back, or start again with a new --workdir"
+          f"the search is done, but what it wrote to {path} and beside it"
+          f" cannot be read ({type(error).__name__}: {error}); put the files"
+          " back, or start again with a new --workdir"
         ) from error
       result.append(found)
     return result
 
 
+class _FamilyRun(_Run):
+  """One policy for all budgets: each step is one of some budget."""
+
+  def where(self, step):
+    """Limit of a step, which is drawn, and its number in the one search."""
+    return float(self.problem.knots.budget_at(step)), step
+
+  def advance(self, step, state, batch):
+    """One step."""
+    return self.search(state, batch, *self.where(step))
+
+  def check(self, done, state):
+    """Accuracy at each budget in turn; behind the last step at all of them."""
+    settings = self.problem.settings
+    if done < settings.steps:
+      turn = done // settings.check_every - 1
+      limit = self.limits[turn % len(self.limits)]
+      self.judge(done, state, limit, done - 1)
+      return
+    plans = search.family_plans(
+      state.variables["policy"],
+      self.problem.space,
+      self.problem.knots,
+      self.limits,
+      constraints=self.problem.constraints(self.limits[0])[1:],
+      measures=self.problem.measures,
+      model=self.problem.cfg.name,
+      name="eos",
+    )
+    for limit, plan in plans.items():
+      keep = search.plan_counts(plan, self.problem.space)
+      checked = self.judge(done, state, limit, done - 1, keep)
+      self.write(limit, checked, plan, state)
+
+
 def run(
   problem: search_lib.Problem,
-  sources: Any,
+  iterator: Any,
   check_questions: Any,
-  tokenizer: Any,
   fingerprint: str,
   workdir: pathlib.Path,
-) -> tuple[list[Found], int]:
+) -> tuple[list[Found], Course]:
   """Runs or resumes a search; returns a plan for each budget.
-
-  Beside them how often the step was compiled: 1, or 0 if nothing was left.
 
   Args:
     problem: what to search over.
-    sources: data sources to search on.
+    iterator: batches of questions, pairs of them in a bilevel search.
     check_questions: fixed validation questions for the hard checks.
-    tokenizer: encodes questions.
     fingerprint: of the model's weights; a checkpoint of others is refused.
     workdir: gets checkpoints, metrics and plans.
   """
-  settings = problem.settings
+  began, settings = time.monotonic(), problem.settings
   mesh = partition.make_mesh()
   partition.check_batch(mesh, settings.batch)
   partition.check_batch(mesh, settings.check_batch)
-  iterator = loader.question_batches(
-    sources,
-    tokenizer,
-    batch=settings.batch,
-    seed=settings.seed,
-    weights=settings.weights,
-  )
   facts = {
     "weights": fingerprint,
     "settings": settings_lib.binding(settings),
@@ -258,7 +345,8 @@ def run(
     ) as saver,
     contextlib.closing(metrics.Writer(workdir)) as writer,
   ):
-    task = _Run(problem, checker, mesh, workdir, writer)
+    kind = _FamilyRun if problem.knots else _Run
+    task = kind(problem, checker, mesh, workdir, writer)
     state, start = task.start(), 0
     if saver.latest is not None:
       state, iterator, start = saver.restore(state, iterator, facts)
@@ -278,4 +366,6 @@ def run(
       check=task.check,
       check_every=settings.check_every,
     )
-  return task.found(), task.step_fn._cache_size()
+  seconds = time.monotonic() - began
+  course = Course(problem.steps - start, seconds, task.compilations)
+  return task.found(), course

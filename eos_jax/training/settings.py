@@ -12,10 +12,11 @@ import types
 import typing
 from typing import Any
 
-from eos_jax import ops, search
+from eos_jax import ops
 from eos_jax.data import mini_suite
 
-_HARMLESS = types.MappingProxyType({"harmless": True})
+# Metadata of a field that may change between starts of a run.
+HARMLESS = types.MappingProxyType({"harmless": True})
 
 
 class ConfigError(ValueError):
@@ -50,13 +51,15 @@ class Checked:
     if faults:
       raise ConfigError(faults)
 
-  def _at_least(self, least: float, *names: str) -> Iterator[str]:
+  def at_least(self, least: float, *names: str) -> Iterator[str]:
+    """Faults of those of the named fields that are below `least`."""
     for name in names:
       value = getattr(self, name)
       if not value >= least:
         yield f"{name} is {value}; use {least} or more"
 
-  def _above_zero(self, *names: str) -> Iterator[str]:
+  def above_zero(self, *names: str) -> Iterator[str]:
+    """Faults of those of the named fields that are not above 0."""
     for name in names:
       value = getattr(self, name)
       if not value > 0:
@@ -73,7 +76,7 @@ class DataSettings(Checked):
   """
 
   suite: str
-  directory: str = dataclasses.field(metadata=_HARMLESS)
+  directory: str = dataclasses.field(metadata=HARMLESS)
 
   def _faults(self) -> Iterator[str]:
     if self.suite not in mini_suite.COUNTS:
@@ -101,9 +104,9 @@ class StageSettings(Checked):
   weight_decay: float
 
   def _faults(self) -> Iterator[str]:
-    yield from self._at_least(1, "steps", "batch")
-    yield from self._at_least(0, "warmup", "weight_decay")
-    yield from self._above_zero("learning_rate", "adam_learning_rate")
+    yield from self.at_least(1, "steps", "batch")
+    yield from self.at_least(0, "warmup", "weight_decay")
+    yield from self.above_zero("learning_rate", "adam_learning_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,125 +141,17 @@ class PretrainSettings(Checked):
   places: int
   text_length: int
   weights: tuple[float, ...]
-  log_every: int = dataclasses.field(metadata=_HARMLESS)
-  save_every: int = dataclasses.field(metadata=_HARMLESS)
+  log_every: int = dataclasses.field(metadata=HARMLESS)
+  save_every: int = dataclasses.field(metadata=HARMLESS)
   output: str
   test_questions: int
 
   def _faults(self) -> Iterator[str]:
-    yield from self._at_least(1, "questions", "text_length")
-    yield from self._at_least(1, "log_every", "save_every")
-    yield from self._at_least(0, "places", "test_questions")
-    yield from _share_faults(self.weights)
-    if pathlib.Path(self.output).name != self.output or not self.output:
-      yield f"output is {self.output!r}; give a file name without a folder"
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSettings(Checked):
-  """The search for reduction plans.
-
-  Attributes:
-    seed: of the order of the questions.
-    data: the data sets.
-    weights: share of questions from mini_suite and easy_vqa.
-    budgets: layer averages of visual tokens to find a plan for.
-    sites: names of the sites; () = every decoder site.
-    start: preset whose numbers the search starts from.
-    free: groups of operator variables that move (`search.GROUPS`).
-    mode: "frozen" (the policy alone moves) or "joint" (projector and decoder
-      too).
-    steps: steps for each budget.
-    batch: questions a step.
-    learning_rate: of the policy (Adam).
-    model_learning_rate: of the model in joint mode.
-    multiplier_learning_rate: ascent step of the Lagrange multipliers.
-    penalty: weight of the quadratic constraint term.
-    align: weight of the alignment with the unreduced model's hidden states.
-    start_multiple: a budget's first layer average, as a multiple of its limit.
-    start_decay: share of tokens that each site after the first keeps at the
-      very start.
-    temperature_start: of the soft top-k, at the first step of a budget.
-    temperature_end: the same once annealed.
-    anneal_share: share of a budget's steps over which it is annealed.
-    check_every: steps between hard checks; divides `steps`.
-    check_questions: validation questions of a hard check.
-    check_batch: questions a batch of a hard check.
-    log_every: steps between lines of metrics.
-    save_every: steps between checkpoints.
-  """
-
-  seed: int
-  data: DataSettings
-  weights: tuple[float, ...]
-  budgets: tuple[float, ...]
-  sites: tuple[str, ...]
-  start: str
-  free: tuple[str, ...]
-  mode: str
-  steps: int
-  batch: int
-  learning_rate: float
-  model_learning_rate: float
-  multiplier_learning_rate: float
-  penalty: float
-  align: float
-  start_multiple: float
-  start_decay: float
-  temperature_start: float
-  temperature_end: float
-  anneal_share: float
-  check_every: int
-  check_questions: int
-  check_batch: int
-  log_every: int = dataclasses.field(metadata=_HARMLESS)
-  save_every: int = dataclasses.field(metadata=_HARMLESS)
-
-  def _faults(self) -> Iterator[str]:
-    if not self.budgets or min(self.budgets) <= 0:
-      yield f"budgets is {self.budgets}; give positive numbers"
-    if len(set(self.budgets)) < len(self.budgets):
-      yield f"budgets is {self.budgets}; give each once"
-    yield from _share_faults(self.weights)
-    for name, known in (
-      ("start", ops.PRESETS),
-      ("mode", ("frozen", "joint")),
-    ):
-      value = getattr(self, name)
-      if value not in known:
-        yield f"{name} is {value!r}; {nearest(value, known)}"
-    for group in self.free:
-      if group not in search.GROUPS:
-        yield f"free has {group!r}; {nearest(group, search.GROUPS)}"
-    yield from self._at_least(
-      1,
-      "steps",
-      "batch",
-      "check_every",
-      "check_questions",
-      "check_batch",
-      "log_every",
-      "save_every",
-    )
-    yield from self._at_least(0, "penalty", "align", "model_learning_rate")
-    yield from self._above_zero(
-      "learning_rate",
-      "multiplier_learning_rate",
-      "start_multiple",
-      "start_decay",
-      "temperature_end",
-      "anneal_share",
-    )
-    if self.temperature_start < self.temperature_end:
-      yield (
-        f"temperature_start is {self.temperature_start}; use"
-        f" temperature_end={self.temperature_end} or more, it is annealed"
-      )
-    if self.check_every > 0 and self.steps % self.check_every:
-      yield (
-        f"check_every is {self.check_every}, which does not divide"
-        f" steps={self.steps}; the last check of a budget judges its plan"
-      )
+    yield from self.at_least(1, "questions", "text_length")
+    yield from self.at_least(1, "log_every", "save_every")
+    yield from self.at_least(0, "places", "test_questions")
+    yield from share_faults(self.weights)
+    yield from file_name_faults("output", self.output)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,26 +171,11 @@ class EvaluationSettings(Checked):
   presets: tuple[str, ...]
 
   def _faults(self) -> Iterator[str]:
-    yield from self._at_least(0, "questions")
-    yield from self._at_least(1, "batch")
+    yield from self.at_least(0, "questions")
+    yield from self.at_least(1, "batch")
     for name in self.presets:
       if name not in ops.PRESETS:
         yield f"presets has {name!r}; {nearest(name, ops.PRESETS)}"
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchJob(SearchSettings):
-  """A search, and the comparison of what it finds.
-
-  Attributes:
-    weights_path: the model's weights; "" = those inside the package.
-    evaluation: the comparison.
-  """
-
-  # A checkpoint knows the weights themselves, wherever they lay.
-  weights_path: str = dataclasses.field(metadata=_HARMLESS)
-  # The search does not depend on it, and its results are kept one by one.
-  evaluation: EvaluationSettings = dataclasses.field(metadata=_HARMLESS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,10 +191,10 @@ class EvaluateJob(Checked):
     evaluation: which questions, and what to compare with.
   """
 
-  plan: str = dataclasses.field(metadata=_HARMLESS)
-  weights_path: str = dataclasses.field(metadata=_HARMLESS)
-  data: DataSettings = dataclasses.field(metadata=_HARMLESS)
-  evaluation: EvaluationSettings = dataclasses.field(metadata=_HARMLESS)
+  plan: str = dataclasses.field(metadata=HARMLESS)
+  weights_path: str = dataclasses.field(metadata=HARMLESS)
+  data: DataSettings = dataclasses.field(metadata=HARMLESS)
+  evaluation: EvaluationSettings = dataclasses.field(metadata=HARMLESS)
 
   def _faults(self) -> Iterator[str]:
     if not self.plan:
@@ -322,13 +202,83 @@ class EvaluateJob(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class FinetuneJob(Checked):
+  """Training of projector and decoder under a fixed plan.
+
+  Attributes:
+    seed: of the order of the questions.
+    plan: JSON file of the plan; a checkpoint knows what was in it.
+    weights_path: weights to start from; "" = those inside the package.
+    data: the data sets.
+    weights: share of questions from mini_suite and easy_vqa.
+    steps: optimiser steps.
+    batch: questions a step.
+    learning_rate: peak of a cosine schedule (AdamW).
+    warmup: steps to the peak.
+    weight_decay: decoupled weight decay.
+    check_every: steps between checks on validation questions.
+    check_questions: their number.
+    check_batch: questions a batch of a check.
+    log_every: steps between lines of metrics.
+    save_every: steps between checkpoints.
+    output: file name of the trained weights, inside the workdir.
+    evaluation: the comparison of before and after.
+  """
+
+  seed: int
+  plan: str = dataclasses.field(metadata=HARMLESS)
+  weights_path: str = dataclasses.field(metadata=HARMLESS)
+  data: DataSettings
+  weights: tuple[float, ...]
+  steps: int
+  batch: int
+  learning_rate: float
+  warmup: int
+  weight_decay: float
+  check_every: int
+  check_questions: int
+  check_batch: int
+  log_every: int = dataclasses.field(metadata=HARMLESS)
+  save_every: int = dataclasses.field(metadata=HARMLESS)
+  output: str
+  evaluation: EvaluationSettings = dataclasses.field(metadata=HARMLESS)
+
+  def _faults(self) -> Iterator[str]:
+    if not self.plan:
+      yield "plan is empty; give the JSON file of a plan, --config.plan=FILE"
+    yield from share_faults(self.weights)
+    yield from self.at_least(
+      1,
+      "steps",
+      "batch",
+      "check_every",
+      "check_questions",
+      "check_batch",
+      "log_every",
+      "save_every",
+    )
+    yield from self.at_least(0, "warmup", "weight_decay")
+    yield from self.above_zero("learning_rate")
+    if self.warmup >= self.steps > 0:
+      yield f"warmup is {self.warmup}; use fewer than steps={self.steps}"
+    yield from file_name_faults("output", self.output)
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportJob:
   """A report is made from the files of a run; it has no settings."""
 
 
-def _share_faults(weights):
+def share_faults(weights: tuple[float, ...]) -> Iterator[str]:
+  """What is wrong with the shares of the sources."""
   if not weights or min(weights) < 0 or sum(weights) <= 0:
     yield f"weights is {weights}; give shares of 0 or more, not all 0"
+
+
+def file_name_faults(field: str, name: str) -> Iterator[str]:
+  """What is wrong with the name of a file inside the workdir."""
+  if pathlib.Path(name).name != name or not name:
+    yield f"{field} is {name!r}; give a file name without a folder"
 
 
 def build(kind: type, values: Any, path: str = "config") -> Any:

@@ -164,7 +164,7 @@ def guess(problem, data, seed, evaluations):
 
 
 @functools.cache
-def _step(problem, two_sided=False):
+def _step(problem, two_sided=False, price=0.0):
   optimizer = search.make_optimizer(
     optax.adam(optax.cosine_decay_schedule(0.1, STEPS, 0.05)),
     multiplier_lr=0.1,
@@ -180,9 +180,10 @@ def _step(problem, two_sided=False):
       del key
       params = search.decode(policy, SPACE)
       loss = soft_loss(problem, params, batch, temperature) / problem.scale
+      counts = search.site_counts(params, SPACE)
+      average = search.layer_average(counts, SPACE)
+      loss += price * average / TOKENS
       if two_sided:
-        counts = search.site_counts(params, SPACE)
-        average = search.layer_average(counts, SPACE)
         loss += 4.0 * (average / problem.limit - 1.0) ** 2
       return loss, {}
 
@@ -200,9 +201,9 @@ def _step(problem, two_sided=False):
   return jax.jit(step), optimizer, limits
 
 
-def searched(problem, data, *, start=None, two_sided=False):
-  """The policy that a search finds."""
-  step, optimizer, limits = _step(problem, two_sided)
+def searched(problem, data, *, start=None, two_sided=False, price=0.0):
+  """The policy that a search finds; `price` is that of all tokens."""
+  step, optimizer, limits = _step(problem, two_sided, price)
   average = start or min(1.3 * problem.limit, 0.9 * TOKENS)
   state = search.init_state(
     search.init_policy(

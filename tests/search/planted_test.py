@@ -47,11 +47,16 @@ def test_a_slack_limit_pulls_towards_nothing_but_a_two_sided_penalty_does():
   averages = []
   for limit, two_sided in ((16.0, False), (12.0, False), (12.0, True)):
     problem = dataclasses.replace(slack, limit=limit)
-    policy = planted.searched(problem, data, start=9.0, two_sided=two_sided)
+    # Tokens have a small price: the best number of them is below the limit.
+    policy = planted.searched(
+      problem, data, start=7.0, two_sided=two_sided, price=0.2
+    )
     counts = search.site_counts(
       search.decode(policy, planted.SPACE), planted.SPACE
     )
     averages.append(float(search.layer_average(counts, planted.SPACE)))
   free, one_sided, pulled = averages
+  print(f"layer averages: {free}, {one_sided}, {pulled}")
+  assert free < 11.0
   assert one_sided == pytest.approx(free, rel=1e-3)
   assert pulled > free + 1.0

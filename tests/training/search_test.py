@@ -8,22 +8,37 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eos_jax import models, ops, search
-from eos_jax.training import partition, search_loop, settings
+from eos_jax import cost, models, ops, search
+from eos_jax.evaluation import evaluator
+from eos_jax.training import (
+  limits,
+  partition,
+  search_loop,
+  search_settings,
+  settings,
+)
 from eos_jax.training import search as search_lib
 from tests.models import small
 
 CFG = small.config()
-CHOSEN = settings.SearchSettings(
+CHOSEN = search_settings.SearchSettings(
   seed=0,
   data=settings.DataSettings("tiny", ""),
   weights=(1.0,),
   budgets=(8.0, 3.0),
+  limits=search_settings.LimitSettings(0.0, 0.0, 0.0, 0.0, "", 1, 8),
+  knots=0,
   sites=(),
   start="hybrid",
   free=("where", "how_many", "transfer", "temperature", "scores"),
+  ranges=search_settings.RangeSettings(*((),) * 10),
+  priors=search_settings.PriorSettings(*(0.0,) * 10),
   mode="frozen",
+  labels=True,
+  relaxation="annealed",
+  binarize=0.0,
   steps=4,
+  calibration_steps=0,
   batch=8,
   learning_rate=0.05,
   model_learning_rate=1e-3,
@@ -41,6 +56,9 @@ CHOSEN = settings.SearchSettings(
   log_every=1,
   save_every=2,
 )
+
+# Where one site is enough a step compiles faster.
+ONE = ("decoder.1",)
 
 
 def _problem(**changes):
@@ -71,7 +89,7 @@ def _stepped(mode):
   state = search_lib.initial_state(problem, 8.0, policy)
   step = jax.jit(search_lib.make_step(problem))
   after, metrics = step(
-    state, _batch(), problem.params, jax.random.key(0), 8.0, 0.5
+    state, _batch(), problem.params, jax.random.key(0), 8.0, 0.5, 0.5
   )
   return problem, state, after, metrics
 
@@ -162,3 +180,144 @@ def test_hard_check_equals_the_plan_with_tokens_dropped():
   )
   exact = 1.0 - np.any(np.asarray(wrong), axis=1)
   assert hard == pytest.approx(float(exact[:6].mean()))
+
+
+def test_bilevel_mode_moves_policy_and_model_on_batches_of_their_own():
+  problem = _problem(mode="bilevel", sites=ONE)
+  state = search_lib.first_state(problem)
+  step = jax.jit(search_lib.make_step(problem))
+  rest = (problem.params, jax.random.key(0), 8.0, 0.5, 0.0)
+
+  def stepped(*seeds):
+    after, metrics = step(state, tuple(_batch(seed) for seed in seeds), *rest)
+    return after.variables, metrics
+
+  one, metrics = stepped(0, 1)
+  other_model, _ = stepped(0, 2)
+  other_policy, _ = stepped(3, 1)
+  assert _moved(one["policy"], other_model["policy"]) == 0.0
+  assert _moved(one["model"], other_model["model"]) > 0.0
+  assert _moved(one["policy"], other_policy["policy"]) > 0.0
+  assert _moved(one["model"], other_policy["model"]) == 0.0
+  assert float(metrics["model_gradient_norm"]) > 0.0
+
+
+def test_one_policy_for_all_budgets_moves_the_knots_beside_a_budget():
+  problem = _problem(knots=3, budgets=(8.0, 6.5), sites=ONE)
+  assert problem.steps == problem.settings.steps
+  state = search_lib.first_state(problem)
+  step = jax.jit(search_lib.make_step(problem))
+  after, metrics = step(
+    state, _batch(), problem.params, jax.random.key(0), 6.5, 0.5, 0.0
+  )
+  policy, before = after.variables["policy"], state.variables["policy"]
+  assert _moved(policy["gamma"][0], before["gamma"][0]) > 0.01
+  assert _moved(policy["gamma"][1:], before["gamma"][1:]) == 0.0
+  multipliers = after.variables["multiplier"]["layer_average"]
+  assert float(metrics["violation/layer_average"]) > 0
+  assert float(multipliers[0]) > 0 and not np.any(multipliers[1:])
+
+
+def test_calibration_moves_everything_but_counts():
+  problem = _problem(calibration_steps=2, sites=ONE)
+  assert problem.steps == 2 * (4 + 2)
+  state = search_lib.first_state(problem)
+  keep = problem.whole_counts(state.variables["policy"], 8.0)
+  step = jax.jit(search_lib.make_calibration_step(problem))
+  after, metrics = step(
+    state,
+    _batch(),
+    problem.params,
+    jax.random.key(0),
+    8.0,
+    jnp.asarray(keep, jnp.float32),
+  )
+  policy, before = after.variables["policy"], state.variables["policy"]
+  for name in policy:
+    moved = _moved(policy[name], before[name])
+    if name in search_lib.COUNT_FIELDS:
+      assert moved == 0.0, name
+  assert _moved(policy["gamma"], before["gamma"]) > 0.01
+  assert problem.whole_counts(policy, 8.0) == keep
+  assert np.isfinite(float(metrics["task"]))
+
+
+def test_without_labels_answers_are_not_read():
+  problem = _problem(labels=False, sites=ONE)
+  state = search_lib.first_state(problem)
+  step = jax.jit(search_lib.make_step(problem))
+  batch = _batch()
+  # Everything behind the prompts changes: another answer.
+  slots = jnp.arange(batch["tokens"].shape[1])[None]
+  behind = slots >= batch["prompt_length"][:, None]
+  assert behind.any()
+  tokens = jnp.where(behind, (batch["tokens"] + 1) % 7, batch["tokens"])
+  rest = (problem.params, jax.random.key(0), 8.0, 0.5, 0.0)
+  one, metrics = step(state, batch, *rest)
+  other, _ = step(state, {**batch, "tokens": tokens}, *rest)
+  assert float(metrics["task"]) == 0.0
+  assert float(metrics["alignment"]) > 0.0
+  policy = one.variables["policy"]
+  assert _moved(state.variables["policy"], policy) > 0.01
+  assert _moved(policy, other.variables["policy"]) == 0.0
+
+
+def test_limits_are_shares_of_the_dense_model():
+  chosen = search_settings.LimitSettings(2.0, 0.85, 0.6, 0.0, "", 1, 8)
+  problem = _problem(limits=chosen)
+  shape = evaluator.model_shape(CFG)
+  prefix = len(CFG.prefix)
+  measures = limits.measures(shape, problem.space, chosen, prefix)
+  problem = dataclasses.replace(problem, measures=measures)
+  state = search_lib.first_state(problem)
+  counts = problem.whole_counts(state.variables["policy"], 8.0)
+  assert counts[-1] <= 2
+  layers = search.layer_counts(counts, problem.space)
+  dense = [problem.space.tokens] * CFG.decoder.layers
+  text = prefix + 8
+  kv = [cost.kv_cache_bytes(shape, n, text) for n in (layers, dense)]
+  assert kv[0] <= 0.6 * kv[1]
+  plan = search.discretize(
+    state.variables["policy"],
+    problem.space,
+    constraints=problem.constraints(8.0),
+    measures=measures,
+    model="small",
+  )
+  spent = cost.budget_of(plan, shape, text_tokens=text).total_flops
+  assert spent <= 0.85 * cost.prefill_flops(shape, dense, text)
+
+
+def test_priors_pull_to_the_start_and_binarising_rises():
+  plain, priors = (
+    _problem(sites=ONE),
+    search_settings.PriorSettings(*(1e3,) * 10),
+  )
+  held = _problem(priors=priors, sites=ONE)
+  sure = _problem(binarize=10.0, sites=ONE)
+  state = search_lib.first_state(plain)
+
+  def task(problem, progress):
+    step = jax.jit(search_lib.make_step(problem))
+    rest = (problem.params, jax.random.key(0), 8.0, 0.5, progress)
+    _, metrics = step(state, _batch(), *rest)
+    return float(metrics["task"]), float(metrics["aux"]["indecision"])
+
+  base, undecided = task(plain, 1.0)
+  assert task(held, 1.0)[0] > base
+  assert undecided > 0.01
+  assert task(sure, 0.0)[0] == pytest.approx(base, rel=1e-5)
+  assert task(sure, 0.5)[0] == pytest.approx(base + 5 * undecided, rel=1e-4)
+
+
+def test_flops_of_a_step_grow_with_what_is_trained():
+  shape = evaluator.model_shape(CFG)
+  spent = [
+    search_lib.step_flops(_problem(**changes), shape, 16)
+    for changes in ({"align": 0.0}, {}, {"mode": "joint"}, {"mode": "bilevel"})
+  ]
+  assert spent == sorted(spent)
+  # Forward and backward passes of eight samples are more than two forward ones.
+  dense = [CFG.vision.tokens] * CFG.decoder.layers
+  decoder = cost.decoder_flops(shape, dense, 16, head_positions=16)
+  assert spent[0] > 8 * (cost.vision_flops(shape) + 2 * decoder)

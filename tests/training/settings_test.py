@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from eos_jax.training import settings
+from eos_jax.training import search_settings, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ def test_shipped_configs_build(arg):
     settings.PretrainSettings, _values("pretrain.py", arg)
   )
   assert chosen.seed == 0
-  job = settings.build(settings.SearchJob, _values("search.py", arg))
+  job = settings.build(search_settings.SearchJob, _values("search.py", arg))
   assert job.steps % job.check_every == 0
   assert job.evaluation.questions > 0
 
@@ -45,7 +45,7 @@ def test_every_fault_is_listed_at_once():
   values["evaluation"]["presets"] = ("prune", "tomme")
   values["evaluation"]["batch"] = 0
   with pytest.raises(settings.ConfigError) as error:
-    settings.build(settings.SearchJob, values)
+    settings.build(search_settings.SearchJob, values)
   assert (
     str(error.value)
     == """\
@@ -74,7 +74,7 @@ def test_impossible_values_are_listed_at_once():
     "temperature_start": 0.0005,
   }
   with pytest.raises(settings.ConfigError) as error:
-    settings.build(settings.SearchJob, values)
+    settings.build(search_settings.SearchJob, values)
   text = "\n".join(error.value.faults)
   assert len(error.value.faults) == 10
   for part in (
@@ -93,14 +93,14 @@ def test_impossible_values_are_listed_at_once():
 
 
 def test_what_may_change_between_starts():
-  assert settings.harmless(settings.SearchJob) == {
+  assert settings.harmless(search_settings.SearchJob) == {
     "config.data.directory",
     "config.log_every",
     "config.save_every",
     "config.weights_path",
     "config.evaluation",
   }
-  job = settings.build(settings.SearchJob, _values("search.py"))
+  job = settings.build(search_settings.SearchJob, _values("search.py"))
   bound = settings.binding(job)
   assert bound["data"] == {"suite": "held_out"}
   assert "evaluation" not in bound and "steps" in bound

@@ -1,0 +1,89 @@
+"""Trains projector and decoder under a plan, and judges what that gains."""
+
+import contextlib
+import pathlib
+
+from eos_jax import cost, models
+from eos_jax.data import loader
+from eos_jax.tasks import common, comparison, messages
+from eos_jax.training import finetune, settings
+
+TRAINED = "finetuned"
+
+
+def check(job: settings.FinetuneJob) -> None:
+  """Refuses a plan, weights or batches that do not fit."""
+  _, cfg = common.model()
+  common.fitting_plan(cfg, job.plan, "config.plan")
+  common.read_weights(cfg, job.weights_path)
+  faults = common.split_faults(job.data, "train", "finetuning")
+  faults += common.batch_faults(
+    {
+      "batch": job.batch,
+      "check_batch": job.check_batch,
+      "evaluation.batch": job.evaluation.batch,
+    }
+  )
+  if faults:
+    raise settings.ConfigError(faults)
+
+
+def run(job: settings.FinetuneJob, folder: pathlib.Path) -> None:
+  """Trains under a plan, writes weights, judges the plan before and after."""
+  words, cfg = common.model()
+  plan = common.fitting_plan(cfg, job.plan, "config.plan")
+  before = common.read_weights(cfg, job.weights_path)
+  fingerprint = models.weights.fingerprint(before)
+  train = common.open_sources("train", job.data)
+  batches = loader.question_batches(
+    train, words, batch=job.batch, seed=job.seed, weights=job.weights
+  )
+  checks = loader.evaluation_set(
+    common.open_sources("validation", job.data),
+    words,
+    count=job.check_questions,
+    seed=job.seed,
+  )
+  print(
+    f"plan {plan.name!r}:"
+    f" {', '.join(f'{s.keep} from {s.site} on' for s in plan.sites)}",
+    f"parameters: {messages.count_parameters(before)} (projector, decoder"
+    " trained)",
+    messages.data_line(train) + f"; {len(checks)} questions for the checks",
+    f"{job.steps} steps of {job.batch} questions",
+    sep="\n",
+    flush=True,
+  )
+  after = finetune.run(
+    cfg, before, plan, job, batches, checks, fingerprint, folder
+  )
+  path = folder / job.output
+  models.weights.save(path, after, cfg)
+  # What is judged is the file as it is kept: float16.
+  after = models.weights.load(path, after, cfg)
+  judge = common.make_evaluator(cfg, before, words, job.data, job.evaluation)
+  limit = float(cost.layer_average(cost.layer_counts(plan)))
+  results = []
+  for label, model, weights in (
+    ("", judge, before),
+    (f"_{TRAINED}", judge.with_params(common.placed(after)), after),
+  ):
+    todo = [(f"dense{label}", None, None), (f"plan{label}", limit, plan)]
+    with contextlib.closing(
+      comparison.open_ledger(
+        folder, models.weights.fingerprint(weights), job.data, job.evaluation
+      )
+    ) as book:
+      results += comparison.judged(model, todo, book, folder)
+  text = comparison.write(
+    folder, results, judge, models.weights.fingerprint(after), {}
+  )
+  means = {result.name: result.mean for result in results}
+  print(text, flush=True)
+  print(
+    f"\nThe plan: {means['plan']:.3f} before and"
+    f" {means[f'plan_{TRAINED}']:.3f} after, on {len(judge.questions)} test"
+    f" questions; dense {means['dense']:.3f} and"
+    f" {means[f'dense_{TRAINED}']:.3f}. Weights: {path}",
+    flush=True,
+  )

@@ -1,0 +1,169 @@
+"""Training of projector and decoder under a fixed plan."""
+
+from collections.abc import Callable
+import contextlib
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from eos_jax import models, ops
+from eos_jax.training import checkpoint, loop, metrics, partition
+from eos_jax.training import search as search_lib
+from eos_jax.training import settings as settings_lib
+
+
+def make_optimizer(
+  job: settings_lib.FinetuneJob,
+) -> optax.GradientTransformation:
+  """AdamW with warm-up and cosine decay, gradients clipped."""
+  rate = optax.warmup_cosine_decay_schedule(
+    0.0, job.learning_rate, job.warmup, job.steps, 0.1 * job.learning_rate
+  )
+  return optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(rate, b2=0.98, weight_decay=job.weight_decay),
+  )
+
+
+def make_step(
+  cfg: models.VLMConfig, plan: ops.ReductionPlan, job: settings_lib.FinetuneJob
+) -> Callable[..., tuple[Any, dict[str, Any]]]:
+  """`step(state, batch, params) -> state, metrics`, tokens dropped.
+
+  The state has "params" (projector and decoder) and "opt"; `params` gives the
+  vision encoder, which stays as it is.
+  """
+  transform = make_optimizer(job)
+
+  def step(state, batch, params):
+    def loss_fn(trained):
+      return search_lib.task_loss(cfg, {**params, **trained}, batch, plan)
+
+    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      state["params"]
+    )
+    updates, opt = transform.update(grads, state["opt"], state["params"])
+    after = {"params": optax.apply_updates(state["params"], updates)}
+    values = {
+      "loss": loss,
+      "exact": aux["exact"].mean(),
+      "gradient_norm": optax.tree.norm(grads),
+    }
+    return after | {"opt": opt}, values
+
+  return step
+
+
+def run(
+  cfg: models.VLMConfig,
+  params: Any,
+  plan: ops.ReductionPlan,
+  job: settings_lib.FinetuneJob,
+  iterator: Any,
+  check_questions: Any,
+  fingerprint: str,
+  workdir: pathlib.Path,
+) -> Any:
+  """Trains or resumes; returns the whole model's parameters.
+
+  Args:
+    cfg: shape of the model.
+    params: its parameters at the start.
+    plan: acts in every forward pass.
+    job: the settings.
+    iterator: batches of questions.
+    check_questions: fixed validation questions.
+    fingerprint: of `params`; a checkpoint of others is refused.
+    workdir: gets checkpoints and metrics.
+  """
+  mesh = partition.make_mesh()
+  everywhere, cut = partition.replicated(mesh), partition.batch_sharding(mesh)
+  placed = partition.param_shardings(mesh, params)
+  params = jax.device_put(params, placed)
+  trained = {name: params[name] for name in search_lib.TRAINED}
+  spread = {name: placed[name] for name in search_lib.TRAINED}
+  opt = make_optimizer(job).init(trained)
+  state = {
+    "params": trained,
+    "opt": optax.tree.map_params(
+      make_optimizer(job),
+      lambda leaf, where: jax.device_put(leaf, where),
+      opt,
+      spread,
+      transform_non_params=lambda leaf: jax.device_put(leaf, everywhere),
+    ),
+  }
+  compiled = loop.compile_step(
+    make_step(cfg, plan, job),
+    jax.tree.map(lambda leaf: leaf.sharding, state),
+    cut,
+    everywhere,
+    constants=(placed,),
+  )
+  checker = _checker(cfg, plan, check_questions, job.check_batch, cut)
+  facts = {
+    "weights": fingerprint,
+    "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
+    "settings": settings_lib.binding(job),
+  }
+  with (
+    contextlib.closing(
+      checkpoint.Checkpointer(workdir / "checkpoints")
+    ) as saver,
+    contextlib.closing(metrics.Writer(workdir)) as writer,
+  ):
+    start = 0
+    if saver.latest is not None:
+      state, iterator, start = saver.restore(state, iterator, facts)
+      print(f"resumed at step {start} of {job.steps}", flush=True)
+    writer.cut(start)
+
+    def log(step, values):
+      values = {name: float(np.asarray(v)) for name, v in values.items()}
+      writer.write(step, values)
+      return " ".join(f"{name} {v:.3f}" for name, v in values.items())
+
+    def check(done, state):
+      right = checker({**params, **state["params"]})
+      writer.write(done, {"check/hard": right})
+
+    state = loop.run(
+      lambda _, state, batch: compiled(
+        state, jax.device_put(batch, cut), params
+      ),
+      state,
+      iterator,
+      start=start,
+      stop=job.steps,
+      label="finetune",
+      log=log,
+      log_every=job.log_every,
+      save=lambda done, state: saver.save(done, state, iterator, facts),
+      save_every=job.save_every,
+      check=check,
+      check_every=job.check_every,
+    )
+  return jax.device_get({**params, **state["params"]})
+
+
+def _checker(cfg, plan, questions, batch, cut):
+  """Accuracy of parameters under a plan on fixed questions."""
+
+  @jax.jit
+  def exact(params, batch):
+    return search_lib.task_loss(cfg, params, batch, plan)[1]["exact"]
+
+  def check(params):
+    right, total = 0.0, 0
+    for host in questions.batches(batch):
+      valid = host.pop("valid")
+      del host["index"]
+      found = np.asarray(exact(params, jax.device_put(host, cut)))
+      right, total = right + found[valid].sum(), total + valid.sum()
+    return float(right / total)
+
+  return check

@@ -1,0 +1,300 @@
+"""Settings of the search."""
+
+from collections.abc import Iterator
+import dataclasses
+
+from eos_jax import models, ops, search
+from eos_jax.training import settings
+
+# Who is searched or trained -> the split that each reads.
+MODES = {
+  "frozen": "the policy alone moves, on the validation split",
+  "joint": "policy, projector and decoder move together, on the train split",
+  "bilevel": (
+    "the policy moves on the validation split, projector and decoder on the"
+    " train split"
+  ),
+}
+
+
+def _harmless():
+  return dataclasses.field(metadata=settings.HARMLESS)
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitSettings(settings.Checked):
+  """Limits that every plan meets beside its budget; 0 = none.
+
+  Attributes:
+    final_count: visual tokens after the last site.
+    flops: of a prefill with its operators, as a share of the dense model's.
+    kv_bytes: of the key-value cache, as a share of the dense model's.
+    latency: of a prefill by a measured table, as a share of the dense model's.
+    latency_table: JSON file of the table (`configs/benchmark.py:latency`).
+    latency_batch: sequences at once, one that was measured.
+    text_tokens: of the prompts that these shares are taken at.
+  """
+
+  final_count: float
+  flops: float
+  kv_bytes: float
+  latency: float
+  latency_table: str
+  latency_batch: int
+  text_tokens: int
+
+  def _faults(self) -> Iterator[str]:
+    yield from self.at_least(
+      0, "final_count", "flops", "kv_bytes", "latency", "text_tokens"
+    )
+    yield from self.at_least(1, "latency_batch")
+    if self.latency > 0 and not self.latency_table:
+      yield (
+        "latency_table is empty, but latency is limited; measure one with"
+        " --config=configs/benchmark.py:latency and give its JSON file"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class RangeSettings(settings.Checked):
+  """Lowest and highest value of each number of an operator; () = the default.
+
+  Attributes:
+    activation, retention, kappa, gamma, tau, theta, rho, rho_attn, eta, delta:
+      as of `ops.OperatorParams`; the high end of tau is infinity.
+  """
+
+  activation: tuple[float, ...]
+  retention: tuple[float, ...]
+  kappa: tuple[float, ...]
+  gamma: tuple[float, ...]
+  tau: tuple[float, ...]
+  theta: tuple[float, ...]
+  rho: tuple[float, ...]
+  rho_attn: tuple[float, ...]
+  eta: tuple[float, ...]
+  delta: tuple[float, ...]
+
+  def _faults(self) -> Iterator[str]:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if len(value) not in (0, 2):
+        yield f"{field.name} is {value}; give (low, high) or ()"
+
+  def pairs(self) -> tuple[tuple[str, tuple[float, float]], ...]:
+    """The ranges that differ from the default, as a search space has them."""
+    return tuple(
+      (field.name, value)
+      for field in dataclasses.fields(self)
+      if (value := getattr(self, field.name))
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorSettings(settings.Checked):
+  """Weights of a pull of each number towards the start's; 0 = none.
+
+  Attributes:
+    activation, retention, kappa, gamma, tau, theta, rho, rho_attn, eta, delta:
+      weight of the squared distance, mean over the sites.
+  """
+
+  activation: float
+  retention: float
+  kappa: float
+  gamma: float
+  tau: float
+  theta: float
+  rho: float
+  rho_attn: float
+  eta: float
+  delta: float
+
+  def _faults(self) -> Iterator[str]:
+    yield from self.at_least(0, *(f.name for f in dataclasses.fields(self)))
+
+  def weights(self) -> dict[str, float]:
+    """The priors that there are, by field."""
+    return {name: w for name, w in dataclasses.asdict(self).items() if w}
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings(settings.Checked):
+  """The search for reduction plans.
+
+  Attributes:
+    seed: of the order of the questions.
+    data: the data sets.
+    weights: share of questions from mini_suite and easy_vqa.
+    budgets: layer averages of visual tokens to find a plan for.
+    limits: that every plan meets beside its budget.
+    knots: 0 = budgets are searched one after the other. From 2 on: one policy
+      for all budgets between the smallest and the largest, with variables of
+      its own at so many of them, in one search.
+    sites: names of the sites; () = every decoder site.
+    start: preset whose numbers the search starts from.
+    free: groups of operator variables that move (`search.GROUPS`).
+    ranges: of the operators' numbers.
+    priors: pulls towards the start's numbers.
+    mode: who moves, and on which split (`MODES`).
+    labels: False = answers are not read: the loss is the alignment alone, on
+      the positions of the prompt.
+    relaxation: what stands for the hard decision (`models.RELAXATIONS`).
+    binarize: weight that a loss of undecided masses rises to.
+    steps: steps for each budget, or of the one search for all.
+    calibration_steps: further steps for each budget, under rounded counts and
+      hard decisions, in which all numbers but the counts move.
+    batch: questions a step.
+    learning_rate: of the policy (Adam).
+    model_learning_rate: of the model, where it moves.
+    multiplier_learning_rate: ascent step of the Lagrange multipliers.
+    penalty: weight of the quadratic constraint term.
+    align: weight of the alignment with the unreduced model's hidden states.
+    start_multiple: a budget's first layer average, as a multiple of its limit.
+    start_decay: share of tokens that each site after the first keeps at the
+      very start.
+    temperature_start: of the soft top-k, at the first step of a budget.
+    temperature_end: the same once annealed.
+    anneal_share: share of a budget's steps over which it is annealed.
+    check_every: steps between hard checks; divides all steps of a budget.
+    check_questions: validation questions of a hard check.
+    check_batch: questions a batch of a hard check.
+    log_every: steps between lines of metrics.
+    save_every: steps between checkpoints.
+  """
+
+  seed: int
+  data: settings.DataSettings
+  weights: tuple[float, ...]
+  budgets: tuple[float, ...]
+  limits: LimitSettings
+  knots: int
+  sites: tuple[str, ...]
+  start: str
+  free: tuple[str, ...]
+  ranges: RangeSettings
+  priors: PriorSettings
+  mode: str
+  labels: bool
+  relaxation: str
+  binarize: float
+  steps: int
+  calibration_steps: int
+  batch: int
+  learning_rate: float
+  model_learning_rate: float
+  multiplier_learning_rate: float
+  penalty: float
+  align: float
+  start_multiple: float
+  start_decay: float
+  temperature_start: float
+  temperature_end: float
+  anneal_share: float
+  check_every: int
+  check_questions: int
+  check_batch: int
+  log_every: int = _harmless()
+  save_every: int = _harmless()
+
+  @property
+  def trains_model(self) -> bool:
+    """Whether projector and decoder move too."""
+    return self.mode != "frozen"
+
+  @property
+  def budget_steps(self) -> int:
+    """Steps of a budget, or of the one search for all."""
+    return self.steps + self.calibration_steps
+
+  def _faults(self) -> Iterator[str]:
+    if not self.budgets or min(self.budgets) <= 0:
+      yield f"budgets is {self.budgets}; give positive numbers"
+    if len(set(self.budgets)) < len(self.budgets):
+      yield f"budgets is {self.budgets}; give each once"
+    yield from settings.share_faults(self.weights)
+    for name, known in (
+      ("start", ops.PRESETS),
+      ("mode", MODES),
+      ("relaxation", models.RELAXATIONS),
+    ):
+      value = getattr(self, name)
+      if value not in known:
+        yield f"{name} is {value!r}; {settings.nearest(value, known)}"
+    for group in self.free:
+      if group not in search.GROUPS:
+        yield f"free has {group!r}; {settings.nearest(group, search.GROUPS)}"
+    yield from self.at_least(
+      1,
+      "steps",
+      "batch",
+      "check_every",
+      "check_questions",
+      "check_batch",
+      "log_every",
+      "save_every",
+    )
+    yield from self.at_least(
+      0,
+      "knots",
+      "binarize",
+      "calibration_steps",
+      "penalty",
+      "align",
+      "model_learning_rate",
+    )
+    yield from self.above_zero(
+      "learning_rate",
+      "multiplier_learning_rate",
+      "start_multiple",
+      "start_decay",
+      "temperature_end",
+      "anneal_share",
+    )
+    if self.temperature_start < self.temperature_end:
+      yield (
+        f"temperature_start is {self.temperature_start}; use"
+        f" temperature_end={self.temperature_end} or more, it is annealed"
+      )
+    if self.check_every > 0 and self.budget_steps % self.check_every:
+      parts = f"steps={self.steps}"
+      if self.calibration_steps:
+        parts += f" + calibration_steps={self.calibration_steps}"
+      yield (
+        f"check_every is {self.check_every}, which does not divide {parts};"
+        " the last check of a budget judges its plan"
+      )
+    if not self.labels and not self.align:
+      yield "align is 0, but without labels it is all of the loss; use 1.0"
+    yield from self._family_faults()
+
+  def _family_faults(self):
+    if not self.knots:
+      return
+    if self.knots < 2:
+      yield f"knots is {self.knots}; use 0, or 2 or more"
+    if len(self.budgets) < 2:
+      yield (
+        f"budgets is {self.budgets}; a search with knots needs the smallest and"
+        " the largest"
+      )
+    if self.calibration_steps:
+      yield (
+        f"calibration_steps is {self.calibration_steps}; one search for all"
+        " budgets has no rounded counts to calibrate under, use 0"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchJob(SearchSettings):
+  """A search, and the comparison of what it finds.
+
+  Attributes:
+    weights_path: the model's weights; "" = those inside the package.
+    evaluation: the comparison.
+  """
+
+  # A checkpoint knows the weights themselves, wherever they lay.
+  weights_path: str = _harmless()
+  # The search does not depend on it, and its results are kept one by one.
+  evaluation: settings.EvaluationSettings = _harmless()
