@@ -1,7 +1,7 @@
 """The main job: search reduction plans for the shipped model and judge them.
 
-`--config=configs/search.py` runs on two CPU cores in minutes; `:ci` is the same
-in a shortened form, for tests.
+`--config=configs/search.py` runs on two CPU cores in minutes; `:family` finds
+twelve plans from one search; `:ci` is the first in a shortened form, for tests.
 """
 
 import ml_collections
@@ -21,9 +21,11 @@ _NUMBERS = (
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """Returns the config; `arg` is "", "tiny" (the same) or "ci"."""
-  if arg not in ("", "tiny", "ci"):
-    raise ValueError(f"variant {arg!r} is unknown; use '', 'tiny' or 'ci'")
+  """Returns the config; `arg` is "", "tiny" (the same), "family" or "ci"."""
+  if arg not in ("", "tiny", "family", "ci"):
+    raise ValueError(
+      f"variant {arg!r} is unknown; use '', 'tiny', 'family' or 'ci'"
+    )
   config = ml_collections.ConfigDict()
   config.task = "search"
   config.seed = 0
@@ -118,6 +120,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     "fastv",
     "tome",
   )
+
+  if arg == "family":
+    config.knots, config.steps = 4, 118
+    config.check_every = 59
+    config.budgets = (48.0, 39.0, 32.0, 26.0, 21.0, 16.0)
+    config.budgets += (13.0, 10.0, 8.0, 6.5, 5.0, 4.0)
+    config.evaluation.presets = ("merge_proportional", "tome", "pool")
 
   if arg == "ci":
     config.data.suite = "tiny"

@@ -1,5 +1,6 @@
 """The command line, end to end on the smallest data."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -21,7 +22,7 @@ def test_a_search_meets_its_budgets_and_compiles_once(searched):
   for row in found:
     assert row["layer_average"] <= row["limit"]
   said = (searched.root / "stdout.txt").read_text()
-  assert "compiled the search step 1 time(s)" in said
+  assert "and compiled 1 program(s) for them" in said
   assert (searched.workdir / "accuracy_cost.png").stat().st_size > 1000
 
 
@@ -61,6 +62,101 @@ def test_tokens_are_followed_through_the_encoder_too(searched, tmp_path):
   assert done.returncode == 0, done.stderr[-3000:]
   page = (tmp_path / "w" / "report.html").read_text()
   assert "Budget 16" in page and "patches are kept" in page
+
+
+@pytest.mark.full
+def test_one_search_gives_a_curve_of_plans(searched, tmp_path):
+  done = command.run(
+    tmp_path / "w",
+    "--config.budgets=(48.0,30.0,16.0,5.0)",
+    "--config.knots=2",
+    f"--config.data.directory={searched.root / 'data'}",
+    cache=searched.cache,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert "one policy with 2 knots for all, 4 steps" in done.stdout
+  written = _results(tmp_path / "w")
+  assert written["cost"]["steps"] == 4 and written["cost"]["examples"] == 32
+  rows = [r for r in written["results"] if r["name"] == "eos"]
+  assert [r["limit"] for r in rows] == [48, 30, 16, 5]
+  for row, after in itertools.pairwise(rows):
+    assert after["layer_average"] <= after["limit"]
+    assert after["flops"] < row["flops"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("mode", ["joint", "bilevel"])
+def test_a_search_that_trains_keeps_weights_and_says_what_they_gain(
+  searched, tmp_path, mode
+):
+  data = f"--config.data.directory={searched.root / 'data'}"
+  done = command.run(
+    tmp_path / "w",
+    f"--config.mode={mode}",
+    "--config.budgets=(16.0,)",
+    "--config.relaxation=concrete",
+    "--config.calibration_steps=2",
+    "--config.model_learning_rate=0.003",
+    "--config.evaluation.presets=('prune',)",
+    data,
+    cache=searched.cache,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  rows = {r["name"]: r for r in _results(tmp_path / "w")["results"]}
+  assert set(rows) == {
+    "dense",
+    "prune",
+    "eos",
+    "eos_plan_alone",
+    "eos_weights_alone",
+  }
+  assert rows["eos"]["flops"] == rows["eos_plan_alone"]["flops"]
+  assert rows["eos_weights_alone"]["flops"] == rows["dense"]["flops"]
+  assert "without the trained weights" in done.stdout
+  plans = tmp_path / "w" / "plans"
+  # The weights are ones that every other task takes.
+  again = command.run(
+    tmp_path / "e",
+    f"--config.plan={plans / '16.json'}",
+    f"--config.weights_path={plans / '16.safetensors'}",
+    data,
+    config="evaluate:ci",
+    cache=searched.cache,
+  )
+  assert again.returncode == 0, again.stderr[-3000:]
+  judged = {r["name"]: r for r in _results(tmp_path / "e")["results"]}
+  for ours, theirs in (("eos@16", "eos"), ("dense", "eos_weights_alone")):
+    assert judged[ours]["accuracy"] == rows[theirs]["accuracy"]
+
+
+@pytest.mark.full
+def test_finetuning_goes_on_where_it_was_stopped(searched, tmp_path):
+  args = (
+    f"--config.plan={searched.workdir / 'plans' / '16.json'}",
+    f"--config.data.directory={searched.root / 'data'}",
+  )
+  weights = []
+  for run in ("straight", "broken"):
+    folder = tmp_path / run
+    options = command.options(
+      folder, *args, config="finetune:ci", cache=searched.cache
+    )
+    if run == "broken":
+      process = subprocess.Popen(
+        **options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+      )
+      while process.poll() is None and not (folder / "checkpoints/2").is_dir():
+        time.sleep(0.02)
+      process.send_signal(signal.SIGKILL)
+      process.wait()
+    done = subprocess.run(**options, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights.append((folder / "finetuned.safetensors").read_bytes())
+  assert weights[0] == weights[1]
+  rows = {r["name"]: r for r in _results(folder)["results"]}
+  assert set(rows) == {"dense", "plan", "dense_finetuned", "plan_finetuned"}
+  assert rows["plan"]["flops"] == rows["plan_finetuned"]["flops"]
+  assert "The plan: " in done.stdout
 
 
 @pytest.mark.full

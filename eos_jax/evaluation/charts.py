@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import io
+import itertools
 from typing import Any
 
 import matplotlib as mpl
@@ -99,7 +100,14 @@ def course(rows: Rows) -> figure_lib.Figure:
   figure = figure_lib.Figure((_WIDTH, 8.6), layout="constrained")
   loss, value, weight, accuracy = figure.subplots(4, sharex=True)
 
+  # A search for all budgets at once has another limit at every step.
+  passes = sum(a["limit"] != b["limit"] for a, b in itertools.pairwise(steps))
+  drawn = (
+    {"linestyle": "none", "marker": "."} if passes > len(steps) / 2 else {}
+  )
+
   def draw(axes, field, label, source=steps, **style):
+    style = style | (drawn if source is steps else {})
     points = [(row["step"], row[field]) for row in source if field in row]
     axes.plot(*zip(*points, strict=True), label=label, **style)
 

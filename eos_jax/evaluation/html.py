@@ -92,7 +92,9 @@ def render(
     _pictures(pictures),
     _section(
       "The course of the search",
-      "Budgets are searched one after the other, from the largest.",
+      "One policy for all budgets: each step is one of some budget."
+      if run["config"].get("knots")
+      else "Budgets are searched one after the other, from the largest.",
       _chart(charts.course(rows)),
     ),
     _section("All results", "", f"<pre>{html.escape(table)}</pre>"),

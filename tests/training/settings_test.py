@@ -31,6 +31,46 @@ def test_shipped_configs_build(arg):
   assert job.evaluation.questions > 0
 
 
+def test_faults_of_a_search_for_all_budgets():
+  values = _values("search.py")
+  values |= {
+    "knots": 1,
+    "budgets": (16.0,),
+    "calibration_steps": 5,
+    "labels": False,
+    "align": 0.0,
+    "relaxation": "anealed",
+  }
+  values["ranges"]["gamma"] = (0.1,)
+  values["priors"]["tau"] = -1.0
+  values["limits"]["latency"] = 0.5
+  with pytest.raises(settings.ConfigError) as error:
+    settings.build(search_settings.SearchJob, values)
+  nested, whole = error.value.faults[:3], error.value.faults[3:]
+  assert nested == (
+    "config.limits.latency_table is empty, but latency is limited; measure one"
+    " with --config=configs/benchmark.py:latency and give its JSON file",
+    "config.ranges.gamma is (0.1,); give (low, high) or ()",
+    "config.priors.tau is -1.0; use 0 or more",
+  )
+  assert whole == ()  # a group has to be right before the whole is judged
+  values["ranges"]["gamma"], values["priors"]["tau"] = (), 0.0
+  values["limits"]["latency"] = 0.0
+  with pytest.raises(settings.ConfigError) as error:
+    settings.build(search_settings.SearchJob, values)
+  text = "\n".join(error.value.faults)
+  for part in (
+    "config.relaxation is 'anealed'; did you mean 'annealed'?",
+    "config.check_every is 30, which does not divide steps=60 +"
+    " calibration_steps=5",
+    "config.align is 0, but without labels it is all of the loss; use 1.0",
+    "config.knots is 1; use 0, or 2 or more",
+    "config.budgets is (16.0,); a search with knots needs the smallest",
+    "config.calibration_steps is 5; one search for all budgets",
+  ):
+    assert part in text
+
+
 def test_unknown_variant_is_refused():
   with pytest.raises(ValueError, match="variant 'huge' is unknown"):
     _load("search.py", "huge")
