@@ -87,7 +87,8 @@ def test_all_impossible_values_are_listed(tmp_path):
     ),
     (
       "search:big",
-      "configs/search.py:big: variant 'big' is unknown; use '', 'tiny' or 'ci'",
+      "configs/search.py:big: variant 'big' is unknown; use '',"
+      " 'tiny', 'family' or 'ci'",
     ),
   ],
   ids=["file", "variant"],
@@ -99,8 +100,36 @@ def test_unknown_configs(tmp_path, config, reason):
 
 def test_unknown_tasks(tmp_path):
   assert command.error(tmp_path / "w", "--config.task=dance") == (
-    "error: config.task is 'dance'; use one of benchmark, evaluate, pretrain,"
-    " report, search"
+    "error: config.task is 'dance'; use one of benchmark, evaluate, finetune,"
+    " pretrain, report, search"
+  )
+
+
+def test_settings_of_a_search_that_do_not_fit(tmp_path):
+  assert _refusal(
+    "search", tmp_path, data__suite="held_out", mode="joint", batch=8
+  ) == (
+    "the config has faults:\n"
+    "  config.data.suite is 'held_out', which has no train split for"
+    " mode='joint'; use 'default'"
+  )
+  assert _refusal("search", tmp_path, ranges__gamma=(0.5, 0.2)) == (
+    "the config has faults:\n"
+    "  config: SearchSpace: ranges has gamma=(0.5, 0.2); it needs 0.0 <= low <"
+    " high <= 1.0"
+  )
+  assert _refusal(
+    "search",
+    tmp_path,
+    limits__latency=0.5,
+    limits__latency_table="missing.json",
+  ) == (
+    "the config has faults:\n"
+    "  config.limits.latency_table: missing.json cannot be read (No such file"
+    " or directory); write one with --config=configs/benchmark.py:latency"
+  )
+  assert "  config.plan is empty; give the JSON file" in _refusal(
+    "finetune", tmp_path
   )
 
 

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -90,7 +91,9 @@ def test_a_killed_search_ends_like_an_untouched_one(
     search.run()
     different = command.differences(search.outputs(), expected)
     with capsys.disabled():
-      print(f"\n{line}; differs: {', '.join(different) or 'nothing'}", end="")
+      # A worker's standard output is not shown.
+      said = f"\n{line}; differs: {', '.join(different) or 'nothing'}"
+      print(said, end="", file=sys.stderr)
     if different:
       failed.append((line, different))
     assert not list((search.root / "data").rglob("incomplete.*")), line
