@@ -62,16 +62,27 @@ def _kill_in(search, phase, share, length):
   raise AssertionError(f"no kill hit the phase {phase!r}")
 
 
-@pytest.mark.parametrize(
-  "points",
-  [
-    pytest.param(2, marks=pytest.mark.slow),
-    pytest.param(30, marks=pytest.mark.full),
-  ],
-)
-def test_a_killed_search_ends_like_an_untouched_one(
-  searched, seconds, points, tmp_path, capsys
+@pytest.mark.slow
+def test_a_search_killed_behind_a_checkpoint_goes_on(searched, tmp_path):
+  search = command.Search(tmp_path / "run", searched.cache)
+  process = search.start()
+  while (
+    process.poll() is None
+    and not (search.workdir / "checkpoints" / "2").is_dir()
+  ):
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  done = search.run()
+  assert "resumed at step " in done.stdout
+  assert not command.differences(search.outputs(), searched.outputs())
+
+
+@pytest.mark.full
+def test_a_search_killed_anywhere_ends_like_an_untouched_one(
+  searched, seconds, tmp_path, capsys
 ):
+  points = 30
   draw, phases = random.Random(points), itertools.cycle(command.PHASES)
   expected, failed, killed = searched.outputs(), [], 0
   while killed < points:
