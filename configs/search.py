@@ -81,6 +81,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # How the soft operators stand for hard decisions.
   config.relaxation = "annealed"
   config.binarize = 0.0
+  config.whole_from = 0.75  # share of the steps after which counts are whole
   config.calibration_steps = 0
 
   # Optimisation, for each budget.

@@ -1,11 +1,12 @@
 """Rounds a policy to a static plan of whole tokens that meets every limit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import numpy as np
 
 from eos_jax import ops
+from eos_jax.array_typing import Scalar
 from eos_jax.search import constraints as constraints_lib
 from eos_jax.search import expected, objective, reachable
 from eos_jax.search import policy as policy_lib
@@ -24,6 +25,7 @@ def discretize(
   *,
   constraints: tuple[constraints_lib.Constraint, ...],
   measures: objective.Measures | None = None,
+  multipliers: Mapping[str, Scalar] | None = None,
   model: str,
   name: str = "searched",
   note: str = "",
@@ -39,6 +41,7 @@ def discretize(
     space: its space.
     constraints: with concrete limits; none of them is exceeded.
     measures: of further costs, see `objective.measure`.
+    multipliers: of the constraints at the end of the search, by name.
     model: name of the model that the plan is for.
     name: name of the plan and of its operators.
     note: free text for readers of the plan.
@@ -57,6 +60,7 @@ def discretize(
     space,
     constraints=constraints,
     measures=measures,
+    multipliers=multipliers,
     ceiling=ceiling,
   )
   sites = []
@@ -84,12 +88,15 @@ def whole_counts(
   *,
   constraints: tuple[constraints_lib.Constraint, ...],
   measures: objective.Measures | None = None,
+  multipliers: Mapping[str, Scalar] | None = None,
   ceiling: Sequence[int] | None = None,
 ) -> list[int]:
   """Whole counts after each site that are near real ones and within limits.
 
   Counts of free sites are scaled together until all limits are met: down as far
-  as it takes; up by 5 % where that reaches a limit, else not at all. Rounded
+  as it takes, and up to a limit that binds. Whether one does is what its
+  multiplier says: above 0 the search wanted more than it allows (complementary
+  slackness). Without multipliers it is one that 5 % more would reach. Rounded
   down, they are raised one token at a time, where rounding took the largest
   share, as long as every limit allows and up to the nearest whole number, or
   beyond where that uses up a limit.
@@ -99,6 +106,7 @@ def whole_counts(
     space: the search space.
     constraints: with concrete limits.
     measures: of further costs, see `objective.measure`.
+    multipliers: of the constraints at the end of the search, by name.
     ceiling: S greatest counts.
 
   Returns:
@@ -130,6 +138,9 @@ def whole_counts(
     return not reachable.exceeded(counts, space, constraints, measures)
 
   near = 1.0 + _NEAR
+  if multipliers is not None:
+    binds = any(float(multipliers[c.name]) > 0 for c in constraints)
+    near = space.tokens / relaxed.min() if binds else 1.0
   if fits(np.ceil(scaled(near)).astype(int)):  # slack: nothing has to be scaled
     target, bound = scaled(1.0), False
   else:

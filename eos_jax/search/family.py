@@ -1,12 +1,13 @@
 """One policy for every budget: variables at knots, joined by straight lines.
 
-Every array of a family has a leading knot axis. At a budget between two knots
-its unconstrained numbers are interpolated, linearly in the logarithm of the
-budget. A step of a search draws one budget; over many steps all knots move. The
-multipliers of a budget's limit are interpolated likewise.
+Every array of a family has a leading axis: a row for each knot, and one that
+all budgets share, which is added. At a budget between two knots the knots' rows
+are interpolated, linearly in the logarithm of the budget. A step of a search
+draws one budget: what serves all of them is learned in every step, what serves
+one in those nearby. The multipliers of a budget's limit have knots alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -109,7 +110,7 @@ def init_family(
     decay: see `init_policy`.
 
   Returns:
-    A policy whose arrays have a leading knot axis, [K, S, ...].
+    A policy of arrays [K + 1, S, ...], the last row 0.
 
   Raises:
     cost.UnreachableBudget: the sites cannot reach the smallest budget.
@@ -123,22 +124,34 @@ def init_family(
     )
     for budget in knots.budgets
   ]
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *policies)
+  shared = jax.tree.map(jnp.zeros_like, policies[0])
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *policies, shared)
 
 
 def at(family: Any, knots: Knots, budget: Scalar) -> Any:
   """The member of a family at a budget.
 
   Args:
-    family: tree of arrays [K, ...].
+    family: tree of arrays [K + 1, ...], or [K, ...] without a shared row.
     knots: of the family.
     budget: [] layer average, may be traced.
 
   Returns:
-    A tree of arrays [...]. Gradients reach the two knots beside the budget.
+    A tree of arrays [...]. Gradients reach the two knots beside the budget, and
+    the shared row.
   """
-  weights = knots.weights(budget)
-  return jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, axes=1), family)
+  weights = jnp.append(knots.weights(budget), 1.0)
+
+  def member(leaf):
+    rows = len(knots.budgets)
+    if leaf.shape[0] not in (rows, rows + 1):
+      raise ValueError(
+        f"an array of the family has {leaf.shape[0]} rows, expected {rows}, one"
+        " a knot, and perhaps one that is shared"
+      )
+    return jnp.tensordot(weights[: leaf.shape[0]], leaf, axes=1)
+
+  return jax.tree.map(member, family)
 
 
 def plans(
@@ -149,18 +162,20 @@ def plans(
   *,
   constraints: tuple[constraints_lib.Constraint, ...] = (),
   measures: objective.Measures | None = None,
+  multipliers: Mapping[str, Float[Array, "K"]] | None = None,
   model: str,
   name: str = "searched",
 ) -> dict[float, ops.ReductionPlan]:
   """Plans of a family for any budgets, monotone: less never keeps more.
 
   Args:
-    family: the searched policies [K, S, ...].
+    family: the searched policies [K + 1, S, ...].
     space: the search space.
     knots: of the family.
     budgets: layer averages between the smallest and the largest knot.
     constraints: further limits, which all plans meet.
     measures: of further costs, see `objective.measure`.
+    multipliers: of all constraints at the knots, see `whole_counts`.
     model: name of the model.
     name: of the plans; "@" and the budget follow.
 
@@ -190,6 +205,7 @@ def plans(
         *constraints,
       ),
       measures=measures,
+      multipliers=multipliers and at(multipliers, knots, budget),
       model=model,
       name=f"{name}@{budget:g}",
       ceiling=ceiling,

@@ -59,20 +59,26 @@ class Problem:
     """The constraints of a budget, which may be traced."""
     return limits.constraints(limit, self.settings.limits)
 
-  def whole_counts(self, policy: search.Policy, limit: float) -> list[int]:
-    """Tokens after each site once a policy is rounded to a budget."""
-    counts = search.site_counts(search.decode(policy, self.space), self.space)
+  def member(self, variables: Any, limit: Any) -> Any:
+    """The variables of a budget, where one policy serves all."""
+    if not self.knots:
+      return variables
+    return variables | {
+      name: search.family_at(variables[name], self.knots, limit)
+      for name in ("policy", "multiplier")
+    }
+
+  def whole_counts(self, state: search.SearchState, limit: float) -> list[int]:
+    """Tokens after each site once a budget's policy is rounded."""
+    variables = self.member(state.variables, limit)
+    params = search.decode(variables["policy"], self.space)
     return search.whole_counts(
-      np.asarray(counts, np.float64),
+      np.asarray(search.site_counts(params, self.space), np.float64),
       self.space,
       constraints=self.constraints(limit),
       measures=self.measures,
+      multipliers=variables["multiplier"],
     )
-
-  def policy_at(self, state: search.SearchState, limit: Any) -> search.Policy:
-    """The policy of a budget."""
-    policy = state.variables["policy"]
-    return search.family_at(policy, self.knots, limit) if self.knots else policy
 
 
 def make_space(
@@ -215,7 +221,7 @@ def make_step(problem: Problem) -> Any:
   the unreduced model to align with. `batch` is a pair in a bilevel search: the
   policy's and the model's. `progress` rises from 0 to 1 within a budget.
   """
-  space, settings, knots = problem.space, problem.settings, problem.knots
+  space, settings = problem.space, problem.settings
   optimizer = make_optimizer(settings)
   priors = settings.priors.weights()
 
@@ -225,7 +231,7 @@ def make_step(problem: Problem) -> Any:
       reduction = models.SoftReduction(
         params=numbers,
         temperature=temperature,
-        keep=None,
+        keep=relaxed_counts(problem, numbers, progress),
         sites=space.sites,
         spec=space.spec,
         relaxation=settings.relaxation,
@@ -236,12 +242,6 @@ def make_step(problem: Problem) -> Any:
       if settings.binarize:
         loss += settings.binarize * progress * aux["indecision"]
       return loss, aux
-
-    def member(variables):
-      return variables | {
-        name: search.family_at(variables[name], knots, limit)
-        for name in ("policy", "multiplier")
-      }
 
     batch, model_batch = _parts(problem, batch)
     return search.search_step(
@@ -255,11 +255,28 @@ def make_step(problem: Problem) -> Any:
       measures=problem.measures,
       penalty=settings.penalty,
       align=settings.align,
-      view=None if knots is None else member,
+      view=lambda variables: problem.member(variables, limit),
       model_batch=model_batch,
     )
 
   return step
+
+
+def relaxed_counts(
+  problem: Problem, numbers: ops.OperatorParams, progress: Any
+) -> jax.Array:
+  """Tokens after each site `[S]`; whole ones towards the end of a budget.
+
+  With fractions a site shows a little of one token more than any plan can.
+  The last steps have to do without, or rounding takes it away unprepared.
+  Gradients are those of the real counts.
+  """
+  counts = search.site_counts(numbers, problem.space)
+  whole = jnp.maximum(jnp.round(counts), 1.0)
+  rounding = jax.lax.stop_gradient(whole - counts)
+  return counts + jnp.where(
+    progress >= problem.settings.whole_from, rounding, 0.0
+  )
 
 
 def make_calibration_step(problem: Problem) -> Any:
@@ -429,3 +446,8 @@ def temperature_at(settings: search_settings.SearchSettings, step: int) -> Any:
     end=settings.temperature_end,
     steps=max(1, round(settings.steps * settings.anneal_share)),
   )
+
+
+def progress_at(settings: search_settings.SearchSettings, step: int) -> float:
+  """Share of a budget's steps that are done."""
+  return min(step / settings.steps, 1.0)

@@ -83,9 +83,12 @@ class Checker:
         seen = see(problem.params, placed.pop("image"))
       self._batches.append((placed, valid, seen))
 
-    def run(params, batch, seen, policy, temperature, keep, hard):
+    def run(params, batch, seen, policy, temperature, keep, progress, hard):
+      numbers = search.decode(policy, space)
+      if keep is None:
+        keep = search_lib.relaxed_counts(problem, numbers, progress)
       reduction = models.SoftReduction(
-        params=search.decode(policy, space),
+        params=numbers,
         temperature=temperature,
         keep=keep,
         sites=space.sites,
@@ -97,28 +100,36 @@ class Checker:
       ]
 
     self._soft = jax.jit(functools.partial(run, keep=None, hard=False))
-    self._hard = jax.jit(functools.partial(run, temperature=1.0, hard=True))
+    self._hard = jax.jit(
+      functools.partial(run, temperature=1.0, progress=1.0, hard=True)
+    )
 
   def __call__(
     self,
     state: search.SearchState,
     params: Any,
     limit: float,
-    temperature: Any,
+    inner: int,
     keep: Any = None,
   ) -> tuple[float, float]:
     """Returns (soft, hard) accuracy at a limit, shares of the questions.
 
-    `keep` are whole tokens after each site; None = as the policy is rounded.
+    Soft is what the `inner`-th step of a budget sees, from 0; `keep` are the
+    whole tokens after each site, None = as the policy is rounded.
     """
-    policy = self._problem.policy_at(state, limit)
+    settings = self._problem.settings
+    temperature = search_lib.temperature_at(settings, inner)
+    progress = search_lib.progress_at(settings, inner)
+    policy = self._problem.member(state.variables, limit)["policy"]
     params = {**params, **state.variables.get("model", {})}
     if keep is None:
-      keep = self._problem.whole_counts(policy, limit)
+      keep = self._problem.whole_counts(state, limit)
     keep = jnp.asarray(keep, jnp.float32)
     right, total = np.zeros(2), 0.0
     for batch, valid, seen in self._batches:
-      soft = self._soft(params, batch, seen, policy, temperature)
+      soft = self._soft(
+        params, batch, seen, policy, temperature, progress=progress
+      )
       hard = self._hard(params, batch, seen, policy, keep=keep)
       right += [np.sum(np.asarray(x)[valid]) for x in (soft, hard)]
       total += valid.sum()
@@ -183,7 +194,7 @@ class _Run:
       state = jax.device_put(state, self.everywhere)
     if inner < self.problem.settings.steps:
       return self.search(state, batch, limit, inner)
-    keep = self.problem.whole_counts(state.variables["policy"], limit)
+    keep = self.problem.whole_counts(state, limit)
     keep = np.asarray(keep, np.float32)
     batch = jax.device_put(batch, self.cut)
     return self._calibration(state, batch, self.params, self.key, limit, keep)
@@ -198,7 +209,7 @@ class _Run:
       self.key,
       limit,
       search_lib.temperature_at(settings, inner),
-      inner / settings.steps,
+      search_lib.progress_at(settings, inner),
     )
 
   def check(self, done, state):
@@ -212,6 +223,7 @@ class _Run:
       self.problem.space,
       constraints=self.problem.constraints(limit),
       measures=self.problem.measures,
+      multipliers=state.variables["multiplier"],
       model=self.problem.cfg.name,
       name=f"eos@{limit:g}",
     )
@@ -219,8 +231,7 @@ class _Run:
 
   def judge(self, done, state, limit, inner, keep=None):
     """Soft and hard accuracy at a limit, also written to the metrics."""
-    temperature = search_lib.temperature_at(self.problem.settings, inner)
-    soft, hard = self.checker(state, self.params, limit, temperature, keep)
+    soft, hard = self.checker(state, self.params, limit, inner, keep)
     checked = {"limit": limit, "soft": soft, "hard": hard}
     self.writer.write(done, {f"check/{n}": v for n, v in checked.items()})
     return checked
@@ -304,6 +315,7 @@ class _FamilyRun(_Run):
       self.limits,
       constraints=self.problem.constraints(self.limits[0])[1:],
       measures=self.problem.measures,
+      multipliers=state.variables["multiplier"],
       model=self.problem.cfg.name,
       name="eos",
     )

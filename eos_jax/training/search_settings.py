@@ -142,6 +142,8 @@ class SearchSettings(settings.Checked):
     relaxation: what stands for the hard decision (`models.RELAXATIONS`).
     binarize: weight that a loss of undecided masses rises to.
     steps: steps for each budget, or of the one search for all.
+    whole_from: share of a budget's steps behind which counts are rounded in
+      the forward pass; 1 = never.
     calibration_steps: further steps for each budget, under rounded counts and
       hard decisions, in which all numbers but the counts move.
     batch: questions a step.
@@ -178,6 +180,7 @@ class SearchSettings(settings.Checked):
   labels: bool
   relaxation: str
   binarize: float
+  whole_from: float
   steps: int
   calibration_steps: int
   batch: int
@@ -238,6 +241,7 @@ class SearchSettings(settings.Checked):
       0,
       "knots",
       "binarize",
+      "whole_from",
       "calibration_steps",
       "penalty",
       "align",

@@ -57,7 +57,7 @@ def test_counts_are_legal_and_near_the_limit(problem):
     for before, after in zip([where.tokens, *counts], counts, strict=False)
   )
   wanted = np.maximum(relaxed, 1.0)
-  ample = np.minimum(np.ceil(1.05 * wanted), tokens)
+  ample = np.minimum(np.ceil(np.maximum(1.05 * relaxed, 1.0)), tokens)
   if _average(np.minimum.accumulate(ample), where) <= limit:
     # Slack: the nearest whole numbers, and nothing that fills the limit up.
     assert np.all(np.abs(counts - wanted) <= 0.5 + 1e-6)
@@ -232,3 +232,25 @@ def test_a_ceiling_caps_every_site():
     ceiling=(60, 60, 8),
   )
   assert counts[0] <= 60 and counts[2] <= 8
+
+
+def test_multipliers_say_whether_a_limit_binds():
+  where = _space()
+  relaxed, limits = (
+    np.array([40.0, 20.0, 10.0]),
+    search.limits(layer_average=30.0, final_count=99),
+  )
+  plain = search.whole_counts(relaxed, where, constraints=limits)
+  assert plain == [40, 20, 10]  # 22, far below 30: it seems to be slack
+  for pull, counts in ((0.0, plain), (0.1, None)):
+    found = search.whole_counts(
+      relaxed,
+      where,
+      constraints=limits,
+      multipliers={"layer_average": pull, "final_count": 0.0},
+    )
+    if counts is None:
+      assert 29.5 < _average(found, where) <= 30.0
+      assert found[0] == pytest.approx(2 * found[1], abs=2)
+    else:
+      assert found == counts

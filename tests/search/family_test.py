@@ -106,3 +106,11 @@ def test_knots_and_budgets_are_checked():
   family = search.init_family(SPACE, KNOTS)
   with pytest.raises(ValueError, match="outside of the family"):
     search.family_plans(family, SPACE, KNOTS, (3.0, 5.0), model="toy")
+  with pytest.raises(ValueError, match="has 3 rows, expected 4"):
+    search.family_at(jnp.zeros((3, 2)), KNOTS, 8.0)
+
+
+def test_the_shared_row_is_added_at_every_budget():
+  rows = jnp.array([[0.0], [1.0], [2.0], [3.0], [10.0]])
+  got = [float(search.family_at(rows, KNOTS, b)[0]) for b in KNOTS.budgets]
+  np.testing.assert_allclose(got, [10.0, 11.0, 12.0, 13.0], atol=1e-5)
