@@ -11,7 +11,13 @@ import numpy as np
 import optax
 
 from eos_jax import models, ops
-from eos_jax.training import checkpoint, loop, metrics, partition
+from eos_jax.training import (
+  checkpoint,
+  loop,
+  losses,
+  metrics,
+  partition,
+)
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
 
@@ -41,7 +47,7 @@ def make_step(
 
   def step(state, batch, params):
     def loss_fn(trained):
-      return search_lib.task_loss(cfg, {**params, **trained}, batch, plan)
+      return losses.task_loss(cfg, {**params, **trained}, batch, plan)
 
     (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
       state["params"]
@@ -155,7 +161,7 @@ def _checker(cfg, plan, questions, batch, cut):
 
   @jax.jit
   def exact(params, batch):
-    return search_lib.task_loss(cfg, params, batch, plan)[1]["exact"]
+    return losses.task_loss(cfg, params, batch, plan)[1]["exact"]
 
   def check(params):
     right, total = 0.0, 0

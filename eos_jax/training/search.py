@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from eos_jax import cost, models, ops, search
-from eos_jax.training import limits, pretrain, search_settings
+from eos_jax.training import limits, losses, search_settings
 
 # Fields of a policy that counts follow from.
 COUNT_FIELDS = ("activation", "retention")
@@ -100,95 +100,6 @@ def make_space(
     free=settings.free,
     ranges=settings.ranges.pairs(),
   )
-
-
-def task_loss(
-  cfg: models.VLMConfig,
-  params: Any,
-  batch: dict[str, jax.Array],
-  reduction: models.Reduction,
-  *,
-  align: bool = False,
-  labels: bool = True,
-  teacher: Any = None,
-  seen: models.Seen | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Cross-entropy of the answers under a reduction.
-
-  Args:
-    cfg: shape of the model.
-    params: its parameters.
-    batch: questions, one a row (see `data.loader.question_batches`).
-    reduction: acts in the model.
-    align: also run the unreduced model, and measure how far hidden states at
-      the text positions are from its own, relative to their size.
-    labels: False = the loss is 0 and the alignment one of the prompt's
-      positions, which know nothing of the answer.
-    teacher: parameters of the unreduced model; None = `params`.
-    seen: the pictures as `models.see` leaves them under this reduction; None
-      = encode those of the batch.
-
-  Returns:
-    The loss, and "exact" `[B]` (all answer tokens right), "alignment" and
-    (relaxed reductions) "indecision".
-  """
-  text = models.Text(
-    tokens=batch["tokens"],
-    mask=batch["mask"],
-    prompt_length=batch["prompt_length"],
-  )
-  if seen is None:
-    image = pretrain.normalize(batch["image"])
-    seen = models.see(cfg, params, image, reduction)
-  out = models.read(cfg, params, seen, text, reduction)
-  target, weight = batch["tokens"][:, 1:], batch["loss_mask"][:, 1:]
-  logits = out.logits[:, :-1]
-  cross = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-  loss = jnp.sum(cross * weight) / jnp.maximum(jnp.sum(weight), 1)
-  wrong = weight & (jnp.argmax(logits, -1) != target)
-  aux = {"exact": 1.0 - jnp.any(wrong, axis=1).astype(jnp.float32)}
-  if isinstance(reduction, models.SoftReduction):
-    aux["indecision"] = _indecision(cfg, out.trace, reduction.sites)
-  if align:
-    if teacher is not None or reduces_vision(reduction.sites):
-      image = pretrain.normalize(batch["image"])
-      seen = models.see(cfg, teacher or params, image)
-    whole = models.read(cfg, teacher or params, seen, text)
-    where = batch["mask"]
-    if not labels:
-      slots = jnp.arange(where.shape[1])[None]
-      where &= slots < batch["prompt_length"][:, None]
-    aux["alignment"] = alignment(out.hidden, whole.hidden, where)
-  return loss if labels else jnp.zeros(()), aux
-
-
-def _indecision(cfg, trace, sites):
-  """How far the masses are from 0 and 1, mean over the sites."""
-  before, total = 0.0, 0.0
-  for site in sites:
-    # Not the class token, which stands in front inside the encoder.
-    after = trace[site].tokens.log_mass[:, -cfg.vision.tokens :]
-    total += ops.indecision(after, jnp.broadcast_to(before, after.shape))
-    before = after
-  return total / len(sites)
-
-
-def reduces_vision(sites: tuple[str, ...]) -> bool:
-  """Whether some of the sites lie inside the vision encoder."""
-  return any(site.startswith("vision.") for site in sites)
-
-
-def alignment(
-  hidden: jax.Array, target: jax.Array, mask: jax.Array
-) -> jax.Array:
-  """Mean squared distance to `target`, relative to the latter's mean square.
-
-  No gradient flows into `target`.
-  """
-  target = jax.lax.stop_gradient(target).astype(jnp.float32)
-  weight = mask[..., None].astype(jnp.float32)
-  distance = jnp.sum(jnp.square(hidden - target) * weight)
-  return distance / jnp.maximum(jnp.sum(jnp.square(target) * weight), 1e-6)
 
 
 def make_optimizer(
@@ -324,9 +235,9 @@ def make_calibration_step(problem: Problem) -> Any:
 
 
 def _loss(problem, params, model, batch, reduction):
-  """`task_loss` as the settings want it; a trained model has a teacher."""
+  """The task's loss as the settings want it; a trained model has a teacher."""
   settings = problem.settings
-  return task_loss(
+  return losses.task_loss(
     problem.cfg,
     params if model is None else {**params, **model},
     batch,
@@ -423,11 +334,11 @@ def step_flops(problem: Problem, shape: cost.ModelShape, text: int) -> float:
   )
   encoder = cost.vision_flops(shape)
   searched = encoder + 2 * (decoder + operators)
-  if reduces_vision(space.sites):
+  if losses.reduces_vision(space.sites):
     searched += encoder
   if settings.align:
     searched += decoder
-    if settings.trains_model or reduces_vision(space.sites):
+    if settings.trains_model or losses.reduces_vision(space.sites):
       searched += encoder
   if settings.mode == "joint":
     searched += decoder

@@ -7,17 +7,21 @@ one policy is searched for all of them at once.
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eos_jax import files, models, ops, search
-from eos_jax.training import checkpoint, loop, metrics, partition, pretrain
+from eos_jax.training import (
+  checkpoint,
+  loop,
+  metrics,
+  partition,
+  search_check,
+)
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
 from eos_jax.training import workdir as workdir_lib
@@ -57,92 +61,13 @@ class Course:
   compilations: int
 
 
-class Checker:
-  """Accuracy of relaxed and of rounded operators on fixed questions."""
-
-  def __init__(
-    self, problem: search_lib.Problem, questions: Any, batch: int, mesh: Any
-  ):
-    self._problem = problem
-    cfg, space = problem.cfg, problem.space
-    cut = partition.batch_sharding(mesh)
-    see = jax.jit(
-      lambda params, image: models.see(cfg, params, pretrain.normalize(image))
-    )
-    # What the decoder gets stays the same while the search runs, unless it
-    # acts on the encoder or trains the projector.
-    fixed = not (
-      problem.settings.trains_model or search_lib.reduces_vision(space.sites)
-    )
-    self._batches = []
-    for host in questions.batches(batch):
-      valid = host.pop("valid")
-      del host["index"]
-      placed, seen = jax.device_put(host, cut), None
-      if fixed:
-        seen = see(problem.params, placed.pop("image"))
-      self._batches.append((placed, valid, seen))
-
-    def run(params, batch, seen, policy, temperature, keep, progress, hard):
-      numbers = search.decode(policy, space)
-      if keep is None:
-        keep = search_lib.relaxed_counts(problem, numbers, progress)
-      reduction = models.SoftReduction(
-        params=numbers,
-        temperature=temperature,
-        keep=keep,
-        sites=space.sites,
-        spec=space.spec,
-        hard=hard,
-      )
-      return search_lib.task_loss(cfg, params, batch, reduction, seen=seen)[1][
-        "exact"
-      ]
-
-    self._soft = jax.jit(functools.partial(run, keep=None, hard=False))
-    self._hard = jax.jit(
-      functools.partial(run, temperature=1.0, progress=1.0, hard=True)
-    )
-
-  def __call__(
-    self,
-    state: search.SearchState,
-    params: Any,
-    limit: float,
-    inner: int,
-    keep: Any = None,
-  ) -> tuple[float, float]:
-    """Returns (soft, hard) accuracy at a limit, shares of the questions.
-
-    Soft is what the `inner`-th step of a budget sees, from 0; `keep` are the
-    whole tokens after each site, None = as the policy is rounded.
-    """
-    settings = self._problem.settings
-    temperature = search_lib.temperature_at(settings, inner)
-    progress = search_lib.progress_at(settings, inner)
-    policy = self._problem.member(state.variables, limit)["policy"]
-    params = {**params, **state.variables.get("model", {})}
-    if keep is None:
-      keep = self._problem.whole_counts(state, limit)
-    keep = jnp.asarray(keep, jnp.float32)
-    right, total = np.zeros(2), 0.0
-    for batch, valid, seen in self._batches:
-      soft = self._soft(
-        params, batch, seen, policy, temperature, progress=progress
-      )
-      hard = self._hard(params, batch, seen, policy, keep=keep)
-      right += [np.sum(np.asarray(x)[valid]) for x in (soft, hard)]
-      total += valid.sum()
-    return float(right[0] / total), float(right[1] / total)
-
-
 class _Run:
   """Budget after budget: what is fixed during the run, and the loop's hooks."""
 
   def __init__(
     self,
     problem: search_lib.Problem,
-    checker: Checker,
+    checker: search_check.Checker,
     mesh: Any,
     workdir: pathlib.Path,
     writer: metrics.Writer,
@@ -350,7 +275,9 @@ def run(
     "settings": settings_lib.binding(settings),
     "sites": list(problem.space.sites),
   }
-  checker = Checker(problem, check_questions, settings.check_batch, mesh)
+  checker = search_check.Checker(
+    problem, check_questions, settings.check_batch, mesh
+  )
   with (
     contextlib.closing(
       checkpoint.Checkpointer(workdir / "checkpoints")

@@ -1,0 +1,91 @@
+"""How well a search does, soft and hard, on fixed validation questions."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eos_jax import models, search
+from eos_jax.training import losses, partition, pretrain
+from eos_jax.training import search as search_lib
+
+
+class Checker:
+  """Accuracy of relaxed and of rounded operators on fixed questions."""
+
+  def __init__(
+    self, problem: search_lib.Problem, questions: Any, batch: int, mesh: Any
+  ):
+    self._problem = problem
+    cfg, space = problem.cfg, problem.space
+    cut = partition.batch_sharding(mesh)
+    see = jax.jit(
+      lambda params, image: models.see(cfg, params, pretrain.normalize(image))
+    )
+    # What the decoder gets stays the same while the search runs, unless it
+    # acts on the encoder or trains the projector.
+    fixed = not (
+      problem.settings.trains_model or losses.reduces_vision(space.sites)
+    )
+    self._batches = []
+    for host in questions.batches(batch):
+      valid = host.pop("valid")
+      del host["index"]
+      placed, seen = jax.device_put(host, cut), None
+      if fixed:
+        seen = see(problem.params, placed.pop("image"))
+      self._batches.append((placed, valid, seen))
+
+    def run(params, batch, seen, policy, temperature, keep, progress, hard):
+      numbers = search.decode(policy, space)
+      if keep is None:
+        keep = search_lib.relaxed_counts(problem, numbers, progress)
+      reduction = models.SoftReduction(
+        params=numbers,
+        temperature=temperature,
+        keep=keep,
+        sites=space.sites,
+        spec=space.spec,
+        hard=hard,
+      )
+      return losses.task_loss(cfg, params, batch, reduction, seen=seen)[1][
+        "exact"
+      ]
+
+    self._soft = jax.jit(functools.partial(run, keep=None, hard=False))
+    self._hard = jax.jit(
+      functools.partial(run, temperature=1.0, progress=1.0, hard=True)
+    )
+
+  def __call__(
+    self,
+    state: search.SearchState,
+    params: Any,
+    limit: float,
+    inner: int,
+    keep: Any = None,
+  ) -> tuple[float, float]:
+    """Returns (soft, hard) accuracy at a limit, shares of the questions.
+
+    Soft is what the `inner`-th step of a budget sees, from 0; `keep` are the
+    whole tokens after each site, None = as the policy is rounded.
+    """
+    settings = self._problem.settings
+    temperature = search_lib.temperature_at(settings, inner)
+    progress = search_lib.progress_at(settings, inner)
+    policy = self._problem.member(state.variables, limit)["policy"]
+    params = {**params, **state.variables.get("model", {})}
+    if keep is None:
+      keep = self._problem.whole_counts(state, limit)
+    keep = jnp.asarray(keep, jnp.float32)
+    right, total = np.zeros(2), 0.0
+    for batch, valid, seen in self._batches:
+      soft = self._soft(
+        params, batch, seen, policy, temperature, progress=progress
+      )
+      hard = self._hard(params, batch, seen, policy, keep=keep)
+      right += [np.sum(np.asarray(x)[valid]) for x in (soft, hard)]
+      total += valid.sum()
+    return float(right[0] / total), float(right[1] / total)
