@@ -94,9 +94,9 @@ def whole_counts(
   """Whole counts after each site that are near real ones and within limits.
 
   Counts of free sites are scaled together until all limits are met: down as far
-  as it takes, and up to a limit that binds. Whether one does is what its
-  multiplier says: above 0 the search wanted more than it allows (complementary
-  slackness). Without multipliers it is one that 5 % more would reach. Rounded
+  as it takes, and up to a limit that binds: one that 5 % more would reach, or
+  whose multiplier is above 0, so that the search wants more than it allows
+  (complementary slackness). Where none binds they are not scaled up. Rounded
   down, they are raised one token at a time, where rounding took the largest
   share, as long as every limit allows and up to the nearest whole number, or
   beyond where that uses up a limit.
@@ -138,9 +138,8 @@ def whole_counts(
     return not reachable.exceeded(counts, space, constraints, measures)
 
   near = 1.0 + _NEAR
-  if multipliers is not None:
-    binds = any(float(multipliers[c.name]) > 0 for c in constraints)
-    near = space.tokens / relaxed.min() if binds else 1.0
+  if multipliers and any(float(multipliers[c.name]) > 0 for c in constraints):
+    near = space.tokens / relaxed.min()
   if fits(np.ceil(scaled(near)).astype(int)):  # slack: nothing has to be scaled
     target, bound = scaled(1.0), False
   else:
