@@ -16,7 +16,7 @@ from eos_jax.search import space as space_lib
 _NEGLIGIBLE = 0.01
 # A search comes to rest beside its limit, not on it. One that is this near is
 # meant to be there; one that stays further below does not want the rest.
-_NEAR = 0.05
+_NEAR = 0.1
 
 
 def discretize(
@@ -94,7 +94,7 @@ def whole_counts(
   """Whole counts after each site that are near real ones and within limits.
 
   Counts of free sites are scaled together until all limits are met: down as far
-  as it takes, and up to a limit that binds: one that 5 % more would reach, or
+  as it takes, and up to a limit that binds: one that 10 % more would reach, or
   whose multiplier is above 0, so that the search wants more than it allows
   (complementary slackness). Where none binds they are not scaled up. Rounded
   down, they are raised one token at a time, where rounding took the largest

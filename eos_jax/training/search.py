@@ -125,24 +125,24 @@ def make_optimizer(
 
 
 def make_step(problem: Problem) -> Any:
-  """`step(state, batch, params, key, limit, temperature, progress)`.
+  """`step(state, batch, params, key, limit, temperature, progress, keep)`.
 
   It returns the next state and metrics. Where the model is trained, projector
   and decoder are read from the state, and `params` gives the vision encoder and
   the unreduced model to align with. `batch` is a pair in a bilevel search: the
-  policy's and the model's. `progress` rises from 0 to 1 within a budget.
+  policy's and the model's. `progress` rises from 0 to 1 within a budget; `keep`
+  is that of `forced_counts`.
   """
   space, settings = problem.space, problem.settings
-  optimizer = make_optimizer(settings)
   priors = settings.priors.weights()
 
-  def step(state, batch, params, key, limit, temperature, progress):
+  def step(state, batch, params, key, limit, temperature, progress, keep):
     def loss_fn(policy, batch, key, model=None):
       numbers = search.decode(policy, space)
       reduction = models.SoftReduction(
         params=numbers,
         temperature=temperature,
-        keep=relaxed_counts(problem, numbers, progress),
+        keep=whole_or_real(problem, numbers, keep),
         sites=space.sites,
         spec=space.spec,
         relaxation=settings.relaxation,
@@ -154,40 +154,36 @@ def make_step(problem: Problem) -> Any:
         loss += settings.binarize * progress * aux["indecision"]
       return loss, aux
 
-    batch, model_batch = _parts(problem, batch)
-    return search.search_step(
-      state,
-      batch,
-      key,
-      space=space,
-      loss_fn=loss_fn,
-      optimizer=optimizer,
-      constraints=problem.constraints(limit),
-      measures=problem.measures,
-      penalty=settings.penalty,
-      align=settings.align,
-      view=lambda variables: problem.member(variables, limit),
-      model_batch=model_batch,
-    )
+    return _search_step(problem, state, batch, key, limit, loss_fn)
 
   return step
 
 
-def relaxed_counts(
-  problem: Problem, numbers: ops.OperatorParams, progress: Any
+def whole_or_real(
+  problem: Problem, numbers: ops.OperatorParams, keep: jax.Array
 ) -> jax.Array:
-  """Tokens after each site `[S]`; whole ones towards the end of a budget.
+  """Tokens after each site `[S]`: `keep` where it is above 0, else real ones.
 
-  With fractions a site shows a little of one token more than any plan can.
-  The last steps have to do without, or rounding takes it away unprepared.
-  Gradients are those of the real counts.
+  Real counts show a little of one token more than any plan can, and may lie
+  above the limit. The last steps have to do without, or rounding takes it away
+  unprepared. Gradients are those of the real counts.
   """
   counts = search.site_counts(numbers, problem.space)
-  whole = jnp.maximum(jnp.round(counts), 1.0)
-  rounding = jax.lax.stop_gradient(whole - counts)
-  return counts + jnp.where(
-    progress >= problem.settings.whole_from, rounding, 0.0
-  )
+  rounding = jax.lax.stop_gradient(keep - counts)
+  return counts + jnp.where(keep > 0, rounding, 0.0)
+
+
+def forced_counts(
+  problem: Problem, state: search.SearchState, limit: float, step: int
+) -> np.ndarray:
+  """What `whole_or_real` is given at a step of a budget: float32 `[S]`.
+
+  The counts of the plan that the policy is rounded to now, or 0 before the
+  share `whole_from` of the steps. Waits for the state.
+  """
+  if step < problem.settings.whole_from * problem.settings.steps:
+    return np.zeros(len(problem.space.sites), np.float32)
+  return np.asarray(problem.whole_counts(state, limit), np.float32)
 
 
 def make_calibration_step(problem: Problem) -> Any:
@@ -196,8 +192,7 @@ def make_calibration_step(problem: Problem) -> Any:
   Decisions are hard, under the rounded counts `keep` `[S]`; the counts of the
   policy stay, everything else moves.
   """
-  space, settings = problem.space, problem.settings
-  optimizer = make_optimizer(settings)
+  space = problem.space
 
   def step(state, batch, params, key, limit, keep):
     def loss_fn(policy, batch, key, model=None):
@@ -212,20 +207,7 @@ def make_calibration_step(problem: Problem) -> Any:
       )
       return _loss(problem, params, model, batch, reduction)
 
-    batch, model_batch = _parts(problem, batch)
-    after, metrics = search.search_step(
-      state,
-      batch,
-      key,
-      space=space,
-      loss_fn=loss_fn,
-      optimizer=optimizer,
-      constraints=problem.constraints(limit),
-      measures=problem.measures,
-      penalty=settings.penalty,
-      align=settings.align,
-      model_batch=model_batch,
-    )
+    after, metrics = _search_step(problem, state, batch, key, limit, loss_fn)
     before, policy = state.variables["policy"], after.variables["policy"]
     counts = {n: before[n] for n in COUNT_FIELDS if n in before}
     variables = after.variables | {"policy": policy | counts}
@@ -248,9 +230,25 @@ def _loss(problem, params, model, batch, reduction):
   )
 
 
-def _parts(problem, batch):
-  """The batch of the policy, and of the model where it has one of its own."""
-  return batch if problem.settings.mode == "bilevel" else (batch, None)
+def _search_step(problem, state, batch, key, limit, loss_fn):
+  """`search.search_step` of the problem; a bilevel batch is a pair."""
+  settings, model_batch = problem.settings, None
+  if settings.mode == "bilevel":
+    batch, model_batch = batch
+  return search.search_step(
+    state,
+    batch,
+    key,
+    space=problem.space,
+    loss_fn=loss_fn,
+    optimizer=make_optimizer(settings),
+    constraints=problem.constraints(limit),
+    measures=problem.measures,
+    penalty=settings.penalty,
+    align=settings.align,
+    view=lambda variables: problem.member(variables, limit),
+    model_batch=model_batch,
+  )
 
 
 def initial_state(

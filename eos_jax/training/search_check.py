@@ -38,10 +38,9 @@ class Checker:
         seen = see(problem.params, placed.pop("image"))
       self._batches.append((placed, valid, seen))
 
-    def run(params, batch, seen, policy, temperature, keep, progress, hard):
+    def run(params, batch, seen, policy, temperature, keep, hard):
       numbers = search.decode(policy, space)
-      if keep is None:
-        keep = search_lib.relaxed_counts(problem, numbers, progress)
+      keep = search_lib.whole_or_real(problem, numbers, keep)
       reduction = models.SoftReduction(
         params=numbers,
         temperature=temperature,
@@ -54,10 +53,8 @@ class Checker:
         "exact"
       ]
 
-    self._soft = jax.jit(functools.partial(run, keep=None, hard=False))
-    self._hard = jax.jit(
-      functools.partial(run, temperature=1.0, progress=1.0, hard=True)
-    )
+    self._soft = jax.jit(functools.partial(run, hard=False))
+    self._hard = jax.jit(functools.partial(run, temperature=1.0, hard=True))
 
   def __call__(
     self,
@@ -74,17 +71,17 @@ class Checker:
     """
     settings = self._problem.settings
     temperature = search_lib.temperature_at(settings, inner)
-    progress = search_lib.progress_at(settings, inner)
     policy = self._problem.member(state.variables, limit)["policy"]
     params = {**params, **state.variables.get("model", {})}
     if keep is None:
       keep = self._problem.whole_counts(state, limit)
     keep = jnp.asarray(keep, jnp.float32)
+    forced = search_lib.forced_counts(self._problem, state, limit, inner)
+    # In the last steps the soft operators have the plan's counts too.
+    forced = jnp.where(forced > 0, keep, 0.0)
     right, total = np.zeros(2), 0.0
     for batch, valid, seen in self._batches:
-      soft = self._soft(
-        params, batch, seen, policy, temperature, progress=progress
-      )
+      soft = self._soft(params, batch, seen, policy, temperature, forced)
       hard = self._hard(params, batch, seen, policy, keep=keep)
       right += [np.sum(np.asarray(x)[valid]) for x in (soft, hard)]
       total += valid.sum()

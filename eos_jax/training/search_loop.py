@@ -90,7 +90,7 @@ class _Run:
         constants=(placed, *(self.everywhere,) * constants),
       )
       for make, constants in (
-        (search_lib.make_step, 4),
+        (search_lib.make_step, 5),
         (search_lib.make_calibration_step, 3),
       )
     )
@@ -135,6 +135,7 @@ class _Run:
       limit,
       search_lib.temperature_at(settings, inner),
       search_lib.progress_at(settings, inner),
+      search_lib.forced_counts(self.problem, state, limit, inner),
     )
 
   def check(self, done, state):

@@ -142,8 +142,8 @@ class SearchSettings(settings.Checked):
     relaxation: what stands for the hard decision (`models.RELAXATIONS`).
     binarize: weight that a loss of undecided masses rises to.
     steps: steps for each budget, or of the one search for all.
-    whole_from: share of a budget's steps behind which counts are rounded in
-      the forward pass; 1 = never.
+    whole_from: share of a budget's steps behind which the forward pass has the
+      counts of the plan that the policy is rounded to; 1 = never.
     calibration_steps: further steps for each budget, under rounded counts and
       hard decisions, in which all numbers but the counts move.
     batch: questions a step.

@@ -61,6 +61,7 @@ CHOSEN = search_settings.SearchSettings(
 
 # Where one site is enough a step compiles faster.
 ONE = ("decoder.1",)
+REAL = np.zeros  # no counts are forced at so many sites
 
 
 def _problem(**changes):
@@ -91,7 +92,14 @@ def _stepped(mode):
   state = search_lib.initial_state(problem, 8.0, policy)
   step = jax.jit(search_lib.make_step(problem))
   after, metrics = step(
-    state, _batch(), problem.params, jax.random.key(0), 8.0, 0.5, 0.5
+    state,
+    _batch(),
+    problem.params,
+    jax.random.key(0),
+    8.0,
+    0.5,
+    0.5,
+    REAL(len(problem.space.sites)),
   )
   return problem, state, after, metrics
 
@@ -189,7 +197,7 @@ def test_bilevel_mode_moves_policy_and_model_on_batches_of_their_own():
   problem = _problem(mode="bilevel", sites=ONE)
   state = search_lib.first_state(problem)
   step = jax.jit(search_lib.make_step(problem))
-  rest = (problem.params, jax.random.key(0), 8.0, 0.5, 0.0)
+  rest = (problem.params, jax.random.key(0), 8.0, 0.5, 0.0, REAL(1))
 
   def stepped(*seeds):
     after, metrics = step(state, tuple(_batch(seed) for seed in seeds), *rest)
@@ -211,7 +219,7 @@ def test_one_policy_for_all_budgets_moves_the_knots_beside_a_budget():
   state = search_lib.first_state(problem)
   step = jax.jit(search_lib.make_step(problem))
   after, metrics = step(
-    state, _batch(), problem.params, jax.random.key(0), 6.5, 0.5, 0.0
+    state, _batch(), problem.params, jax.random.key(0), 6.5, 0.5, 0.0, REAL(1)
   )
   policy, before = after.variables["policy"], state.variables["policy"]
   assert _moved(policy["gamma"][0], before["gamma"][0]) > 0.01
@@ -256,7 +264,7 @@ def test_without_labels_answers_are_not_read():
   behind = slots >= batch["prompt_length"][:, None]
   assert behind.any()
   tokens = jnp.where(behind, (batch["tokens"] + 1) % 7, batch["tokens"])
-  rest = (problem.params, jax.random.key(0), 8.0, 0.5, 0.0)
+  rest = (problem.params, jax.random.key(0), 8.0, 0.5, 0.0, REAL(1))
   one, metrics = step(state, batch, *rest)
   other, _ = step(state, {**batch, "tokens": tokens}, *rest)
   assert float(metrics["task"]) == 0.0
@@ -302,7 +310,7 @@ def test_priors_pull_to_the_start_and_binarising_rises():
   def tasks(problem, *shares):
     step = jax.jit(search_lib.make_step(problem))
     for progress in shares:
-      rest = (problem.params, jax.random.key(0), 8.0, 0.5, progress)
+      rest = (problem.params, jax.random.key(0), 8.0, 0.5, progress, REAL(1))
       _, metrics = step(state, _batch(), *rest)
       yield float(metrics["task"]), float(metrics["aux"]["indecision"])
 
@@ -324,3 +332,22 @@ def test_flops_of_a_step_grow_with_what_is_trained():
   dense = [CFG.vision.tokens] * CFG.decoder.layers
   decoder = cost.decoder_flops(shape, dense, 16, head_positions=16)
   assert spent[0] > 8 * (cost.vision_flops(shape) + 2 * decoder)
+
+
+def test_counts_are_whole_in_the_last_steps():
+  problem = _problem()
+  state = search_lib.first_state(problem)
+  numbers = search.decode(state.variables["policy"], problem.space)
+  real = search.site_counts(numbers, problem.space)
+  early = search_lib.forced_counts(problem, state, 8.0, 2)
+  np.testing.assert_array_equal(early, 0.0)
+  late = search_lib.forced_counts(problem, state, 8.0, 3)
+  assert late.tolist() == problem.whole_counts(state, 8.0)
+  for keep, expected in ((early, real), (late, late)):
+    found, slope = jax.jvp(
+      lambda n, keep=keep: search_lib.whole_or_real(problem, n, keep),
+      (numbers,),
+      (jax.tree.map(jnp.ones_like, numbers),),
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.all(np.asarray(slope) > 0)  # that of the real counts
