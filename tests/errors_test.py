@@ -268,7 +268,7 @@ def test_damaged_checkpoints(searched, tmp_path):
   said = command.error(search.workdir, *search.args, cache=search.cache)
   path = search.workdir / "plans" / "16.json"
   assert said.splitlines()[-1] == (
-    f"error: the search is done, but what it wrote to {path} and 16.check.json"
+    f"error: the search is done, but what it wrote to {path} and beside it"
     " cannot be read (FileNotFoundError: [Errno 2] No such file or directory:"
     f" '{path}'); put the files back, or start again with a new --workdir"
   )
