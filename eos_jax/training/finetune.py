@@ -1,7 +1,6 @@
 """Training of projector and decoder under a fixed plan."""
 
 from collections.abc import Callable
-import contextlib
 import hashlib
 import pathlib
 from typing import Any
@@ -11,13 +10,7 @@ import numpy as np
 import optax
 
 from eos_jax import models, ops
-from eos_jax.training import (
-  checkpoint,
-  loop,
-  losses,
-  metrics,
-  partition,
-)
+from eos_jax.training import loop, losses, partition, record
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
 
@@ -116,26 +109,17 @@ def run(
     "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
     "settings": settings_lib.binding(job),
   }
-  with (
-    contextlib.closing(
-      checkpoint.Checkpointer(workdir / "checkpoints")
-    ) as saver,
-    contextlib.closing(metrics.Writer(workdir)) as writer,
-  ):
-    start = 0
-    if saver.latest is not None:
-      state, iterator, start = saver.restore(state, iterator, facts)
-      print(f"resumed at step {start} of {job.steps}", flush=True)
-    writer.cut(start)
+  with record.Record(workdir, facts) as book:
+    state, iterator, start = book.resume(state, iterator, job.steps)
 
     def log(step, values):
       values = {name: float(np.asarray(v)) for name, v in values.items()}
-      writer.write(step, values)
+      book.writer.write(step, values)
       return " ".join(f"{name} {v:.3f}" for name, v in values.items())
 
     def check(done, state):
       right = checker({**params, **state["params"]})
-      writer.write(done, {"check/hard": right})
+      book.writer.write(done, {"check/hard": right})
 
     state = loop.run(
       lambda _, state, batch: compiled(
@@ -148,7 +132,7 @@ def run(
       label="finetune",
       log=log,
       log_every=job.log_every,
-      save=lambda done, state: saver.save(done, state, iterator, facts),
+      save=book.save,
       save_every=job.save_every,
       check=check,
       check_every=job.check_every,

@@ -13,7 +13,6 @@
 """
 
 from collections.abc import Callable
-import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -27,7 +26,7 @@ import optax
 from eos_jax import models
 from eos_jax.data import labels, loader
 from eos_jax.models import heads
-from eos_jax.training import checkpoint, loop, metrics, optimizer, partition
+from eos_jax.training import loop, metrics, optimizer, partition, record
 from eos_jax.training import settings as settings_lib
 
 STAGES = ("vision", "lookup", "grounding", "answers")
@@ -281,16 +280,8 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
   state = jax.device_put(state, replicated)
   iterator = iter(batches)
   facts = {"seed": settings.seed, **dataclasses.asdict(stage)}
-  with (
-    contextlib.closing(
-      checkpoint.Checkpointer(workdir / "checkpoints")
-    ) as saver,
-    contextlib.closing(metrics.Writer(workdir)) as writer,
-  ):
-    start = 0
-    if saver.latest is not None:
-      state, iterator, start = saver.restore(state, iterator, facts)
-    writer.cut(start)
+  with record.Record(workdir, facts) as book:
+    state, iterator, start = book.resume(state, iterator, stage.steps)
     state = loop.run(
       lambda _, state, batch: compiled(
         state, jax.device_put(batch, cut), *constants
@@ -300,9 +291,9 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
       start=start,
       stop=stage.steps,
       label=workdir.name,
-      log=_logger(writer),
+      log=_logger(book.writer),
       log_every=settings.log_every,
-      save=lambda done, state: saver.save(done, state, iterator, facts),
+      save=book.save,
       save_every=settings.save_every,
     )
   return jax.device_get(state["params"])

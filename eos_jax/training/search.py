@@ -355,8 +355,3 @@ def temperature_at(settings: search_settings.SearchSettings, step: int) -> Any:
     end=settings.temperature_end,
     steps=max(1, round(settings.steps * settings.anneal_share)),
   )
-
-
-def progress_at(settings: search_settings.SearchSettings, step: int) -> float:
-  """Share of a budget's steps that are done."""
-  return min(step / settings.steps, 1.0)

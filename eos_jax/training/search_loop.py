@@ -5,7 +5,6 @@ from the operators that the one before found, with its counts scaled down. Or
 one policy is searched for all of them at once.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import time
@@ -16,10 +15,10 @@ import numpy as np
 
 from eos_jax import files, models, ops, search
 from eos_jax.training import (
-  checkpoint,
   loop,
   metrics,
   partition,
+  record,
   search_check,
 )
 from eos_jax.training import search as search_lib
@@ -134,7 +133,7 @@ class _Run:
       self.key,
       limit,
       search_lib.temperature_at(settings, inner),
-      search_lib.progress_at(settings, inner),
+      inner / settings.steps,
       search_lib.forced_counts(self.problem, state, limit, inner),
     )
 
@@ -279,19 +278,10 @@ def run(
   checker = search_check.Checker(
     problem, check_questions, settings.check_batch, mesh
   )
-  with (
-    contextlib.closing(
-      checkpoint.Checkpointer(workdir / "checkpoints")
-    ) as saver,
-    contextlib.closing(metrics.Writer(workdir)) as writer,
-  ):
+  with record.Record(workdir, facts) as book:
     kind = _FamilyRun if problem.knots else _Run
-    task = kind(problem, checker, mesh, workdir, writer)
-    state, start = task.start(), 0
-    if saver.latest is not None:
-      state, iterator, start = saver.restore(state, iterator, facts)
-      print(f"resumed at step {start} of {problem.steps}", flush=True)
-    writer.cut(start)
+    task = kind(problem, checker, mesh, workdir, book.writer)
+    state, iterator, start = book.resume(task.start(), iterator, problem.steps)
     loop.run(
       task.advance,
       state,
@@ -301,7 +291,7 @@ def run(
       label="search",
       log=task.log,
       log_every=settings.log_every,
-      save=lambda done, state: saver.save(done, state, iterator, facts),
+      save=book.save,
       save_every=settings.save_every,
       check=task.check,
       check_every=settings.check_every,

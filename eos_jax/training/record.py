@@ -1,0 +1,64 @@
+"""Checkpoints and metrics of a run, in its working directory."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+from eos_jax.training import checkpoint, metrics
+
+
+class Record(contextlib.AbstractContextManager):
+  """Checkpoints and metrics of one run, open while the block lasts.
+
+  Attributes:
+    writer: takes the metrics.
+  """
+
+  def __init__(self, folder: pathlib.Path, facts: dict[str, Any]):
+    """Opens both.
+
+    Args:
+      folder: the run's own.
+      facts: what must hold when the run is resumed; plain JSON values.
+    """
+    self._facts, self._iterator = facts, None
+    self._open = contextlib.ExitStack()
+    self._checkpoints = checkpoint.Checkpointer(folder / "checkpoints")
+    self._open.callback(self._checkpoints.close)
+    self.writer = metrics.Writer(folder)
+    self._open.callback(self.writer.close)
+
+  def resume(
+    self, state: Any, iterator: Any, steps: int
+  ) -> tuple[Any, Any, int]:
+    """Goes back to the newest checkpoint, if there is one.
+
+    Args:
+      state: state before the first step, with its shardings.
+      iterator: a fresh grain iterator; the record saves where it stands.
+      steps: of the whole run, for the message.
+
+    Returns:
+      State and iterator to go on with, and the number of steps done.
+
+    Raises:
+      checkpoint.OtherRun: the checkpoint was made under other facts.
+      checkpoint.CheckpointError: no checkpoint can be read.
+    """
+    start = 0
+    if self._checkpoints.latest is not None:
+      state, iterator, start = self._checkpoints.restore(
+        state, iterator, self._facts
+      )
+      print(f"resumed at step {start} of {steps}", flush=True)
+    self.writer.cut(start)
+    self._iterator = iterator
+    return state, iterator, start
+
+  def save(self, done: int, state: Any) -> None:
+    """Saves the state behind a step, in the background."""
+    self._checkpoints.save(done, state, self._iterator, self._facts)
+
+  def __exit__(self, *error: Any) -> None:
+    """Waits for pending saves and closes the files."""
+    self._open.__exit__(*error)
