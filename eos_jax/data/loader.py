@@ -202,6 +202,7 @@ def question_batches(
   sources: Iterable[sources_lib.Source],
   tokenizer: tokenizer_lib.Tokenizer,
   *,
+  beside: Iterable[sources_lib.Source] | None = None,
   batch: int,
   seed: int,
   text_length: int = packing.DEFAULT_TEXT_LENGTH,
@@ -215,10 +216,13 @@ def question_batches(
   Args:
     sources: what to mix.
     tokenizer: encodes questions and answers.
+    beside: what to mix for a second batch that comes with each, such as those
+      of another split; the batches are then pairs.
     batch: pictures a batch, of this process.
     seed: the batches are a function of it.
     text_length: T.
     weights: share of each source; by default every picture is as likely.
+      They are those of `beside` too.
     process_index: which part of the stream to read, in 0..process_count - 1.
     process_count: into how many parts the stream is cut.
     workers: grain worker processes (they need absl flags to be parsed).
@@ -226,55 +230,18 @@ def question_batches(
   Returns:
     Iterator over dicts: image uint8 `[B, SIDE, SIDE, 3]`, tokens int32
     `[B, T]`, mask bool `[B, T]`, prompt_length int32 `[B]`, loss_mask bool
-    `[B, T]`, task int32 `[B]`, as described at `packing.question_row`.
+    `[B, T]`, task int32 `[B]`, as described at `packing.question_row`. With
+    `beside`, over pairs of such dicts.
   """
-  return _iterator(
-    _questions(sources, tokenizer, seed, text_length, weights),
-    batch,
-    process_index=process_index,
-    process_count=process_count,
-    workers=workers,
+  dataset, *others = (
+    _questions(part, tokenizer, seed, text_length, weights)
+    for part in (sources, beside)
+    if part is not None
   )
-
-
-def question_pairs(
-  sources: Iterable[sources_lib.Source],
-  others: Iterable[sources_lib.Source],
-  tokenizer: tokenizer_lib.Tokenizer,
-  *,
-  batch: int,
-  seed: int,
-  text_length: int = packing.DEFAULT_TEXT_LENGTH,
-  weights: Sequence[float] | None = None,
-  process_index: int = 0,
-  process_count: int = 1,
-  workers: int = 0,
-) -> grain.DatasetIterator:
-  """Two batches at a time, each of its own sources, such as two splits.
-
-  Args:
-    sources: what to mix for the first one.
-    others: what to mix for the second one.
-    tokenizer: encodes questions and answers.
-    batch: pictures of each, of this process.
-    seed: the batches are a function of it.
-    text_length: T.
-    weights: share of each source, in both.
-    process_index: which part of the stream to read, in 0..process_count - 1.
-    process_count: into how many parts the stream is cut.
-    workers: grain worker processes (they need absl flags to be parsed).
-
-  Returns:
-    Iterator over pairs of dicts as of `question_batches`.
-  """
-  pairs = grain.experimental.ZipMapDataset(
-    [
-      _questions(part, tokenizer, seed, text_length, weights)
-      for part in (sources, others)
-    ]
-  )
+  if others:
+    dataset = grain.experimental.ZipMapDataset([dataset, *others])
   return _iterator(
-    pairs,
+    dataset,
     batch,
     process_index=process_index,
     process_count=process_count,

@@ -82,18 +82,24 @@ def run(job: search_settings.SearchJob, folder: pathlib.Path) -> None:
   fingerprint = models.weights.fingerprint(params)
   problem = _make_problem(cfg, params, job)
   validation = common.open_sources("validation", job.data)
-  sources = validation
+  sources, beside = validation, None
   if job.trains_model:
     sources = common.open_sources("train", job.data)
-  batches = {"batch": job.batch, "seed": job.seed, "weights": job.weights}
-  if job.mode == "bilevel":
-    iterator = loader.question_pairs(validation, sources, words, **batches)
-  else:
-    iterator = loader.question_batches(sources, words, **batches)
+  if job.mode == "bilevel":  # the policy learns on other questions
+    sources, beside = validation, sources
+  iterator = loader.question_batches(
+    sources,
+    words,
+    beside=beside,
+    batch=job.batch,
+    seed=job.seed,
+    weights=job.weights,
+  )
   checks = loader.evaluation_set(
     validation, words, count=job.check_questions, seed=job.seed
   )
-  print(messages.describe_search(problem, sources, checks), flush=True)
+  read = [*sources, *(beside or ())]
+  print(messages.describe_search(problem, read, checks), flush=True)
   found, course = search_loop.run(
     problem, iterator, checks, fingerprint, folder
   )
