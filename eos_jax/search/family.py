@@ -82,10 +82,7 @@ class Knots:
     return beyond[:-1] - beyond[1:]
 
   def budget_at(self, step: Scalar) -> Float[Array, ""]:
-    """Budget of a step, more of them small than large, over any run of steps.
-
-    Squares of evenly spread numbers, in the logarithm: what little is kept has
-    to be chosen with more care, and large budgets are near the start.
+    """Budget of a step: spread evenly in the logarithm over any run of steps.
 
     Args:
       step: [] number of the step, traced or not.
@@ -94,7 +91,7 @@ class Knots:
     # Both ends are reached: a limit that is never drawn has no multiplier.
     share = jnp.mod((jnp.asarray(step) + 0.5) * _GOLDEN, 1.0)
     stretched = jnp.clip(1.1 * share - 0.05, 0.0, 1.0)
-    return jnp.exp(low + (high - low) * stretched**2)
+    return jnp.exp(low + (high - low) * stretched)
 
 
 def init_family(
