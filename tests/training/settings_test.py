@@ -61,7 +61,7 @@ def test_faults_of_a_search_for_all_budgets():
   text = "\n".join(error.value.faults)
   for part in (
     "config.relaxation is 'anealed'; did you mean 'annealed'?",
-    "config.check_every is 30, which does not divide steps=60 +"
+    "config.check_every is 60, which does not divide steps=60 +"
     " calibration_steps=5",
     "config.align is 0, but without labels it is all of the loss; use 1.0",
     "config.knots is 1; use 0, or 2 or more",
