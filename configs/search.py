@@ -41,15 +41,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   config.knots = 0  # from 2 on: one policy for all budgets, in one search
 
-  # What every plan has to meet besides; 0 = no limit.
-  config.limits = ml_collections.ConfigDict()
-  config.limits.final_count = 0.0  # visual tokens after the last site
-  config.limits.flops = 0.0  # of a prefill, as a share of the dense model's
-  config.limits.kv_bytes = 0.0  # of the cache, likewise
-  config.limits.latency = 0.0  # of a prefill by a measured table, likewise
-  config.limits.latency_table = ""  # of configs/benchmark.py:latency
-  config.limits.latency_batch = 1
-  config.limits.text_tokens = 24  # of the prompts that they are taken at
+  config.limits = _limits()  # what every plan has to meet besides
 
   # Where the search starts and what it may change.
   config.sites = ()  # () = every decoder site
@@ -122,6 +114,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if arg == "ci":
     _shorten(config)
   return config.lock()
+
+
+def _limits():
+  """Limits beside the budget; 0 = none."""
+  limits = ml_collections.ConfigDict()
+  limits.final_count = 0.0  # visual tokens after the last site
+  limits.flops = 0.0  # of a prefill, as a share of the dense model's
+  limits.kv_bytes = 0.0  # of the cache, likewise
+  limits.latency = 0.0  # of a prefill by a measured table, likewise
+  limits.latency_table = ""  # of configs/benchmark.py:latency
+  limits.latency_batch = 1
+  limits.text_tokens = 24  # of the prompts that they are taken at
+  return limits
 
 
 def _family(config):

@@ -36,7 +36,7 @@ def _text(length, *, prompt=None, slots=None, seed=2):
   return dataclasses.replace(text, slots=slots)
 
 
-def _close(actual, expected):
+def _assert_close(actual, expected):
   np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_text_in_front_of_the_picture_is_a_longer_prefix(cfg, plan):
   got = small.apply(
     cfg, params, image, dataclasses.replace(text, slots=jnp.array([[3]])), plan
   )
-  _close(got.logits[:, 3:], want.logits)
+  _assert_close(got.logits[:, 3:], want.logits)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_a_sample_without_a_picture_is_text_alone(cfg):
   plan = _plan(6, 3)
   both = small.apply(cfg, params, image, text, plan, valid=valid)
   with_picture = small.apply(cfg, params, image, text, plan)
-  _close(both.logits[1], with_picture.logits[1])
+  _assert_close(both.logits[1], with_picture.logits[1])
   # Another picture, or more rows of none, change nothing.
   other = image.at[0].set(-image[0])
-  _close(
+  _assert_close(
     small.apply(cfg, params, other, text, plan, valid=valid).logits[0],
     both.logits[0],
   )
-  _close(
+  _assert_close(
     small.apply(cfg, params, image, text, valid=valid).logits[0], both.logits[0]
   )
   # Its positions are those of a text right behind the prefix.
@@ -112,7 +112,7 @@ def test_absent_second_pictures_change_nothing():
     dataclasses.replace(text, slots=text.slots[:, :1]),
     plan,
   )
-  _close(two.logits, one.logits)
+  _assert_close(two.logits, one.logits)
 
 
 def test_each_picture_has_the_budget_of_the_plan():
@@ -146,7 +146,7 @@ def test_a_picture_with_fewer_tokens_than_the_count(name):
   patches = patches.at[0, 2:].add(0.5).at[0, :, :, 2:].add(0.5)
   other = patches.reshape(image.shape)
   moved = small.apply(CFG, params, other, text, plan, valid=valid)
-  _close(moved.logits[0], few.logits[0])
+  _assert_close(moved.logits[0], few.logits[0])
   present = np.asarray(few.state.log_mass[0]) > -1
   assert 1 <= present.sum() <= 3
 
@@ -176,7 +176,7 @@ def test_no_text_behind_the_picture(plan):
   )
   second, _ = _advance(CFG, params, token, jnp.ones((1, 1), bool), cache)
   want = small.apply(CFG, params, image, more, plan).logits[:, -1]
-  _close(second, want)
+  _assert_close(second, want)
 
 
 def test_no_text_at_all():
