@@ -92,23 +92,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   # Hard checks while the search runs, on validation questions.
   config.check_every = 60
-  config.check_questions = 384
+  config.check_questions = 256
   config.check_batch = 64
   config.log_every = 5
-  config.save_every = 30
+  config.save_every = 60
 
   config.evaluation = ml_collections.ConfigDict()
-  config.evaluation.questions = 1000
+  config.evaluation.questions = 500
   config.evaluation.batch = 128
   config.evaluation.seed = 0
-  config.evaluation.presets = (
-    "prune",
-    "merge_proportional",
-    "grid",
-    "pool",
-    "fastv",
-    "tome",
-  )
+  # Named later, others join a finished run: what was evaluated is kept.
+  config.evaluation.presets = ("prune", "merge_proportional")
   if arg == "family":
     _family(config)
   if arg == "ci":

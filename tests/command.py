@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -62,6 +63,13 @@ def error(workdir, *args, **settings):
   return done.stderr.strip()
 
 
+_STOPPED = re.compile(
+  r"error: stopped (by SIG(TERM|INT); what is finished is kept"
+  r"|at search step \d of 8; the state is saved),"
+  r" run the same command again to go on"
+)
+
+
 class Search:
   """A short search with data of its own: `root/run`, `root/data`."""
 
@@ -80,11 +88,34 @@ class Search:
     """Starts or resumes it; the caller waits."""
     self.root.mkdir(exist_ok=True)
     made = options(self.workdir, *self.args, cache=self.cache)
-    with open(self.root / "stderr.txt", "w", encoding="utf-8") as stderr:
-      return subprocess.Popen(**made, stdout=subprocess.DEVNULL, stderr=stderr)
+    with (
+      open(self.root / "stdout.txt", "w", encoding="utf-8") as stdout,
+      open(self.root / "stderr.txt", "w", encoding="utf-8") as stderr,
+    ):
+      return subprocess.Popen(**made, stdout=stdout, stderr=stderr)
+
+  def stop(self, file, number):
+    """Starts or resumes it, and stops it by a signal once a file is there.
+
+    A file counts as there when it is not empty.
+    """
+    process = self.start()
+    while process.poll() is None:
+      if file.is_dir() or (file.exists() and file.stat().st_size):
+        break
+      time.sleep(0.002)
+    process.send_signal(number)
+    assert process.wait() == 1, self.stderr()
+    said = self.stderr()
+    assert "Traceback" not in said and "Exception ignored" not in said
+    assert _STOPPED.fullmatch(said.splitlines()[-1]), said
+
+  def stdout(self):
+    """What it has said on standard output since it was started."""
+    return (self.root / "stdout.txt").read_text(encoding="utf-8")
 
   def stderr(self):
-    """What it has said on standard error since it was started."""
+    """And on standard error."""
     return (self.root / "stderr.txt").read_text(encoding="utf-8")
 
   def phase(self):

@@ -63,7 +63,7 @@ def _kill_in(search, phase, share, length):
 
 
 @pytest.mark.slow
-def test_a_search_killed_behind_a_checkpoint_goes_on(searched, tmp_path):
+def test_a_search_killed_and_stopped_goes_on(searched, tmp_path):
   search = command.Search(tmp_path / "run", searched.cache)
   process = search.start()
   while (
@@ -73,8 +73,9 @@ def test_a_search_killed_behind_a_checkpoint_goes_on(searched, tmp_path):
     time.sleep(0.02)
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
-  done = search.run()
-  assert "resumed at step " in done.stdout
+  search.stop(search.workdir / "evaluation.jsonl", signal.SIGTERM)
+  assert "resumed at step " in search.stdout()
+  search.run()
   assert not command.differences(search.outputs(), searched.outputs())
 
 

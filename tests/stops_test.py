@@ -1,50 +1,28 @@
 """SIGTERM and Ctrl-C end a run cleanly, whatever it is doing."""
 
-import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tests import command
 
-_STOPPED = re.compile(
-  r"error: stopped (by SIG(TERM|INT); what is finished is kept"
-  r"|at search step \d of 8; the state is saved),"
-  r" run the same command again to go on"
-)
 
-
-def _stop(search, file, number):
-  """Starts a search and stops it once a file is there and is not empty."""
-  process = search.start()
-  while process.poll() is None:
-    if file.is_dir() or (file.exists() and file.stat().st_size):
-      break
-    time.sleep(0.002)
-  process.send_signal(number)
-  assert process.wait() == 1, search.stderr()
-  said = search.stderr()
-  assert "Traceback" not in said and "Exception ignored" not in said
-  assert _STOPPED.fullmatch(said.splitlines()[-1]), said
-
-
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_stopped_in_every_phase_ends_like_an_untouched_one(
   searched, tmp_path
 ):
   search = command.Search(tmp_path, searched.cache)
   run, data = search.workdir, tmp_path / "data"
-  _stop(search, data / "mini_suite", signal.SIGINT)
+  search.stop(data / "mini_suite", signal.SIGINT)
   assert not list(data.rglob("incomplete.*"))
   assert not list(data.rglob("dataset_info.json"))
-  _stop(search, run / "metrics.jsonl", signal.SIGTERM)
+  search.stop(run / "metrics.jsonl", signal.SIGTERM)
   assert list((run / "checkpoints").iterdir())
-  _stop(search, run / "evaluation.jsonl", signal.SIGTERM)
+  search.stop(run / "evaluation.jsonl", signal.SIGTERM)
   kept = (run / "evaluation.jsonl").read_text()
-  _stop(search, run / "table.txt", signal.SIGINT)
+  search.stop(run / "table.txt", signal.SIGINT)
   assert (run / "evaluation.jsonl").read_text().startswith(kept)
   search.run()
   different = command.differences(search.outputs(), searched.outputs())

@@ -93,9 +93,8 @@ def test_it_agrees_with_what_the_operators_keep_and_move():
     assert set(owner[sample].tolist()) <= set(positions)
 
 
-@pytest.mark.parametrize(
-  "name", [pytest.param("prune", marks=pytest.mark.full), "tome"]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["prune", "tome"])
 def test_it_goes_through_the_encoder(name):
   cfg, spec = small.config(), ops.PRESETS[name]
   plan = ops.ReductionPlan(

@@ -14,7 +14,7 @@ from tests.models import small
 CFG = small.config()
 LENGTHS = np.array([8, 5, 6, 4, 7, 8, 5, 6])  # of the eight prompts
 PROMPT, NEW = 8, 4
-SOME = ("dense", "tome", "two_sites")
+SOME = ("dense", "two_sites")
 ATOL = 1e-4  # of logits, which are of the order of 1
 
 
