@@ -117,6 +117,12 @@ def rotary(
   return layers.rotary(positions, cfg.head_dim, cfg.rope_theta, cfg.rope_axes)
 
 
+def embed(params: Params, tokens: Int[Array, "*B"]) -> Float[Array, "*B D"]:
+  """Rows of a decoder's embedding table."""
+  # Weights that were just read are NumPy's, which no tracer can index.
+  return jnp.asarray(params["embed"])[tokens]
+
+
 def init_stack(
   block: nn.Module, key: Array, depth: int, *inputs: Any
 ) -> Params:

@@ -151,7 +151,7 @@ def extend(
     context = _attend(q, (keys, values), segment.bias, later, tail_bias)
     return blocks.call(block, part, "finish", x, context), later
 
-  x, written = params["embed"][tokens], []
+  x, written = blocks.embed(params, tokens), []
   for segment in cache.segments:
     angles = blocks.rotary(cfg, segment.next_position[:, None] + rank)
     later = tail.stored[:, segment.start : segment.layers.stop].swapaxes(0, 1)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Bool, Float, Int
+from eos_jax.models import blocks, layers
 from eos_jax.models import config as config_lib
-from eos_jax.models import layers
 from eos_jax.models import reduction as reduction_lib
 from eos_jax.ops import types
 
@@ -106,11 +106,10 @@ def begin(
       f"text.slots has {text.slots.shape[1]} columns for {pictures} pictures a"
       " sample; give each picture its column."
     )
-  # Weights that were just read are NumPy's, which no tracer can index.
-  embed, batch = jnp.asarray(params["embed"]), visual.shape[0]
-  before = embed[jnp.asarray(prefix, jnp.int32)]
+  batch = visual.shape[0]
+  before = blocks.embed(params, jnp.asarray(prefix, jnp.int32))
   before = jnp.broadcast_to(before[None], (batch, *before.shape))
-  parts = [before, visual, embed[text.tokens]]
+  parts = [before, visual, blocks.embed(params, text.tokens)]
   hidden = jnp.concatenate([p.astype(visual.dtype) for p in parts], axis=1)
   return Sequence(hidden, state, text, len(prefix))
 

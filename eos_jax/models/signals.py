@@ -73,7 +73,7 @@ def compute(
   if "rater_rows" in wanted:
     found["rater_rows"] = _rater_rows(cfg, params, before, first)
   if "text" in wanted:
-    found["text"] = params["embed"][seq.text.tokens]
+    found["text"] = blocks.embed(params, seq.text.tokens)
     found["text_mask"] = sequence.prompt_mask(seq.text)
   if "states" in wanted:
     found["states"] = blocks.final_norm(cfg, params, seq.visual)

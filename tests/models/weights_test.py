@@ -67,3 +67,17 @@ def test_truncated_file_is_refused(tmp_path):
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(ValueError, match="missing or truncated"):
     models.weights.load(path, params)
+
+
+def test_weights_as_they_are_read_can_be_closed_over():
+  cfg = small.config()
+  params = jax.device_get(small.params(cfg))  # NumPy's, as from a file
+  image, text = small.pictures(1), small.text(1)
+
+  def answer(params, image, text):
+    return models.generate(cfg, params, image, text, steps=2, stop=(0,))
+
+  closed = jax.jit(lambda *given: answer(params, *given))
+  np.testing.assert_array_equal(
+    closed(image, text), jax.jit(answer)(params, image, text)
+  )
