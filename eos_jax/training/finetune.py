@@ -112,11 +112,6 @@ def run(
   with record.Record(workdir, facts) as book:
     state, iterator, start = book.resume(state, iterator, job.steps)
 
-    def log(step, values):
-      values = {name: float(np.asarray(v)) for name, v in values.items()}
-      book.writer.write(step, values)
-      return " ".join(f"{name} {v:.3f}" for name, v in values.items())
-
     def check(done, state):
       right = checker({**params, **state["params"]})
       book.writer.write(done, {"check/hard": right})
@@ -130,7 +125,7 @@ def run(
       start=start,
       stop=job.steps,
       label="finetune",
-      log=log,
+      log=book.log,
       log_every=job.log_every,
       save=book.save,
       save_every=job.save_every,

@@ -12,7 +12,6 @@
 4. Answers: all questions again.
 """
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
@@ -20,13 +19,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from eos_jax import models
 from eos_jax.data import labels, loader
 from eos_jax.models import heads
-from eos_jax.training import loop, metrics, optimizer, partition, record
+from eos_jax.training import loop, optimizer, partition, record
 from eos_jax.training import settings as settings_lib
 
 STAGES = ("vision", "lookup", "grounding", "answers")
@@ -291,20 +289,9 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
       start=start,
       stop=stage.steps,
       label=workdir.name,
-      log=_logger(book.writer),
+      log=book.log,
       log_every=settings.log_every,
       save=book.save,
       save_every=settings.save_every,
     )
   return jax.device_get(state["params"])
-
-
-def _logger(
-  writer: metrics.Writer,
-) -> Callable[[int, dict[str, Any]], str]:
-  def log(step, values):
-    values = {name: float(np.asarray(v)) for name, v in values.items()}
-    writer.write(step, values)
-    return " ".join(f"{name}={value:.3f}" for name, value in values.items())
-
-  return log

@@ -4,6 +4,8 @@ import contextlib
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from eos_jax.training import checkpoint, metrics
 
 
@@ -58,6 +60,12 @@ class Record(contextlib.AbstractContextManager):
   def save(self, done: int, state: Any) -> None:
     """Saves the state behind a step, in the background."""
     self._checkpoints.save(done, state, self._iterator, self._facts)
+
+  def log(self, step: int, values: dict[str, Any]) -> str:
+    """Writes numbers of a step; returns them as the progress bar shows them."""
+    numbers = {name: float(np.asarray(v)) for name, v in values.items()}
+    self.writer.write(step, numbers)
+    return " ".join(f"{name} {v:.3f}" for name, v in numbers.items())
 
   def __exit__(self, *error: Any) -> None:
     """Waits for pending saves and closes the files."""

@@ -23,7 +23,8 @@ def test_run_goes_on_where_its_record_ends(tmp_path):
     assert [int(next(iterator)) for _ in range(2)] == [0, 1]
     book.save(2, _state(2.0))
     for step in (1, 2, 3):  # step 3 was not saved
-      book.writer.write(step, {"loss": 1.0 / step})
+      line = book.log(step, {"loss": jnp.float32(1.0 / step), "exact": 0.5})
+      assert line == f"loss {1 / step:.3f} exact 0.500"
   with record.Record(tmp_path, {"seed": 1}) as book:
     state, iterator, start = book.resume(_state(0.0), _numbers(), 4)
     assert start == 2
