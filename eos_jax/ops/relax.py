@@ -4,6 +4,8 @@ Each acts on what `reduce_soft` is given or returns; `reduce_hard` knows nothing
 of them.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -30,7 +32,9 @@ def straight_through(soft: types.Reduced, hard: types.Reduced) -> types.Reduced:
 
   Straight-through estimator (Bengio et al., arXiv 1308.3432) on every real
   number of a result; masses of removed tokens are `LOG_ZERO`, so that nothing
-  downstream sees them and no gradient comes back through them.
+  downstream sees them and no gradient comes back through them. So the gradient
+  by a number to keep knows nothing of what another token would bring: a search
+  has to take that one from a soft pass (`training.search` does).
 
   Args:
     soft: of `reduce_soft`.
@@ -65,17 +69,26 @@ def noise_gate(
 
   Returns:
     [*B, V, D] features of the same root mean square, in expectation. Gradients
-    reach x and the shares, and are finite at p = 0 and p = 1.
+    reach x and the shares, those by a share are at most 500 |x|.
   """
   dtype = types.working_dtype(x.dtype)
   share = jnp.exp(log_share)
-  # The slope of a square root at 0 is infinite.
-  kept = jnp.exp(0.5 * log_share)
-  gone = jnp.sqrt(jnp.maximum(1.0 - share, 1e-6)) - 1e-3
+  kept, gone = _root(share), _root(1.0 - share)
   rms = jnp.sqrt(jnp.mean(jnp.square(x.astype(dtype)), axis=-1) + 1e-12)
   noise = jax.random.normal(key, x.shape, dtype)
   mixed = kept[..., None] * x.astype(dtype)
   return (mixed + (gone * rms)[..., None] * noise).astype(x.dtype)
+
+
+def _root(share: Array) -> Array:
+  """About the square root, exact at 0 and 1, with a finite slope at 0.
+
+  At a whole number to keep and a low temperature, the share of the first
+  removed token takes the whole slope of the number, however small it is.
+  """
+  low = 1e-6
+  span = math.sqrt(1.0 + low) - math.sqrt(low)
+  return (jnp.sqrt(share + low) - math.sqrt(low)) / span
 
 
 def indecision(

@@ -88,6 +88,20 @@ def test_noise_gate_keeps_the_variance_and_the_ends():
     assert np.all(np.isfinite(gradient(jnp.full(64, value))))
 
 
+def test_noise_gate_has_no_steep_slope_where_whole_numbers_are_kept():
+  scores = jnp.array([3.0, 2.0, 0.9, 0.7, 0.1, -1.0])
+  x = jax.random.normal(jax.random.key(5), (6, D))
+
+  def total(scores, keep):
+    log_mass, _ = ops.soft_top_k(
+      scores, jnp.zeros(6), keep=keep, temperature=0.003
+    )
+    return jnp.sum(ops.noise_gate(jax.random.key(6), x, log_mass) ** 3)
+
+  slopes = jax.jit(jax.grad(total, argnums=(0, 1)))(scores, 3.0)
+  assert all(np.all(np.abs(slope) < 1e5) for slope in slopes)
+
+
 def test_indecision_is_zero_where_all_is_decided():
   decided = _hard().tokens.log_mass
   assert float(ops.indecision(decided, TOKENS.log_mass)) == 0
