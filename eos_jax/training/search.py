@@ -148,7 +148,10 @@ def make_step(problem: Problem) -> Any:
         relaxation=settings.relaxation,
         key=key,
       )
-      loss, aux = _loss(problem, params, model, batch, reduction)
+      task = _loss
+      if settings.relaxation == "straight_through":
+        task = straight_through_loss
+      loss, aux = task(problem, params, model, batch, reduction)
       loss += search.prior(numbers, space, priors)
       if settings.binarize:
         loss += settings.binarize * progress * aux["indecision"]
@@ -228,6 +231,43 @@ def _loss(problem, params, model, batch, reduction):
     labels=settings.labels,
     teacher=None if model is None else params,
   )
+
+
+def straight_through_loss(
+  problem: Problem,
+  params: Any,
+  model: Any,
+  batch: Any,
+  reduction: models.SoftReduction,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The loss of hard decisions, whose counts learn from soft ones.
+
+  Nothing comes back from tokens that are gone. A count that had its gradient
+  from hard decisions would not learn what more tokens are worth, and fall.
+
+  Args:
+    problem: the search.
+    params: the model's parameters.
+    model: those that are trained, or None.
+    batch: questions.
+    reduction: straight-through, with its counts.
+
+  Returns:
+    Loss and auxiliary values as of `losses.task_loss`. Gradients by
+    `reduction.keep` are those of the annealed relaxation, all others those of
+    the straight-through one.
+  """
+  stop = jax.lax.stop_gradient
+  decided = dataclasses.replace(reduction, keep=stop(reduction.keep))
+  loss, aux = _loss(problem, params, model, batch, decided)
+  relaxed = dataclasses.replace(
+    reduction, params=stop(reduction.params), relaxation="annealed"
+  )
+  soft, others = _loss(problem, params, stop(model), batch, relaxed)
+  if "alignment" in aux:
+    change = others["alignment"] - stop(others["alignment"])
+    aux = {**aux, "alignment": aux["alignment"] + change}
+  return loss + (soft - stop(soft)), aux
 
 
 def _search_step(problem, state, batch, key, limit, loss_fn):

@@ -133,6 +133,45 @@ def test_joint_mode_moves_the_model_by_its_own_optimizer():
   assert _moved(state.variables["policy"], after.variables["policy"]) > 0.01
 
 
+def test_straight_through_learns_counts_from_soft_decisions():
+  problem = _problem(sites=ONE, align=0.0)
+  spec = problem.space.spec
+  numbers = jax.tree.map(lambda leaf: leaf[None], spec.params())
+
+  def losses_of(keep, gamma):
+    reduction = models.SoftReduction(
+      params=dataclasses.replace(numbers, gamma=gamma),
+      temperature=jnp.float32(0.3),
+      keep=keep,
+      sites=ONE,
+      spec=spec,
+      relaxation="straight_through",
+    )
+    given = (CFG, problem.params, _batch())
+    yield search_lib.straight_through_loss(
+      problem, problem.params, None, _batch(), reduction
+    )[0]
+    for changes in (
+      {},
+      {"relaxation": "annealed"},
+      {"keep": jnp.round(keep), "hard": True},
+    ):
+      changed = dataclasses.replace(reduction, **changes)
+      yield losses.task_loss(*given, changed)[0]
+
+  @jax.jit
+  def both(keep, gamma):
+    together = lambda *at: jnp.stack(list(losses_of(*at)))
+    return together(keep, gamma), jax.jacrev(together, (0, 1))(keep, gamma)
+
+  values, (by_count, by_gamma) = both(jnp.array([5.2]), numbers.gamma)
+  assert float(values[0]) == pytest.approx(float(values[3]), rel=1e-5)
+  np.testing.assert_allclose(by_count[0], by_count[2], rtol=1e-3)
+  np.testing.assert_allclose(by_gamma[0], by_gamma[1], rtol=1e-3)
+  assert abs(float(by_count[0, 0])) > 1e-4
+  assert abs(float(by_count[0, 0] - by_count[1, 0])) > 1e-4
+
+
 def test_next_budget_keeps_operators_and_scales_counts():
   problem, _, after, _ = _stepped("frozen")
   state = search_lib.next_state(problem, after, 8.0, 3.0)
