@@ -70,7 +70,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.mode = "frozen"
   config.labels = True  # False: the alignment alone, answers are not read
 
-  # How the soft operators stand for hard decisions.
+  # How the soft operators stand for hard decisions; "straight_through" runs
+  # both in every step.
   config.relaxation = "annealed"
   config.binarize = 0.0
   config.whole_from = 0.75  # share of the steps after which counts are whole

@@ -374,6 +374,10 @@ def step_flops(problem: Problem, shape: cost.ModelShape, text: int) -> float:
   searched = encoder + 2 * (decoder + operators)
   if losses.reduces_vision(space.sites):
     searched += encoder
+  if settings.relaxation == "straight_through":  # soft and hard
+    searched += 2 * (decoder + operators) + operators
+    if losses.reduces_vision(space.sites):
+      searched += encoder
   if settings.align:
     searched += decoder
     if settings.trains_model or losses.reduces_vision(space.sites):

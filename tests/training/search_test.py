@@ -367,6 +367,8 @@ def test_flops_of_a_step_grow_with_what_is_trained():
     for changes in ({"align": 0.0}, {}, {"mode": "joint"}, {"mode": "bilevel"})
   ]
   assert spent == sorted(spent)
+  both = _problem(relaxation="straight_through")
+  assert search_lib.step_flops(both, shape, 16) > 1.3 * spent[1]
   # Forward and backward passes of eight samples are more than two forward ones.
   dense = [CFG.vision.tokens] * CFG.decoder.layers
   decoder = cost.decoder_flops(shape, dense, 16, head_positions=16)
