@@ -127,7 +127,7 @@ def match(
     The places by the tensors' names, tensors that are left out having none;
     and a line for each fault.
   """
-  leaves, places, faults = _flat(like), {}, []
+  leaves, places, faults = flat(like), {}, []
   named = {weight.path for weight in table.weights}
   if named != leaves.keys():
     raise ValueError(
@@ -231,7 +231,7 @@ def _files(folder):
   return [folder / name for name in names]
 
 
-def _flat(tree) -> dict[str, Any]:
+def flat(tree) -> dict[str, Any]:
   """Leaves by dotted path."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {
@@ -252,8 +252,8 @@ class _Tree:
       places = jax.tree.map(lambda _: device, like)
     else:
       places = shardings(like)
-    self._like, self._treedef = _flat(like), jax.tree.structure(like)
-    self._shardings, self._arrays = _flat(places), {}
+    self._like, self._treedef = flat(like), jax.tree.structure(like)
+    self._shardings, self._arrays = flat(places), {}
     # One program for each shape and sharding, whatever the layer.
     self._write = functools.cache(_writer)
 

@@ -57,7 +57,7 @@ class Fields:
     remedy: str = "use the config.json that belongs to the weights",
   ) -> int:
     """A whole number of at least `least`."""
-    value = self._get(name, default)
+    value = self.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
       self.fault(name, f"a whole number of at least {least}", remedy)
       return default
@@ -65,7 +65,7 @@ class Fields:
 
   def positive(self, name: str, default: float) -> float:
     """A number above 0."""
-    value = self._get(name, default)
+    value = self.get(name, default)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value < float("inf"):
       remedy = "use the config.json that belongs to the weights"
@@ -77,7 +77,7 @@ class Fields:
     self, name: str, default: Any, known: Sequence[Any], remedy: str
   ) -> Any:
     """One of the values that this package can compute with."""
-    value = self._get(name, default)
+    value = self.get(name, default)
     # True is no 1 and False is no 0 here.
     if not any(type(value) is type(each) and value == each for each in known):
       self.fault(name, " or ".join(repr(each) for each in known), remedy)
@@ -87,7 +87,7 @@ class Fields:
   def group(self, name: str, default: Mapping[str, Any]) -> "Fields":
     """The fields of an object inside this one."""
     where = f"{self._where}.{name}" if self._where else name
-    value = self._get(name, default)
+    value = self.get(name, default)
     if not isinstance(value, Mapping):
       self.fault(name, "an object", "use the config.json of the weights")
       value = default
@@ -101,6 +101,7 @@ class Fields:
       self.faults.append(f"{self._where or 'the config'}: {error}")
       return None
 
-  def _get(self, name, default):
+  def get(self, name: str, default: Any) -> Any:
+    """A field as it is."""
     value = self._values.get(name)
     return default if value is None else value

@@ -239,8 +239,9 @@ def _layers_run(top, stored):
 
   Hidden state 0 is the embedding, state i the output of i layers.
   """
-  layer = top.whole("vision_feature_layer", -2, least=-stored)
-  run = stored + 1 + layer if layer < 0 else layer
+  layer, run = top.get("vision_feature_layer", -2), 0
+  if isinstance(layer, int) and not isinstance(layer, bool):
+    run = stored + 1 + layer if layer < 0 else layer
   if not 1 <= run <= stored:
     top.fault(
       "vision_feature_layer",
