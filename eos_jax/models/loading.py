@@ -266,7 +266,8 @@ class _Tree:
     else:
       array = self._arrays.get(path)
       if array is None:
-        array = _zeros(self._like[path], sharding)
+        like = self._like[path]
+        array = jnp.zeros(like.shape, like.dtype, device=sharding)
       part = _on_devices(value, _of_layer(sharding))
       array = self._write(sharding)(array, part, place.layer)
     # Copies on the way to a device would pile up on the host.
@@ -294,11 +295,6 @@ def _on_devices(value: np.ndarray, sharding: Sharding) -> Array:
   )
 
 
-def _zeros(like: jax.ShapeDtypeStruct, sharding: Sharding) -> Array:
-  make = lambda: jnp.zeros(like.shape, like.dtype)
-  return jax.jit(make, out_shardings=sharding)()
-
-
 def _of_layer(sharding: Sharding) -> Sharding:
   """The sharding of one layer of a stack."""
   if not isinstance(sharding, NamedSharding):
@@ -306,9 +302,10 @@ def _of_layer(sharding: Sharding) -> Sharding:
   return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
 
 
+def _write(stack: Array, part: Array, layer: Array) -> Array:
+  return jax.lax.dynamic_update_index_in_dim(stack, part, layer, axis=0)
+
+
 def _writer(sharding: Sharding) -> Callable[[Array, Array, int], Array]:
   """Writes one layer into a stack, whose memory the result takes over."""
-  write = lambda stack, part, layer: jax.lax.dynamic_update_index_in_dim(
-    stack, part, layer, axis=0
-  )
-  return jax.jit(write, donate_argnums=0, out_shardings=sharding)
+  return jax.jit(_write, donate_argnums=0, out_shardings=sharding)
