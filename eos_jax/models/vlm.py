@@ -136,8 +136,8 @@ def see(
   Args:
     cfg: shape of the model.
     params: tree from `init`.
-    image: pictures with values in [-1, 1], one or I a sample. Each picture has
-      the budget of the plan.
+    image: pictures, normalised as for `vision.encode`, one or I a sample. Each
+      picture has the budget of the plan.
     reduction: None (dense), an `ops.ReductionPlan` or a `SoftReduction`.
     valid: False on patches that are padding, of all patches where a sample has
       fewer pictures or none; None = all are real.

@@ -95,7 +95,8 @@ def scramble(model):
     elif value.ndim == 1:
       value.copy_(0.2 * torch.randn_like(value))
     elif "embed" in name and "patch" not in name:
-      value.copy_(torch.randn_like(value))
+      # Small: a tied model would say its last token again and again.
+      value.copy_(0.2 * torch.randn_like(value))
     else:
       fan_in = value[0].numel()
       value.copy_(1.3 * fan_in**-0.5 * torch.randn_like(value))
