@@ -53,12 +53,8 @@ class VisionBlock(nn.Module):
 
   def mlp(self, x):
     """Adds the MLP branch to the residual stream."""
-    y = self.fc1(self.norm2(x))
-    if self.cfg.activation == "quick_gelu":
-      y = y * jax.nn.sigmoid(1.702 * y)
-    else:
-      y = jax.nn.gelu(y)
-    return x + self.fc2(y)
+    activation = layers.ACTIVATIONS[self.cfg.activation]
+    return x + self.fc2(activation(self.fc1(self.norm2(x))))
 
   def __call__(self, x, **masks):
     q, k, v = self.project(x)
@@ -77,9 +73,10 @@ class DecoderBlock(nn.Module):
     # untrained branches add to it.
     small = (2 * cfg.layers) ** -0.5
     self.norm1 = layers.RMSNorm(cfg.norm_eps)
-    self.q = layers.Dense(cfg.heads * cfg.head_dim, use_bias=False)
-    self.k = layers.Dense(cfg.kv_heads * cfg.head_dim, use_bias=False)
-    self.v = layers.Dense(cfg.kv_heads * cfg.head_dim, use_bias=False)
+    self.q, self.k, self.v = (
+      layers.Dense(heads * cfg.head_dim, use_bias=cfg.qkv_bias)
+      for heads in (cfg.heads, cfg.kv_heads, cfg.kv_heads)
+    )
     self.out = layers.Dense(cfg.width, use_bias=False, init_scale=small)
     self.norm2 = layers.RMSNorm(cfg.norm_eps)
     self.gate = layers.Dense(cfg.mlp, use_bias=False)

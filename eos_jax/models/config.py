@@ -2,6 +2,9 @@
 
 import dataclasses
 
+# gelu by its tanh approximation, gelu by the error function, CLIP's.
+ACTIVATIONS = ("gelu", "gelu_exact", "quick_gelu")
+
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
@@ -14,7 +17,7 @@ class VisionConfig:
     width: features of a token.
     heads: attention heads.
     mlp: hidden features of the MLP.
-    activation: "gelu" or "quick_gelu" (CLIP).
+    activation: one of `ACTIVATIONS`; CLIP has "quick_gelu".
     norm_eps: epsilon of the layer norms.
     post_norm: whether a layer norm follows the last block (SigLIP); LLaVA
       reads CLIP without it.
@@ -40,6 +43,7 @@ class VisionConfig:
       raise ValueError(
         f"vision width={self.width} is no multiple of heads={self.heads}."
       )
+    _check_activation("vision activation", self.activation)
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -70,6 +74,7 @@ class DecoderConfig:
       position turns it, as in M-RoPE; () = one position for all.
     norm_eps: epsilon of the RMS norms.
     tied: whether the output head is the embedding table.
+    qkv_bias: whether queries, keys and values have a bias (Qwen2).
   """
 
   vocab: int
@@ -83,6 +88,7 @@ class DecoderConfig:
   rope_axes: tuple[int, ...] = ()
   norm_eps: float = 1e-5
   tied: bool = False
+  qkv_bias: bool = False
 
   def __post_init__(self):
     if self.heads % self.kv_heads:
@@ -111,6 +117,7 @@ class VLMConfig:
     decoder: shape of the decoder.
     projector: hidden features of the projector MLP.
     prefix: token ids before the picture (the opening of the chat prompt).
+    projector_activation: one of `ACTIVATIONS`.
   """
 
   name: str
@@ -118,12 +125,23 @@ class VLMConfig:
   decoder: DecoderConfig
   projector: int
   prefix: tuple[int, ...]
+  projector_activation: str = "gelu"
+
+  def __post_init__(self):
+    _check_activation("projector_activation", self.projector_activation)
 
   @property
   def sites(self) -> tuple[str, ...]:
     """Names of all places where tokens may be reduced, in order."""
     vision = tuple(f"vision.{i}" for i in range(self.vision.layers))
     return vision + tuple(f"decoder.{i}" for i in range(self.decoder.layers))
+
+
+def _check_activation(name, value):
+  if value not in ACTIVATIONS:
+    raise ValueError(
+      f"{name}={value!r} is not known; use one of {', '.join(ACTIVATIONS)}."
+    )
 
 
 def tiny(vocab: int, prefix: tuple[int, ...]) -> VLMConfig:
@@ -162,4 +180,5 @@ def llava_1_5_7b() -> VLMConfig:
     ),
     projector=4096,
     prefix=(1,),
+    projector_activation="gelu_exact",
   )

@@ -109,7 +109,7 @@ class Engine:
     """Reads pictures and prompts; visual tokens are selected here, once.
 
     Args:
-      image: pictures with values in [-1, 1], one or I a sample.
+      image: pictures, normalised as for `vision.encode`, one or I a sample.
       prompts: ids of each sample's prompt, without the model's prefix; lengths
         may differ.
       plan: how visual tokens are reduced; None = not at all.

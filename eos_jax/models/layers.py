@@ -1,11 +1,19 @@
 """Layers shared by the vision encoder and the decoder."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float, Int
 
+# By the names of `config.ACTIVATIONS`.
+ACTIVATIONS = {
+  "gelu": jax.nn.gelu,
+  "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
+  "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
 # Finite, so that a row without any allowed key still has a finite softmax.
 MASKED = -1e9
 

@@ -84,7 +84,7 @@ def encode(
   key: Array | None = None,
   kernel: str | None = None,
 ) -> VisionOutput:
-  """Encodes pictures with values in [-1, 1], reducing at `vision.*` sites.
+  """Encodes pictures, reducing at `vision.*` sites.
 
   The last block runs apart from the others because the class token's attention
   in it is a signal that most operators read; only that one row is computed.
@@ -92,7 +92,8 @@ def encode(
   Args:
     cfg: shape of the encoder.
     params: its parameters.
-    image: pictures.
+    image: pictures, normalised as the model knows them: the shipped one has
+      values in [-1, 1], LLaVA-1.5 CLIP's mean and standard deviation.
     reduction: acts at its `vision.*` sites.
     valid: False on patches that are padding; None = all are real.
     key: draws the noise of the score "random".

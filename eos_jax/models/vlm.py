@@ -18,13 +18,14 @@ from eos_jax.ops import types
 class Projector(nn.Module):
   """Two-layer MLP from the encoder's features to the decoder's."""
 
-  hidden: int
-  features: int
+  cfg: config_lib.VLMConfig
 
   @nn.compact
   def __call__(self, x: Float[Array, "B V D"]) -> Float[Array, "B V F"]:
-    x = jax.nn.gelu(layers.Dense(self.hidden, name="fc1")(x))
-    return layers.Dense(self.features, name="fc2")(x)
+    cfg = self.cfg
+    x = layers.Dense(cfg.projector, name="fc1")(x)
+    x = layers.ACTIVATIONS[cfg.projector_activation](x)
+    return layers.Dense(cfg.decoder.width, name="fc2")(x)
 
 
 @jax.tree_util.register_dataclass
@@ -74,10 +75,9 @@ def init(cfg: config_lib.VLMConfig, key: Array) -> Any:
   """
   vision_key, projector_key, decoder_key = jax.random.split(key, 3)
   features = jnp.zeros((1, 1, cfg.vision.width))
-  projector = Projector(cfg.projector, cfg.decoder.width)
   return {
     "vision": vision.init(cfg.vision, vision_key),
-    "projector": projector.init(projector_key, features)["params"],
+    "projector": Projector(cfg).init(projector_key, features)["params"],
     "decoder": decoder.init(cfg.decoder, decoder_key),
   }
 
@@ -136,8 +136,8 @@ def see(
   Args:
     cfg: shape of the model.
     params: tree from `init`.
-    image: pictures with values in [-1, 1], one or I a sample. Each picture has
-      the budget of the plan.
+    image: pictures, normalised as for `vision.encode`, one or I a sample. Each
+      picture has the budget of the plan.
     reduction: None (dense), an `ops.ReductionPlan` or a `SoftReduction`.
     valid: False on patches that are padding, of all patches where a sample has
       fewer pictures or none; None = all are real.
@@ -164,8 +164,7 @@ def see(
     key=key,
     kernel=kernel,
   )
-  projector = Projector(cfg.projector, cfg.decoder.width)
-  visual = projector.apply({"params": params["projector"]}, out.patches)
+  visual = Projector(cfg).apply({"params": params["projector"]}, out.patches)
   state = out.state
   if "selector" in params:
     learned = Selector().apply(

@@ -101,13 +101,32 @@ def _config_faults(metadata, cfg):
   """Fields of the config in a file that differ from those of a model."""
   if cfg is None or "config" not in metadata:
     return []  # a file by others: names and shapes have to do
-  theirs = files.flat(json.loads(metadata["config"]))
+  # A field that is younger than the file had its default before.
+  theirs = _defaults() | files.flat(json.loads(metadata["config"]))
   ours = files.flat(files.plain(dataclasses.asdict(cfg)))
   return [
     f"config {name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
     for name in theirs.keys() | ours.keys()
     if theirs.get(name) != ours.get(name)
   ]
+
+
+def _defaults():
+  """Defaults of a config's fields, by dotted name."""
+  kinds = {
+    "": config_lib.VLMConfig,
+    "vision": config_lib.VisionConfig,
+    "decoder": config_lib.DecoderConfig,
+  }
+  found = {}
+  for name, kind in kinds.items():
+    values = {
+      field.name: field.default
+      for field in dataclasses.fields(kind)
+      if field.default is not dataclasses.MISSING
+    }
+    found |= files.flat(files.plain(values), name)
+  return found
 
 
 def fingerprint(params: Any) -> str:

@@ -1,6 +1,11 @@
+import dataclasses
+import json
+
 import jax
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
 
 from eos_jax import models
 from tests.models import small
@@ -57,6 +62,28 @@ def test_what_has_no_shape_is_compared_too(tmp_path):
   assert str(error.value).endswith(
     "does not fit the model config:\n"
     "  config decoder.rope_axes is [] there and [1, 2] here"
+  )
+
+
+def test_fields_that_are_younger_than_a_file_had_their_defaults(tmp_path):
+  path, cfg = tmp_path / "w.safetensors", small.config()
+  params = small.init(cfg, jax.random.key(0))
+  models.weights.save(path, params, cfg)
+  with safetensors.safe_open(str(path), framework="numpy") as file:
+    config = json.loads(file.metadata()["config"])
+  del config["projector_activation"], config["decoder"]["qkv_bias"]
+  del config["vision"]["post_norm"]
+  safetensors.numpy.save_file(
+    models.weights.flatten(params),
+    path,
+    metadata={"config": json.dumps(config)},
+  )
+  models.weights.load(path, params, cfg)
+  other = dataclasses.replace(cfg, projector_activation="gelu_exact")
+  with pytest.raises(ValueError) as error:
+    models.weights.load(path, params, other)
+  assert str(error.value).endswith(
+    ":\n  config projector_activation is 'gelu' there and 'gelu_exact' here"
   )
 
 

@@ -1,0 +1,147 @@
+"""How the tensors of a published checkpoint become the parameters of a model.
+
+Everything here is data and pure functions of names, shapes and NumPy arrays.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from eos_jax.models import config as config_lib
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """How one tensor is stored there and here.
+
+  Attributes:
+    ours: the tensor as the model wants it, without its layer axis.
+    theirs: the shape of the stored tensor, from the model's.
+  """
+
+  ours: Callable[[np.ndarray], np.ndarray]
+  theirs: Callable[[Shape], Shape]
+
+
+def _patches(kernel):
+  """Convolution `[D, 3, p, p]` to rows and columns of a patch, channels, D."""
+  return kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
+
+
+def _convolution(shape):
+  side = math.isqrt(shape[0] // 3)
+  return shape[1], 3, side, side
+
+
+FORMS = {
+  "same": Form(lambda value: value, lambda shape: shape),
+  # PyTorch multiplies by the transpose: its linear weights are `[out, in]`.
+  "linear": Form(lambda value: value.T, lambda shape: shape[::-1]),
+  "patches": Form(_patches, _convolution),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+  """One parameter of the model, and the tensors that it is made of.
+
+  Attributes:
+    path: dotted path of the parameter.
+    source: name of the tensor; `{}` stands for the number of the layer where
+      the parameter has a leading layer axis.
+    form: one of `FORMS`.
+  """
+
+  path: str
+  source: str
+  form: str = "same"
+
+  @property
+  def stacked(self) -> bool:
+    """Whether the parameter has a leading layer axis."""
+    return "{}" in self.source
+
+  def names(self, shape: Shape) -> tuple[str, ...]:
+    """Names of its tensors, in the order of the layers.
+
+    Args:
+      shape: of the parameter.
+    """
+    if not self.stacked:
+      return (self.source,)
+    return tuple(self.source.format(layer) for layer in range(shape[0]))
+
+  def stored(self, shape: Shape) -> Shape:
+    """Shape of each of its tensors, from that of the parameter."""
+    return FORMS[self.form].theirs(shape[1:] if self.stacked else shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Surplus:
+  """Tensors that may be in a checkpoint and are not read.
+
+  Attributes:
+    pattern: regular expression of their whole names.
+    reason: why they are not needed.
+  """
+
+  pattern: str
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """The weights of a family.
+
+  Attributes:
+    weights: every parameter of the model, once.
+    renames: regular expressions and what they become, applied one after the
+      other; they bring the layouts in circulation to the names of `weights`.
+    surplus: what is left out.
+  """
+
+  weights: tuple[Weight, ...]
+  renames: tuple[tuple[str, str], ...] = ()
+  surplus: tuple[Surplus, ...] = ()
+
+  def canonical(self, name: str) -> str:
+    """The name of a tensor in the layout of `weights`."""
+    for pattern, replacement in self.renames:
+      name = re.sub(pattern, replacement, name)
+    return name
+
+  def why_left_out(self, name: str) -> str:
+    """Why a tensor, by its canonical name, is not needed; "" = it is."""
+    for surplus in self.surplus:
+      if re.fullmatch(surplus.pattern, name):
+        return surplus.reason
+    return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What a config.json says.
+
+  Attributes:
+    family: name of the family.
+    cfg: the model.
+    table: its weights.
+    image_token: id that stands for a picture in a prompt.
+    dtype: of the stored weights, by the config.
+  """
+
+  family: str
+  cfg: config_lib.VLMConfig
+  table: Table
+  image_token: int
+  dtype: str
+
+
+# A family: reads the object in a config.json, or raises ValueError.
+Describe = Callable[[dict[str, Any]], Description]

@@ -1,0 +1,311 @@
+"""Reading published checkpoints: safetensors, tensor after tensor.
+
+A tensor is read, converted, and written into the parameter on the devices that
+it belongs to before the next one is read. The host never holds more than the
+mapped pages of one file and two copies of one tensor.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+import numpy as np
+import safetensors
+
+from eos_jax.array_typing import Array
+from eos_jax.models import config as config_lib
+from eos_jax.models import families, vlm
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+# Names in the header of a safetensors file.
+_READABLE = ("BF16", "F16", "F32", "F64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """A tensor in a file.
+
+  Attributes:
+    name: as in the file.
+    file: where it is.
+    shape: its shape.
+    dtype: by its name in the file, such as "F16".
+  """
+
+  name: str
+  file: pathlib.Path
+  shape: tuple[int, ...]
+  dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a tensor goes.
+
+  Attributes:
+    path: dotted path of the parameter.
+    layer: entry of its layer axis; None = it is the whole parameter.
+    form: one of `families.FORMS`.
+  """
+
+  path: str
+  layer: int | None
+  form: str
+
+
+def shapes(cfg: config_lib.VLMConfig) -> Any:
+  """The parameters of a model as a tree of `jax.ShapeDtypeStruct`."""
+  return jax.eval_shape(functools.partial(vlm.init, cfg), jax.random.key(0))
+
+
+def load(
+  folder: str | pathlib.Path,
+  *,
+  dtype: Any = None,
+  shardings: Callable[[Any], Any] | None = None,
+) -> tuple[families.Description, Any]:
+  """Reads a model from a folder in Hugging Face's layout.
+
+  All headers are read and compared with the model before any weight is.
+
+  Args:
+    folder: has config.json, and model.safetensors or its shards and their
+      index.
+    dtype: of all parameters; None = the one that the config names. Values are
+      rounded to it one by one.
+    shardings: makes a tree of `jax.sharding.Sharding` from the tree of shapes,
+      for example `functools.partial(partition.param_shardings, mesh)`; None =
+      everything goes to the default device.
+
+  Returns:
+    What the config says, and the parameters as `models.init` makes them, as
+    `jax.Array`s.
+
+  Raises:
+    ValueError: the config or a file cannot be read, or tensors are missing,
+      unexpected or misshapen; all of them are listed.
+  """
+  folder = pathlib.Path(folder)
+  description = families.read(folder)
+  if dtype is None:
+    dtype = jax.dtypes.canonicalize_dtype(description.dtype)
+  like = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype),
+    shapes(description.cfg),
+  )
+  found = tensors(folder)
+  places, faults = match(description.table, like, found)
+  if faults:
+    raise ValueError(
+      f"the weights in {folder} do not fit its config.json; use files of one"
+      " checkpoint:\n  " + "\n  ".join(faults)
+    )
+  wanted = _Tree(like, shardings)
+  for file in dict.fromkeys(tensor.file for tensor in found):
+    _read_file(file, [t for t in found if t.file == file], places, wanted)
+  return description, wanted.tree()
+
+
+def match(
+  table: families.Table, like: Any, found: list[Tensor]
+) -> tuple[dict[str, Place], list[str]]:
+  """Finds the place of each tensor.
+
+  Args:
+    table: the weights of the family.
+    like: tree of the parameters' shapes.
+    found: what there is.
+
+  Returns:
+    The places by the tensors' names, tensors that are left out having none;
+    and a line for each fault.
+  """
+  leaves, places, faults = flat(like), {}, []
+  named = {weight.path for weight in table.weights}
+  if named != leaves.keys():
+    raise ValueError(
+      "the table of weights and the model differ in"
+      f" {', '.join(sorted(named ^ leaves.keys()))}; mend the family's table"
+    )
+  wanted: dict[str, tuple[families.Weight, int]] = {}
+  for weight in table.weights:
+    for layer, name in enumerate(weight.names(leaves[weight.path].shape)):
+      wanted[name] = weight, layer
+  taken: dict[str, Tensor] = {}
+  for tensor in found:
+    name = table.canonical(tensor.name)
+    if name in taken:
+      faults.append(
+        f"{tensor.name} in {tensor.file.name} is there a second time, as"
+        f" {taken[name].name} in {taken[name].file.name}"
+      )
+    elif name in wanted:
+      taken[name] = tensor
+      weight, layer = wanted[name]
+      faults += _misfits(tensor, weight.stored(leaves[weight.path].shape))
+      places[tensor.name] = Place(
+        weight.path, layer if weight.stacked else None, weight.form
+      )
+    elif not table.why_left_out(name):
+      faults.append(f"unexpected {tensor.name} in {tensor.file.name}")
+  faults += [
+    f"missing {name}, of which {weight.path} is made"
+    for name, (weight, _) in wanted.items()
+    if name not in taken
+  ]
+  return places, sorted(faults)
+
+
+def _misfits(tensor, shape):
+  """Faults of a tensor that should have a shape and be in floating point."""
+  where = f"{tensor.name} in {tensor.file.name}"
+  if tensor.shape != shape:
+    yield f"{where} has shape {tensor.shape}, expected {shape}"
+  if tensor.dtype not in _READABLE:
+    yield (
+      f"{where} has dtype {tensor.dtype}, expected one of"
+      f" {', '.join(_READABLE)}"
+    )
+
+
+def tensors(folder: pathlib.Path) -> list[Tensor]:
+  """All tensors of a folder, in the order of its files, from their headers.
+
+  Raises:
+    ValueError: there are no weights, the index cannot be read, or files are
+      missing or truncated; all of them are named.
+  """
+  found, faults = [], []
+  for path in _files(folder):
+    try:
+      with safetensors.safe_open(str(path), framework="numpy") as file:
+        for name in file.keys():
+          part = file.get_slice(name)
+          found.append(
+            Tensor(name, path, tuple(part.get_shape()), part.get_dtype())
+          )
+    except FileNotFoundError:
+      faults.append(f"{path.name} is missing")
+    except (OSError, safetensors.SafetensorError) as error:
+      faults.append(f"{path.name} is truncated or damaged ({error})")
+  if faults:
+    raise ValueError(
+      f"weights in {folder} cannot be read; fetch these files again:\n  "
+      + "\n  ".join(faults)
+    )
+  return found
+
+
+def _files(folder):
+  """The weight files of a folder: one, or those that its index names."""
+  # transformers prefers the single file, too.
+  if (folder / SINGLE).exists():
+    return [folder / SINGLE]
+  path = folder / INDEX
+  try:
+    entries = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    names = sorted(set(entries.values()))
+  except FileNotFoundError as error:
+    others = sorted(p.name for p in folder.glob("*.bin"))
+    remedy = "give the folder of a checkpoint"
+    if others:
+      remedy = (
+        f"{', '.join(others)} can be converted with transformers:"
+        " save_pretrained(..., safe_serialization=True)"
+      )
+    raise ValueError(
+      f"{folder} has neither {SINGLE} nor {INDEX}; {remedy}"
+    ) from error
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f"{path} cannot be read as an index of weights ({error!r}); fetch it"
+      " again"
+    ) from error
+  return [folder / name for name in names]
+
+
+def flat(tree) -> dict[str, Any]:
+  """Leaves by dotted path."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {
+    ".".join(str(entry.key) for entry in path): leaf for path, leaf in leaves
+  }
+
+
+class _Tree:
+  """Parameters that are being filled.
+
+  A stacked parameter is allocated on its devices when its first layer comes;
+  layers are written into it in place.
+  """
+
+  def __init__(self, like, shardings):
+    if shardings is None:
+      device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+      places = jax.tree.map(lambda _: device, like)
+    else:
+      places = shardings(like)
+    self._like, self._treedef = flat(like), jax.tree.structure(like)
+    self._shardings, self._arrays = flat(places), {}
+    # One program for each shape and sharding, whatever the layer.
+    self._write = functools.cache(_writer)
+
+  def put(self, place: Place, value: np.ndarray) -> None:
+    """Writes a tensor, in the model's form, to its place."""
+    path, sharding = place.path, self._shardings[place.path]
+    value = value.astype(self._like[path].dtype, order="C")  # one pass
+    if place.layer is None:
+      array = _on_devices(value, sharding)
+    else:
+      array = self._arrays.get(path)
+      if array is None:
+        like = self._like[path]
+        array = jnp.zeros(like.shape, like.dtype, device=sharding)
+      part = _on_devices(value, _of_layer(sharding))
+      array = self._write(sharding)(array, part, place.layer)
+    # Copies on the way to a device would pile up on the host.
+    self._arrays[path] = jax.block_until_ready(array)
+
+  def tree(self) -> Any:
+    """The parameters; every one has been put."""
+    return self._treedef.unflatten(self._arrays[path] for path in self._like)
+
+
+def _read_file(path, found, places, wanted: _Tree) -> None:
+  """Puts the tensors of a file into the tree."""
+  with safetensors.safe_open(str(path), framework="numpy") as file:
+    for tensor in found:
+      place = places.get(tensor.name)
+      if place is not None:
+        ours = families.FORMS[place.form].ours
+        wanted.put(place, ours(file.get_tensor(tensor.name)))
+
+
+def _on_devices(value: np.ndarray, sharding: Sharding) -> Array:
+  """An array of which each process places its own part."""
+  return jax.make_array_from_callback(
+    value.shape, sharding, lambda index: value[index]
+  )
+
+
+def _of_layer(sharding: Sharding) -> Sharding:
+  """The sharding of one layer of a stack."""
+  if not isinstance(sharding, NamedSharding):
+    return sharding
+  return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+
+
+def _write(stack: Array, part: Array, layer: Array) -> Array:
+  return jax.lax.dynamic_update_index_in_dim(stack, part, layer, axis=0)
+
+
+def _writer(sharding: Sharding) -> Callable[[Array, Array, int], Array]:
+  """Writes one layer into a stack, whose memory the result takes over."""
+  return jax.jit(_write, donate_argnums=0, out_shardings=sharding)
