@@ -141,10 +141,11 @@ class Processor:
     ready = self.family.preprocess(pictures, self.settings, capacity=capacity)
     if self.family is smolvlm:
       stand_ins = [
-        smolvlm.image_prompt(tuple(grid), self.settings) for grid in ready.grid
+        smolvlm.image_prompt(tuple(grid), self.settings)
+        for grid in ready.grid.tolist()
       ]
     else:
-      stand_ins = [self.text.image * count for count in ready.tokens]
+      stand_ins = [self.text.image * count for count in ready.tokens.tolist()]
     expanded = text_lib.expand(text, self.text.image, stand_ins)
     ids, mask = text_lib.row(
       self.text.encode(expanded), length, pad_id=self.text.pad_id
@@ -192,5 +193,9 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
       f" model_type {kind!r}"
     )
   settings = family.read_settings(folder)
-  text = text_lib.load(folder, image=family.IMAGE_TOKEN)
+  text = text_lib.load(
+    folder,
+    image=family.IMAGE_TOKEN,
+    needed=family.special_tokens(settings),
+  )
   return Processor(family, settings, text, style, folder.template, str(path))

@@ -67,11 +67,13 @@ class Fields:
       raise self.fault(name, "true or false", "correct the file")
     return value
 
-  def whole(self, name: str, default: int | None = None) -> int:
-    """A positive whole number."""
+  def whole(self, name: str, default: int, *, least: int = 1) -> int:
+    """A whole number of at least `least`."""
     value = self.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-      raise self.fault(name, "a positive whole number", "correct the file")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+      raise self.fault(
+        name, f"a whole number from {least} on", "correct the file"
+      )
     return value
 
   def extent(self, name: str, default: Any) -> tuple[int | None, int, int]:
@@ -181,6 +183,14 @@ class Folder:
   processor: Fields
   tokenizer: Fields
   template: str
+
+  @property
+  def vision(self) -> Fields:
+    """The encoder's part of the model's fields."""
+    values = self.config.get("vision_config", {})
+    if not isinstance(values, dict):
+      raise self.config.fault("vision_config", "an object", "correct the file")
+    return Fields(self.config.path, values)
 
 
 def read_fields(path: pathlib.Path, *, needed: bool) -> Fields:

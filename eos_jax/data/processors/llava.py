@@ -130,19 +130,26 @@ def _aspect(folder: folder_lib.Folder) -> str:
 
 def _encoder(folder: folder_lib.Folder) -> tuple[int, int]:
   """Side of a patch, and tokens that are passed on beside the patches."""
-  vision = folder_lib.Fields(
-    folder.config.path, folder.config.get("vision_config", {})
+  patch = folder.processor.whole(
+    "patch_size", folder.vision.whole("patch_size", 14)
   )
-  patch = folder.processor.get("patch_size", vision.get("patch_size", 14))
   # CLIP has a class token. Folders older than the field do not say so.
-  clip = vision.get("model_type", "clip_vision_model").startswith("clip")
-  extra = folder.processor.get("num_additional_image_tokens", int(clip))
+  kind = str(folder.vision.get("model_type", "clip_vision_model"))
+  extra = folder.processor.whole(
+    "num_additional_image_tokens", int(kind.startswith("clip")), least=0
+  )
   name = "vision_feature_select_strategy"
   place = folder.processor if folder.processor.get(name) else folder.config
   strategy = place.get(name, "default")
   if strategy not in ("default", "full"):
     raise place.fault(name, '"default" or "full"', "correct the file")
-  return int(patch), int(extra) - (strategy == "default")
+  return patch, extra - (strategy == "default")
+
+
+def special_tokens(settings: Settings) -> tuple[str, ...]:
+  """Tokens that the tokenizer has to know beside the image token."""
+  del settings
+  return ()
 
 
 def preprocess(

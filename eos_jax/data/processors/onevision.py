@@ -86,15 +86,9 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
   side = edge or height
   if not edge and height != width:
     raise fields.fault("size", "a square", "correct the file")
-  vision = folder_lib.Fields(
-    folder.config.path, folder.config.get("vision_config", {})
-  )
-  patches = math.isqrt(
-    folder.processor.get(
-      "num_image_tokens",
-      (vision.get("image_size", side) // vision.get("patch_size", 14)) ** 2,
-    )
-  )
+  vision = folder.vision
+  across = vision.whole("image_size", side) // vision.whole("patch_size", 14)
+  patches = math.isqrt(folder.processor.whole("num_image_tokens", across**2))
   return Settings(
     # Without values the class in transformers takes CLIP's.
     fields.pixel_settings(llava.CLIP),
@@ -103,6 +97,12 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     patches,
     _most(folder),
   )
+
+
+def special_tokens(settings: Settings) -> tuple[str, ...]:
+  """Tokens that the tokenizer has to know beside the image token."""
+  del settings
+  return ("<|im_start|>", "<|im_end|>")
 
 
 def _resolutions(folder: folder_lib.Folder, side: int):

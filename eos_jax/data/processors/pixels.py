@@ -17,8 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # A picture in memory: PIL's, or uint8 `[height, width]` or
 # `[height, width, 1 | 3 | 4]`.
 Picture = Image.Image | np.ndarray
-# One uint8 picture after `rgb`.
-RGB = UInt8[np.ndarray, "height width 3"]
+# One uint8 picture after `rgb`, `[height, width, 3]`.
+RGB = UInt8[np.ndarray, "_ _ 3"]
 
 # Resized pictures above this many pixels are not made whole if only their
 # middle is wanted: a line of 1 x 4000 pixels would become 336 x 1,344,000.

@@ -127,6 +127,12 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
   )
 
 
+def special_tokens(settings: Settings) -> tuple[str, ...]:
+  """Tokens that the tokenizer has to know beside the image token."""
+  del settings
+  return ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+
+
 def smart_size(size: tuple[int, int], settings: Settings) -> tuple[int, int]:
   """Height and width in whole blocks, near to the shape and within the area.
 

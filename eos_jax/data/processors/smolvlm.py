@@ -82,18 +82,23 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
   fields.refuse_unknown(_KNOWN)
   side = _longest(fields, "max_image_size", 364)
   longest = _longest(fields, "size", 4 * 364)
-  vision = folder_lib.Fields(
-    folder.config.path, folder.config.get("vision_config", {})
-  )
-  scale = folder.config.get("scale_factor", 2)
-  patches = vision.get("image_size", side) // vision.get("patch_size", 14)
+  vision = folder.vision
+  across = vision.whole("image_size", side) // vision.whole("patch_size", 14)
+  tokens = across**2 // folder.config.whole("scale_factor", 2) ** 2
   return Settings(
     fields.pixel_settings(_HALF),
     longest if fields.flag("do_resize", True) else None,
     side,
     fields.flag("do_image_splitting", True),
-    folder.processor.get("image_seq_len", patches**2 // scale**2),
+    folder.processor.whole("image_seq_len", max(tokens, 1)),
   )
+
+
+def special_tokens(settings: Settings) -> tuple[str, ...]:
+  """Tokens that the tokenizer has to know beside the image token."""
+  rows = range(1, math.isqrt(settings.capacity - 1) + 1)
+  places = (f"<row_{row}_col_{col}>" for row in rows for col in rows)
+  return (AROUND, GLOBAL, "<end_of_utterance>", *places)
 
 
 def _longest(fields: folder_lib.Fields, name: str, default: int) -> int:

@@ -50,16 +50,20 @@ class Text:
     return self.inner.decode([int(i) for i in ids])
 
 
-def load(folder: folder_lib.Folder, *, image: str) -> Text:
+def load(
+  folder: folder_lib.Folder, *, image: str, needed: Sequence[str] = ()
+) -> Text:
   """Reads the tokenizer of a model folder.
 
   Args:
     folder: where `tokenizer.json` lies.
-    image: the family's image token, unless the folder names another.
+    image: the family's image token.
+    needed: further tokens of its prompts; without one of them texts would
+      silently fall into other pieces.
 
   Raises:
-    ValueError: the file is missing or damaged, lacks the image token, or gives
-      it another id than the model has.
+    ValueError: the file is missing or damaged, lacks a token, or gives the
+      image token another id than the model has.
   """
   path = folder.path / "tokenizer.json"
   if not path.is_file():
@@ -74,16 +78,22 @@ def load(folder: folder_lib.Folder, *, image: str) -> Text:
     raise ValueError(
       f"{path} is damaged ({error}); expected a tokenizer; copy the file again"
     ) from error
-  image = folder.processor.get("image_token", image)
-  image = image["content"] if isinstance(image, dict) else image
-  image_id = inner.token_to_id(image)
-  if image_id is None:
+  if _token(folder.processor, "image_token") not in ("", image):
+    raise folder.processor.fault(
+      "image_token",
+      f"the family's {json.dumps(image)}",
+      "rename it there and in tokenizer.json",
+    )
+  lacking = [t for t in (image, *needed) if inner.token_to_id(t) is None]
+  if lacking:
     raise ValueError(
-      f"{path}: the image token {image!r} is missing among"
-      f" {inner.get_vocab_size()} tokens; expected the tokenizer of the"
+      f"{path}: special tokens are missing, {lacking[0]!r} and"
+      f" {len(lacking) - 1} more, among {inner.get_vocab_size()} tokens;"
+      " expected the tokenizer of the"
       " vision-language model, not of its language model alone; take the one"
       " beside the weights"
     )
+  image_id = inner.token_to_id(image)
   for name in ("image_token_index", "image_token_id"):
     wanted = folder.config.get(name, image_id)
     if wanted != image_id:

@@ -7,6 +7,8 @@ with transformers itself.
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -119,6 +121,30 @@ def test_shapes_do_not_depend_on_the_pictures(name, load):
     assert not (inputs.visual & ~inputs.mask).any()
     assert inputs.visual.sum() == inputs.pictures.tokens[0]
   assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("name", samples.TINY)
+def test_a_compiled_function_takes_them(name, load):
+  processor = load(name)
+  traces = []
+
+  @jax.jit
+  def count(pixels, valid, ids):
+    traces.append(pixels.shape)
+    parts = jnp.abs(pixels).sum(range(2, pixels.ndim)) > 0
+    return (parts & valid).sum(), (ids == processor.text.image_id).sum()
+
+  for height, width in ((5, 80), (64, 64), (90, 31)):
+    inputs = processor.prepare(
+      samples.CONVERSATIONS["question"],
+      [samples.picture(height, width)],
+      length=900,
+    )
+    out = inputs.pictures
+    parts, tokens = count(out.pixels, out.valid, inputs.ids)
+    assert int(parts) == out.valid.sum()
+    assert int(tokens) == out.tokens.sum()
+  assert len(traces) == 1
 
 
 def test_a_text_in_place_of_turns(load):

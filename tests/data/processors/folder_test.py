@@ -162,9 +162,9 @@ def test_tokenizers_without_the_image_token(write):
   other = samples.tokenizer("qwen2_vl")
   other.save(str(path / "tokenizer.json"))
   assert _refusal(path) == (
-    f"{path / 'tokenizer.json'}: the image token '<image>' is missing among"
-    f" {other.get_vocab_size()} tokens; expected the tokenizer of the"
-    " vision-language model, not of its language model alone; take the one"
+    f"{path / 'tokenizer.json'}: special tokens are missing, '<image>' and 0"
+    f" more, among {other.get_vocab_size()} tokens; expected the tokenizer of"
+    " the vision-language model, not of its language model alone; take the one"
     " beside the weights"
   )
   samples.tokenizer("smolvlm").save(str(path / "tokenizer.json"))
@@ -172,6 +172,49 @@ def test_tokenizers_without_the_image_token(write):
   assert "'<image>' is 4; expected 32000, by image_token_index" in (
     _refusal(path)
   )
+
+
+def test_tokenizers_without_the_other_special_tokens(write):
+  """Names of rows would fall into letters that no model was trained on."""
+  path = write("smolvlm")
+  file = path / "tokenizer.json"
+  file.write_text(file.read_text().replace("<row_4_col_2>", "<row_4_col_x>"))
+  assert "special tokens are missing, '<row_4_col_2>' and 0 more" in (
+    _refusal(path)
+  )
+  path = write("tiny_llava")
+  _edit(path, "processor_config.json", image_token="<picture>")
+  assert _refusal(path) == (
+    f'{path / "processor_config.json"}: image_token is "<picture>"; expected'
+    ' the family\'s "<image>"; rename it there and in tokenizer.json'
+  )
+
+
+def test_texts_begin_once(write):
+  path = write("tiny_llava")
+  plain = processors.load(path).text
+  ids = plain.encode("the")
+  assert ids[0] == plain.inner.token_to_id("<s>") and len(ids) == 2
+  assert plain.encode("<s>the") == ids
+  # A file that leaves it to the other one.
+  values = json.loads((path / "tokenizer.json").read_text())
+  values["post_processor"] = None
+  (path / "tokenizer.json").write_text(json.dumps(values))
+  assert processors.load(path).text.encode("the") == ids[1:]
+  _edit(path, "tokenizer_config.json", add_bos_token=True)
+  text = processors.load(path).text
+  assert text.encode("the") == text.encode("<s>the") == ids
+
+
+def test_smolvlm_s_format_begins_as_the_tokenizer_does(write):
+  """Idefics3 has the format too, with the tokens of Llama 3."""
+  path = write("tiny_smolvlm")
+  _edit(path, "config.json", model_type="idefics3")
+  file = path / "tokenizer.json"
+  file.write_text(file.read_text().replace("<|im_start|>", "<|begin_of_text|>"))
+  _edit(path, "tokenizer_config.json", bos_token="<|begin_of_text|>")
+  text = processors.load(path).prompt([{"role": "user", "content": "Hi."}])
+  assert text == "<|begin_of_text|>User: Hi.<end_of_utterance>\nAssistant:"
 
 
 def test_an_unknown_family_and_format(write):
@@ -216,7 +259,7 @@ def test_an_unknown_family_and_format(write):
     ),
     ("qwen2_vl", {"min_pixels": 2e6}, "expected whole numbers, 0 < min_pixels"),
     ("qwen2_vl", {"size": 224}, "size is 224; expected {shortest_edge,"),
-    ("qwen2_vl", {"patch_size": 0}, "patch_size is 0; expected a positive"),
+    ("qwen2_vl", {"patch_size": 0}, "patch_size is 0; expected a whole number"),
     ("qwen2_vl", {"do_resize": False}, "expected true, so that patches"),
     (
       "smolvlm",
@@ -244,6 +287,8 @@ def test_fields_beside_the_pictures(write):
   assert 'image_aspect_ratio is "anyres"; expected "pad" or "square"' in (
     _refusal(path)
   )
+  _edit(path, "config.json", image_aspect_ratio=None, vision_config=7)
+  assert "vision_config is 7; expected an object" in _refusal(path)
   shutil.rmtree(path)
   path = write("llava")
   _edit(path, "processor_config.json", vision_feature_select_strategy="cls")
