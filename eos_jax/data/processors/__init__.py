@@ -140,10 +140,7 @@ class Processor:
       text = self.prompt(conversation, reply=reply)
     ready = self.family.preprocess(pictures, self.settings, capacity=capacity)
     if self.family is smolvlm:
-      stand_ins = [
-        smolvlm.image_prompt(tuple(grid), self.settings)
-        for grid in ready.grid.tolist()
-      ]
+      stand_ins = [self._tiles(tuple(grid)) for grid in ready.grid.tolist()]
     else:
       stand_ins = [self.text.image * count for count in ready.tokens.tolist()]
     expanded = text_lib.expand(text, self.text.image, stand_ins)
@@ -158,6 +155,18 @@ class Processor:
         " of its own; mark it as special in tokenizer.json"
       )
     return Inputs(ids, mask, visual, ready, text)
+
+  def _tiles(self, grid: tuple[int, int]) -> str:
+    """What stands for the tiles of a picture, if they all have a name."""
+    for name in smolvlm.tile_names(grid):
+      # It would fall into letters, which no model was trained on.
+      if self.text.inner.token_to_id(name) is None:
+        raise ValueError(
+          f"{self.where}: a picture has {grid[0]} x {grid[1]} tiles, but the"
+          f" tokenizer has no token {name!r}; give a smaller picture, or lower"
+          " size.longest_edge"
+        )
+    return smolvlm.image_prompt(grid, self.settings)
 
 
 def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:

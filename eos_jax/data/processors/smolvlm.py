@@ -96,9 +96,8 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
 
 def special_tokens(settings: Settings) -> tuple[str, ...]:
   """Tokens that the tokenizer has to know beside the image token."""
-  rows = range(1, math.isqrt(settings.capacity - 1) + 1)
-  places = (f"<row_{row}_col_{col}>" for row in rows for col in rows)
-  return (AROUND, GLOBAL, "<end_of_utterance>", *places)
+  del settings
+  return (AROUND, GLOBAL, "<end_of_utterance>")
 
 
 def _longest(fields: folder_lib.Fields, name: str, default: int) -> int:
@@ -159,6 +158,20 @@ def tile_grid(
   return size, (rows, cols)
 
 
+def tile_names(grid: tuple[int, int]) -> list[str]:
+  """The tokens that announce tiles, row by row.
+
+  >>> tile_names((1, 2))
+  ['<row_1_col_1>', '<row_1_col_2>']
+  """
+  rows, cols = grid
+  return [
+    f"<row_{row}_col_{col}>"
+    for row in range(1, rows + 1)
+    for col in range(1, cols + 1)
+  ]
+
+
 def image_prompt(grid: tuple[int, int], settings: Settings) -> str:
   """The text that stands for a picture: its tiles by row and column.
 
@@ -169,14 +182,12 @@ def image_prompt(grid: tuple[int, int], settings: Settings) -> str:
   >>> image_prompt((0, 0), Settings(tokens=1))
   '<fake_token_around_image><global-img><image><fake_token_around_image>'
   """
-  rows, cols = grid
   tile = IMAGE_TOKEN * settings.tokens
+  cols = grid[1]
+  tiles = [f"{AROUND}{name}{tile}" for name in tile_names(grid)]
   lines = [
-    "".join(
-      f"{AROUND}<row_{row}_col_{col}>{tile}" for col in range(1, cols + 1)
-    )
-    + "\n"
-    for row in range(1, rows + 1)
+    "".join(tiles[start : start + cols]) + "\n"
+    for start in range(0, len(tiles), max(cols, 1))
   ]
   if lines:
     lines.append("\n")

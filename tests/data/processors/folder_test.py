@@ -176,10 +176,19 @@ def test_tokenizers_without_the_image_token(write):
 
 def test_tokenizers_without_the_other_special_tokens(write):
   """Names of rows would fall into letters that no model was trained on."""
-  path = write("smolvlm")
+  path = write("tiny_smolvlm")
   file = path / "tokenizer.json"
-  file.write_text(file.read_text().replace("<row_4_col_2>", "<row_4_col_x>"))
-  assert "special tokens are missing, '<row_4_col_2>' and 0 more" in (
+  whole = file.read_text()
+  file.write_text(whole.replace("<row_2_col_2>", "<row_2_col_x>"))
+  processor = processors.load(path)
+  with pytest.raises(ValueError) as error:
+    processor.prepare(_turn(_IMAGE), [samples.picture(20, 50)])
+  assert str(error.value) == (
+    f"{path}: a picture has 2 x 3 tiles, but the tokenizer has no token"
+    " '<row_2_col_2>'; give a smaller picture, or lower size.longest_edge"
+  )
+  file.write_text(whole.replace("<global-img>", "<global>"))
+  assert "special tokens are missing, '<global-img>' and 0 more" in (
     _refusal(path)
   )
   path = write("tiny_llava")
