@@ -1,0 +1,210 @@
+"""Text and pictures of published families, from a local model folder.
+
+`load` reads a folder in the Hugging Face layout; the result turns turns and
+pictures into arrays of static shape, the same that the family's processor in
+transformers makes, without transformers and torch:
+
+    processor = processors.load("llava-1.5-7b-hf")
+    inputs = processor.prepare(conversation, [picture], length=1024)
+
+The modules of the families are pure functions behind frozen settings and can be
+used without a folder.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from types import ModuleType
+from typing import Any
+
+from jaxtyping import Bool, Int32
+import numpy as np
+
+from eos_jax.data.processors import conversation as conversation_lib
+from eos_jax.data.processors import folder as folder_lib
+from eos_jax.data.processors import llava, onevision, pixels, qwen2_vl, smolvlm
+from eos_jax.data.processors import text as text_lib
+from eos_jax.data.processors.pixels import Pictures, open_picture
+
+__all__ = [
+  "FAMILIES",
+  "Inputs",
+  "Pictures",
+  "Processor",
+  "load",
+  "open_picture",
+]
+
+# `model_type` of config.json -> module and conversation format.
+FAMILIES: dict[str, ModuleType] = {
+  "llava": llava,
+  "llava_onevision": onevision,
+  "qwen2_vl": qwen2_vl,
+  "qwen2_5_vl": qwen2_vl,
+  "smolvlm": smolvlm,
+  "idefics3": smolvlm,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """One prompt for a model.
+
+  Attributes:
+    ids: int32 `[N]`, with the image token wherever a visual token belongs.
+    mask: bool `[N]`, False behind the prompt.
+    visual: bool `[N]`, where the image tokens are.
+    pictures: the pictures, in the order of their tokens.
+    text: the prompt before image tokens were multiplied.
+  """
+
+  ids: Int32[np.ndarray, "N"]
+  mask: Bool[np.ndarray, "N"]
+  visual: Bool[np.ndarray, "N"]
+  pictures: Pictures
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+  """Everything between a conversation with pictures and a model's arrays.
+
+  Attributes:
+    family: the family's module.
+    settings: the family's `Settings`.
+    text: the tokenizer.
+    style: name of the conversation format, a key of `conversation.FORMATS`.
+    template: the folder's own chat template, to compare with; "" if none.
+    where: the folder, for messages.
+  """
+
+  family: ModuleType
+  settings: Any
+  text: text_lib.Text
+  style: str
+  template: str
+  where: str
+
+  def prompt(
+    self, conversation: Sequence[Mapping[str, Any]], *, reply: bool = True
+  ) -> str:
+    """The text of a conversation, with one image token a picture.
+
+    Args:
+      conversation: turns, as `processors.conversation` describes them.
+      reply: whether to end where the model's answer begins.
+
+    Raises:
+      ValueError: a turn is impossible, a text contains the image token, or the
+        folder's own chat template is of another format.
+    """
+    conversation_lib.check_template(self.template, self.style, where=self.where)
+    turns = conversation_lib.checked(conversation)
+    options = {}
+    if self.style == "smolvlm" and self.text.begin:
+      options["begin"] = self.text.begin
+    text = conversation_lib.FORMATS[self.style](turns, reply=reply, **options)
+    if text.count(self.text.image) != conversation_lib.picture_count(turns):
+      raise ValueError(
+        f"conversation: a text contains the image token {self.text.image!r};"
+        ' give the picture as a part {"type": "image"} of its own'
+      )
+    return text
+
+  def prepare(
+    self,
+    conversation: Sequence[Mapping[str, Any]] | str,
+    pictures: Sequence[pixels.Picture] = (),
+    *,
+    reply: bool = True,
+    length: int | None = None,
+    capacity: int | None = None,
+  ) -> Inputs:
+    """A conversation and its pictures as arrays.
+
+    Args:
+      conversation: turns, or a finished text with one image token a picture.
+      pictures: in the order in which they are mentioned.
+      reply: whether to end where the model's answer begins; of no effect on a
+        finished text.
+      length: N; None is as long as the prompt is.
+      capacity: tiles (Qwen2-VL: patches) of each picture that there is room
+        for; None is the most that the settings allow.
+
+    Raises:
+      ValueError: pictures and image tokens are not equally many, or something
+        does not fit in `length` or `capacity`.
+    """
+    text = conversation
+    if not isinstance(text, str):
+      text = self.prompt(conversation, reply=reply)
+    ready = self.family.preprocess(pictures, self.settings, capacity=capacity)
+    if self.family is smolvlm:
+      stand_ins = [self._tiles(tuple(grid)) for grid in ready.grid.tolist()]
+    else:
+      stand_ins = [self.text.image * count for count in ready.tokens.tolist()]
+    expanded = text_lib.expand(text, self.text.image, stand_ins)
+    ids, mask = text_lib.row(
+      self.text.encode(expanded), length, pad_id=self.text.pad_id
+    )
+    visual = mask & (ids == self.text.image_id)
+    if visual.sum() != ready.tokens.sum():
+      raise ValueError(
+        f"{self.where}: the tokenizer makes {visual.sum()} image tokens of"
+        f" {ready.tokens.sum()}; expected {self.text.image!r} to be one token"
+        " of its own; mark it as special in tokenizer.json"
+      )
+    return Inputs(ids, mask, visual, ready, text)
+
+  def _tiles(self, grid: tuple[int, int]) -> str:
+    """What stands for the tiles of a picture, if they all have a name."""
+    for name in smolvlm.tile_names(grid):
+      # It would fall into letters, which no model was trained on.
+      if self.text.inner.token_to_id(name) is None:
+        raise ValueError(
+          f"{self.where}: a picture has {grid[0]} x {grid[1]} tiles, but the"
+          f" tokenizer has no token {name!r}; give a smaller picture, or lower"
+          " size.longest_edge"
+        )
+    return smolvlm.image_prompt(grid, self.settings)
+
+
+def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
+  """Reads settings and tokenizer of a model folder.
+
+  Args:
+    path: a folder with `config.json`, `preprocessor_config.json` (or a
+      `processor_config.json` with the same inside) and `tokenizer.json`.
+    style: the conversation format; None is that of the converted checkpoints.
+      "vicuna" is the one that LLaVA-1.5's authors use.
+
+  Raises:
+    ValueError: the family is unknown, or a file is missing, damaged or asks
+      for what is not known here.
+  """
+  folder = folder_lib.read(path)
+  kind = folder.config.get("model_type")
+  if kind not in FAMILIES:
+    raise folder.config.fault(
+      "model_type",
+      f"one of {', '.join(FAMILIES)}",
+      "convert the checkpoint, or prepare its inputs yourself",
+    )
+  family = FAMILIES[kind]
+  names = {
+    module: module.__name__.rpartition(".")[2] for module in FAMILIES.values()
+  }
+  style = names[family] if style is None else style
+  allowed = [names[family], *(["vicuna"] if family is llava else [])]
+  if style not in allowed:
+    raise ValueError(
+      f"style is {style!r}; expected one of {', '.join(allowed)} for the"
+      f" model_type {kind!r}"
+    )
+  settings = family.read_settings(folder)
+  text = text_lib.load(
+    folder,
+    image=family.IMAGE_TOKEN,
+    needed=family.special_tokens(settings),
+  )
+  return Processor(family, settings, text, style, folder.template, str(path))

@@ -1,0 +1,204 @@
+"""Pictures of LLaVA-1.5: one square of CLIP's size for each.
+
+Either the middle square is cut out, which is what converted checkpoints ask
+for, or the picture is padded to a square with the mean colour first, as the
+authors trained and evaluated (`image_aspect_ratio: pad`).
+
+Sources: haotian-liu/LLaVA `llava/mm_utils.py` (`process_images`,
+`expand2square`); huggingface/transformers
+`models/llava/image_processing_pil_llava.py`, `models/llava/processing_llava.py`
+and `models/clip/image_processing_pil_clip.py`.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from eos_jax.data.processors import folder as folder_lib
+from eos_jax.data.processors import pixels
+
+IMAGE_TOKEN = "<image>"
+ASPECTS = ("crop", "pad")
+CLIP = pixels.PixelSettings(
+  mean=(0.48145466, 0.4578275, 0.40821073),
+  std=(0.26862954, 0.26130258, 0.27577711),
+)
+_KNOWN = (
+  "crop_size",
+  "do_center_crop",
+  "do_normalize",
+  "do_pad",
+  "do_rescale",
+  "do_resize",
+  "image_mean",
+  "image_std",
+  "resample",
+  "rescale_factor",
+  "size",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How LLaVA-1.5 reads a picture.
+
+  Attributes:
+    values: filter and normalisation of the pixels.
+    size: what to resize to, pixels: the shorter side, or height and width
+      whatever the shape was; None does not resize.
+    side: height and width of the result, cut from the middle.
+    aspect: "crop" the middle, or "pad" to a square before resizing.
+    patch: side of a patch of the encoder, pixels.
+    extra: tokens beside the patches that are passed on (0; 1 where the class
+      token is kept).
+  """
+
+  values: pixels.PixelSettings = CLIP
+  size: int | tuple[int, int] | None = 336
+  side: tuple[int, int] = (336, 336)
+  aspect: str = "crop"
+  patch: int = 14
+  extra: int = 0
+
+  def __post_init__(self):
+    if self.aspect not in ASPECTS:
+      raise ValueError(
+        f"aspect is {self.aspect!r}; expected one of {', '.join(ASPECTS)}"
+      )
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """Rows and columns of the patches."""
+    return self.side[0] // self.patch, self.side[1] // self.patch
+
+  @property
+  def tokens(self) -> int:
+    """Image tokens of any picture."""
+    return self.grid[0] * self.grid[1] + self.extra
+
+
+def read_settings(folder: folder_lib.Folder) -> Settings:
+  """Settings of a model folder.
+
+  `aspect` is "pad" if the authors' `image_aspect_ratio` in `config.json`, or
+  `do_pad` of transformers' `LlavaImageProcessor`, says so.
+
+  Raises:
+    ValueError: a field has no value that can be used, is unknown, or leaves
+      the size of the result to the picture.
+  """
+  fields = folder.picture
+  fields.refuse_unknown(_KNOWN)
+  aspect = _aspect(folder)
+  edge, *shape = fields.extent("size", {"shortest_edge": 224})
+  size = (edge or tuple(shape)) if fields.flag("do_resize", True) else None
+  if fields.flag("do_center_crop", True):
+    _, *side = fields.extent("crop_size", 224)
+    if not all(side):
+      raise fields.fault("crop_size", "height and width", "correct the file")
+  elif size and not edge:
+    side = shape
+  elif size and aspect == "pad":
+    side = (edge, edge)
+  else:
+    raise fields.fault(
+      "do_center_crop",
+      "true, or a size of height and width, so that all pictures get one shape",
+      "set it to true",
+    )
+  patch, extra = _encoder(folder)
+  return Settings(
+    fields.pixel_settings(CLIP), size, tuple(side), aspect, patch, extra
+  )
+
+
+def _aspect(folder: folder_lib.Folder) -> str:
+  """Whether pictures are cropped or padded to a square."""
+  ratio = folder.config.get("image_aspect_ratio", "square")
+  if ratio not in ("pad", "square"):
+    raise folder.config.fault(
+      "image_aspect_ratio",
+      '"pad" or "square"',
+      "use another family for tiled pictures",
+    )
+  # CLIP's own processor has a `do_pad` too, which does nothing to a square.
+  own = str(folder.picture.get("image_processor_type", "")).startswith("Llava")
+  padded = own and folder.picture.flag("do_pad", False)
+  return "pad" if padded or ratio == "pad" else "crop"
+
+
+def _encoder(folder: folder_lib.Folder) -> tuple[int, int]:
+  """Side of a patch, and tokens that are passed on beside the patches."""
+  patch = folder.processor.whole(
+    "patch_size", folder.vision.whole("patch_size", 14)
+  )
+  # CLIP has a class token. Folders older than the field do not say so.
+  kind = str(folder.vision.get("model_type", "clip_vision_model"))
+  extra = folder.processor.whole(
+    "num_additional_image_tokens", int(kind.startswith("clip")), least=0
+  )
+  name = "vision_feature_select_strategy"
+  place = folder.processor if folder.processor.get(name) else folder.config
+  strategy = place.get(name, "default")
+  if strategy not in ("default", "full"):
+    raise place.fault(name, '"default" or "full"', "correct the file")
+  return patch, extra - (strategy == "default")
+
+
+def special_tokens(settings: Settings) -> tuple[str, ...]:
+  """Tokens that the tokenizer has to know beside the image token."""
+  del settings
+  return ()
+
+
+def preprocess(
+  pictures: Sequence[pixels.Picture],
+  settings: Settings,
+  *,
+  capacity: int | None = None,
+) -> pixels.Pictures:
+  """Pictures as squares of the encoder's size.
+
+  Args:
+    pictures: I pictures of any size and mode.
+    settings: of the model.
+    capacity: parts a picture; it has one, so this is 1 or None.
+
+  Returns:
+    `Pictures` with pixels `[I, 1, side, side, 3]`; grid counts patches.
+  """
+  capacity = 1 if capacity is None else capacity
+  parts, sizes = [], []
+  for picture in pictures:
+    image = pixels.rgb(picture)
+    sizes.append(image.shape[:2])
+    pixels.check_capacity(1, capacity, kind="tiles", size=sizes[-1])
+    parts.append(
+      pixels.normalize(_square(image, settings), settings.values)[None]
+    )
+  return pixels.stack(
+    parts,
+    capacity=capacity,
+    shape=(*settings.side, 3),
+    grids=[settings.grid] * len(parts),
+    sizes=sizes,
+    tokens=[settings.tokens] * len(parts),
+  )
+
+
+def _square(image: pixels.RGB, settings: Settings) -> np.ndarray:
+  """8-bit pixels of the encoder's size."""
+  if settings.aspect == "pad" and image.shape[0] != image.shape[1]:
+    image = pixels.pad_square(image, pixels.mean_color(settings.values))
+  size, resample = settings.size, settings.values.resample
+  if size is None:
+    return pixels.center_crop(image, settings.side)
+  if isinstance(size, int):
+    size = pixels.shortest_edge_size(image.shape[:2], size)
+  region = pixels.center_region(size, settings.side)
+  if min(region) < 0:  # what is missing becomes black
+    return pixels.center_crop(
+      pixels.resize(image, size, resample), settings.side
+    )
+  return pixels.resize(image, size, resample, region=region)

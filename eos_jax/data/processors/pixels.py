@@ -1,0 +1,298 @@
+"""Pictures to numbers: what the processors of all families share.
+
+PIL resizes on 8-bit values, as the processors that the weights were trained
+with did, so sizes and roundings follow them; nothing here needs torch.
+Heights come before widths everywhere, channels last.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import pathlib
+
+from jaxtyping import Bool, Float32, Int32, UInt8
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# A picture in memory: PIL's, or uint8 `[height, width]` or
+# `[height, width, 1 | 3 | 4]`.
+Picture = Image.Image | np.ndarray
+# One uint8 picture after `rgb`, `[height, width, 3]`.
+RGB = UInt8[np.ndarray, "_ _ 3"]
+
+# Resized pictures above this many pixels are not made whole if only their
+# middle is wanted: a line of 1 x 4000 pixels would become 336 x 1,344,000.
+_LARGE = 1 << 25
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelSettings:
+  """How 8-bit values are resampled and become floats.
+
+  Attributes:
+    resample: PIL's code of the filter (0 nearest, 1 Lanczos, 2 bilinear,
+      3 bicubic, 4 box, 5 Hamming).
+    scale: factor from 8-bit values, usually 1 / 255.
+    mean: per channel, subtracted after scaling.
+    std: per channel, divided by after that.
+  """
+
+  resample: int = int(Image.Resampling.BICUBIC)
+  scale: float = 1 / 255
+  mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+  std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+  """I pictures of one prompt, ready for a compiled model.
+
+  A part is what the vision encoder reads at once: a square tile, or, for
+  Qwen2-VL, a patch. All arrays have shapes that settings, number of pictures
+  and `capacity` determine; the contents of the pictures do not.
+
+  Attributes:
+    pixels: float32, normalised, `[I, capacity, side, side, 3]`, or for patches
+      `[I, capacity, features]`. Parts that are not valid are zero.
+    valid: bool `[I, capacity]`, which parts are there.
+    grid: int32 `[I, 2]`, rows and columns of the parts; what they count is
+      said by each family's `preprocess`.
+    sizes: int32 `[I, 2]`, height and width of the picture as it came, pixels.
+    tokens: int32 `[I]`, how many image tokens each takes in the prompt.
+  """
+
+  pixels: Float32[np.ndarray, "I capacity ..."]
+  valid: Bool[np.ndarray, "I capacity"]
+  grid: Int32[np.ndarray, "I 2"]
+  sizes: Int32[np.ndarray, "I 2"]
+  tokens: Int32[np.ndarray, "I"]
+
+
+def open_picture(path: pathlib.Path | str) -> Image.Image:
+  """Reads a picture file and turns it upright by its EXIF orientation.
+
+  The same is done by `load_image` of transformers (`image_utils.py`), which
+  also drops an alpha channel; here it stays, for `rgb` to lay on white. A
+  picture that is given to a processor from memory is not turned, there as
+  here.
+
+  Raises:
+    ValueError: the file cannot be read as a picture.
+  """
+  try:
+    with Image.open(path) as file:
+      return ImageOps.exif_transpose(file)
+  except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    raise ValueError(
+      f"picture {path} cannot be read ({error}); give a PNG, JPEG or another"
+      " file that Pillow opens"
+    ) from error
+
+
+def rgb(picture: Picture) -> RGB:
+  """Three 8-bit channels; transparent parts are laid on white.
+
+  Grey, palette, CMYK and other modes are converted by PIL. Raises ValueError
+  for arrays that are no picture, and for pictures without pixels.
+  """
+  if isinstance(picture, np.ndarray):
+    picture = _from_array(picture)
+  if not isinstance(picture, Image.Image):
+    raise ValueError(
+      f"a picture is {type(picture).__name__}; give a PIL picture, a uint8"
+      " array, or the result of `open_picture(path)`"
+    )
+  if 0 in picture.size:
+    raise ValueError(
+      f"a picture has {picture.height} x {picture.width} pixels; it needs at"
+      " least one"
+    )
+  # A palette or a grey picture can name one colour as transparent.
+  if "A" in picture.getbands() or picture.info.get("transparency") is not None:
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    picture = Image.alpha_composite(white, picture)
+  return np.asarray(picture.convert("RGB"))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+  """A PIL picture of an array of 8-bit values."""
+  channels = array.shape[2] if array.ndim == 3 else 1
+  if array.dtype != np.uint8 or array.ndim not in (2, 3):
+    raise ValueError(
+      f"a picture is an array {array.dtype}{list(array.shape)}; it must be"
+      " uint8 [height, width] or [height, width, channels]; scale floats to"
+      " 0..255 and convert them"
+    )
+  if channels not in (1, 3, 4):
+    raise ValueError(
+      f"a picture is an array {list(array.shape)} with {channels} channels; it"
+      " must have 1, 3 or 4, and channels last"
+    )
+  if 0 in array.shape:
+    raise ValueError(
+      f"a picture is an array {list(array.shape)} without pixels"
+    )
+  return Image.fromarray(
+    array[..., 0] if channels == 1 and array.ndim == 3 else array
+  )
+
+
+def resize(
+  image: RGB,
+  size: tuple[int, int],
+  resample: int,
+  *,
+  region: tuple[int, int, int, int] | None = None,
+) -> RGB:
+  """Resizes to (height, width) by PIL.
+
+  Args:
+    image: the picture.
+    size: height and width of the whole result, pixels.
+    resample: PIL's code of the filter.
+    region: top, left, bottom and right of a part of the result, which alone is
+      returned. The filter still reads around it. Results too large to be made
+      whole for it differ by a step of 255, or a few where the filter
+      overshoots black or white: PIL then passes the axes in another order.
+
+  Returns:
+    uint8 `[height, width, 3]` of the result or of its region.
+  """
+  height, width = size
+  picture = Image.fromarray(image)
+  if region is None or height * width <= _LARGE:
+    out = picture
+    if image.shape[:2] != size:
+      out = picture.resize((width, height), resample)
+    if region is not None:
+      top, left, bottom, right = region
+      out = out.crop((left, top, right, bottom))
+    return np.asarray(out)
+  top, left, bottom, right = region
+  scale_y, scale_x = image.shape[0] / height, image.shape[1] / width
+  box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+  return np.asarray(
+    picture.resize((right - left, bottom - top), resample, box=box)
+  )
+
+
+def shortest_edge_size(size: tuple[int, int], edge: int) -> tuple[int, int]:
+  """Height and width such that the shorter one is `edge`.
+
+  >>> shortest_edge_size((480, 640), 336)
+  (336, 448)
+  """
+  height, width = size
+  if height < width:
+    return edge, int(edge * width / height)
+  return int(edge * height / width), edge
+
+
+def center_region(
+  size: tuple[int, int], crop: tuple[int, int]
+) -> tuple[int, int, int, int]:
+  """Top, left, bottom, right of the middle; negative where `size` is smaller.
+
+  >>> center_region((336, 449), (336, 336))
+  (0, 56, 336, 392)
+  """
+  top, left = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
+  return top, left, top + crop[0], left + crop[1]
+
+
+def center_crop(image: RGB, crop: tuple[int, int]) -> RGB:
+  """The middle of a picture; what is missing is black.
+
+  An odd pixel of margin comes before the picture.
+  """
+  top, left, bottom, right = center_region(image.shape[:2], crop)
+  inner = image[max(top, 0) : bottom, max(left, 0) : right]
+  out = np.zeros((*crop, 3), np.uint8)
+  # Floor division has put the larger margin before the picture.
+  y, x = max(-top, 0), max(-left, 0)
+  out[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
+  return out
+
+
+def pad_center(image: RGB, size: tuple[int, int]) -> RGB:
+  """The picture in the middle of black, an odd pixel of margin behind it."""
+  height, width = image.shape[:2]
+  out = np.zeros((*size, 3), np.uint8)
+  top, left = (size[0] - height) // 2, (size[1] - width) // 2
+  out[top : top + height, left : left + width] = image
+  return out
+
+
+def pad_square(image: RGB, color: tuple[int, int, int]) -> RGB:
+  """The picture in the middle of a square of its longer side."""
+  height, width = image.shape[:2]
+  side = max(height, width)
+  out = np.empty((side, side, 3), np.uint8)
+  out[:] = np.array(color, np.uint8)
+  top, left = (side - height) // 2, (side - width) // 2
+  out[top : top + height, left : left + width] = image
+  return out
+
+
+def mean_color(settings: PixelSettings) -> tuple[int, int, int]:
+  """The 8-bit colour whose normalised value is about zero, rounded down."""
+  return tuple(int(value * 255) for value in settings.mean)
+
+
+@functools.lru_cache(maxsize=16)
+def _table(settings: PixelSettings) -> Float32[np.ndarray, "256 3"]:
+  """The float of each 8-bit value and channel.
+
+  Scaling is rounded to float32 before the mean is taken off, which is the
+  order of the processors in transformers, so that results agree to the bit.
+  """
+  scaled = (np.arange(256, dtype=np.float64) * settings.scale).astype(
+    np.float32
+  )
+  mean = np.array(settings.mean, np.float32)
+  std = np.array(settings.std, np.float32)
+  return (scaled[:, None] - mean) / std
+
+
+def normalize(
+  image: UInt8[np.ndarray, "*dims 3"], settings: PixelSettings
+) -> Float32[np.ndarray, "*dims 3"]:
+  """8-bit values to floats: scaled, less the mean, over the deviation."""
+  return _table(settings)[image, np.arange(3)]
+
+
+def check_capacity(
+  count: int, capacity: int, *, kind: str, size: tuple[int, int]
+) -> None:
+  """Refuses a picture that has more parts than there is room for."""
+  if count > capacity:
+    raise ValueError(
+      f"a picture of {size[0]} x {size[1]} pixels has {count} {kind}, but"
+      f" capacity is {capacity}; raise it to {count} or more, or make the"
+      " picture smaller"
+    )
+
+
+def stack(
+  parts: Sequence[Float32[np.ndarray, "parts ..."]],
+  *,
+  capacity: int,
+  shape: tuple[int, ...],
+  grids: Sequence[tuple[int, int]],
+  sizes: Sequence[tuple[int, int]],
+  tokens: Sequence[int],
+) -> Pictures:
+  """Puts pictures of different numbers of parts in arrays of one shape."""
+  pixels = np.zeros((len(parts), capacity, *shape), np.float32)
+  valid = np.zeros((len(parts), capacity), bool)
+  for place, part in enumerate(parts):
+    pixels[place, : len(part)] = part
+    valid[place, : len(part)] = True
+  return Pictures(
+    pixels=pixels,
+    valid=valid,
+    grid=np.array(grids, np.int32).reshape(-1, 2),
+    sizes=np.array(sizes, np.int32).reshape(-1, 2),
+    tokens=np.array(tokens, np.int32),
+  )

@@ -1,0 +1,387 @@
+"""Spellings of fields, and one message for each mistake."""
+
+import json
+import shutil
+
+import pytest
+
+from eos_jax.data import processors
+from tests.data.processors import samples
+
+
+@pytest.fixture
+def write(tmp_path):
+  def call(name, **changes):
+    return samples.write(name, tmp_path / name, **changes)
+
+  return call
+
+
+def _edit(path, file, **changes):
+  values = json.loads((path / file).read_text())
+  values.update(changes)
+  (path / file).write_text(json.dumps(values))
+
+
+def _refusal(path, **options):
+  with pytest.raises(ValueError) as error:
+    processors.load(path, **options)
+  return str(error.value)
+
+
+# Spellings.
+
+
+@pytest.mark.parametrize(
+  "name, changes",
+  [
+    ("llava", {"size": 336, "crop_size": 336}),
+    ("llava", {"crop_size": [336, 336]}),
+    ("llava", {"do_pad": False, "_valid_processor_keys": ["images"]}),
+    ("llava", {"feature_extractor_type": "CLIPFeatureExtractor"}),
+    ("onevision", {"size": {"shortest_edge": 384}}),
+    ("onevision", {"size": 384}),
+    (
+      "qwen2_vl",
+      {
+        "min_pixels": None,
+        "max_pixels": None,
+        "size": {"shortest_edge": 3136, "longest_edge": 1003520},
+      },
+    ),
+    (
+      "qwen2_vl",
+      {
+        "min_pixels": None,
+        "max_pixels": None,
+        "size": {"min_pixels": 3136, "max_pixels": 1003520},
+      },
+    ),
+    ("qwen2_vl", {"size": {"shortest_edge": 1, "longest_edge": 2}}),
+    ("smolvlm", {"max_image_size": 512, "size": 2048}),
+    ("smolvlm", {"video_sampling": {"fps": 1}, "return_row_col_info": None}),
+  ],
+)
+def test_spellings_mean_the_same(name, changes, write):
+  plain = processors.load(write(name)).settings
+  assert processors.load(write(name, **changes)).settings == plain
+
+
+@pytest.mark.parametrize("name", samples.FAMILIES)
+def test_published_settings_are_the_defaults(name, write):
+  processor = processors.load(write(name))
+  assert processor.settings == processor.family.Settings()
+
+
+@pytest.mark.parametrize("name", samples.FAMILIES)
+def test_one_processor_file(name, write):
+  """From transformers 5 on the fields lie in `processor_config.json`."""
+  path = write(name)
+  plain = processors.load(path)
+  picture = json.loads((path / "preprocessor_config.json").read_text())
+  (path / "preprocessor_config.json").unlink()
+  _edit(path, "processor_config.json", image_processor=picture)
+  (path / "chat_template.json").unlink()
+  (path / "chat_template.jinja").write_text(plain.template)
+  again = processors.load(path)
+  assert again.settings == plain.settings
+  assert again.template == plain.template
+
+
+def test_folders_without_a_processor_file(write):
+  """Older ones say by `config.json` alone how many tokens there are."""
+  for name in samples.FAMILIES:
+    path = write(name)
+    plain = processors.load(path)
+    (path / "processor_config.json").unlink()
+    assert processors.load(path).settings == plain.settings
+
+
+def test_templates_in_the_tokenizer_s_file(write):
+  path = write("tiny_llava")
+  (path / "chat_template.json").unlink()
+  _edit(path, "tokenizer_config.json", chat_template="a")
+  assert processors.load(path).template == "a"
+  named = [{"name": "tools", "template": "b"}]
+  named.append({"name": "default", "template": "c"})
+  _edit(path, "tokenizer_config.json", chat_template=named)
+  assert processors.load(path).template == "c"
+
+
+def test_flags_are_obeyed(write):
+  off = {"do_rescale": False, "do_normalize": False}
+  settings = processors.load(write("tiny_llava", **off)).settings
+  assert settings.values.scale == 1.0
+  picture = samples.picture(28, 28)
+  out = processors.llava.preprocess([picture], settings)
+  assert (out.pixels[0, 0] == processors.pixels.rgb(picture)).all()
+  settings = processors.load(write("tiny_llava", do_resize=False)).settings
+  out = processors.llava.preprocess([samples.picture(10, 40)], settings)
+  black = out.pixels[0, 0, 0, 0]
+  assert (out.pixels[0, 0, :9] == black).all()
+
+
+def test_class_token_is_kept_by_the_full_strategy(write):
+  path = write("llava")
+  full = {"vision_feature_select_strategy": "full"}
+  _edit(path, "processor_config.json", **full)
+  assert processors.load(path).settings.tokens == 577
+
+
+# Mistakes.
+
+
+def test_missing_and_damaged_files(write):
+  path = write("tiny_llava")
+  for name in ("config.json", "preprocessor_config.json"):
+    whole = (path / name).read_text()
+    (path / name).write_text(whole[:20])
+    assert f"{path / name} is damaged (" in _refusal(path)
+    (path / name).write_text("[]")
+    assert _refusal(path) == (
+      f"{path / name} holds a list; expected a JSON object; copy the file again"
+    )
+    (path / name).unlink()
+    assert _refusal(path) == (
+      f"{path / name} is missing; expected a model folder in the Hugging Face"
+      " layout; copy the file from where the weights came from"
+    )
+    (path / name).write_text(whole)
+  file = path / "tokenizer.json"
+  file.write_text(file.read_text()[:100])
+  said = _refusal(path)
+  assert said.startswith(f"{file} is damaged (") and said.endswith(
+    "; expected a tokenizer; copy the file again"
+  )
+  file.unlink()
+  assert _refusal(path).startswith(f"{file} is missing; expected the fast")
+
+
+def test_tokenizers_without_the_image_token(write):
+  path = write("tiny_llava")
+  other = samples.tokenizer("qwen2_vl")
+  other.save(str(path / "tokenizer.json"))
+  assert _refusal(path) == (
+    f"{path / 'tokenizer.json'}: special tokens are missing, '<image>' and 0"
+    f" more, among {other.get_vocab_size()} tokens; expected the tokenizer of"
+    " the vision-language model, not of its language model alone; take the one"
+    " beside the weights"
+  )
+  samples.tokenizer("smolvlm").save(str(path / "tokenizer.json"))
+  _edit(path, "config.json", image_token_index=32000)
+  assert "'<image>' is 4; expected 32000, by image_token_index" in (
+    _refusal(path)
+  )
+
+
+def test_tokenizers_without_the_other_special_tokens(write):
+  """Names of rows would fall into letters that no model was trained on."""
+  path = write("tiny_smolvlm")
+  file = path / "tokenizer.json"
+  whole = file.read_text()
+  file.write_text(whole.replace("<row_2_col_2>", "<row_2_col_x>"))
+  processor = processors.load(path)
+  with pytest.raises(ValueError) as error:
+    processor.prepare(_turn(_IMAGE), [samples.picture(20, 50)])
+  assert str(error.value) == (
+    f"{path}: a picture has 2 x 3 tiles, but the tokenizer has no token"
+    " '<row_2_col_2>'; give a smaller picture, or lower size.longest_edge"
+  )
+  file.write_text(whole.replace("<global-img>", "<global>"))
+  assert "special tokens are missing, '<global-img>' and 0 more" in (
+    _refusal(path)
+  )
+  path = write("tiny_llava")
+  _edit(path, "processor_config.json", image_token="<picture>")
+  assert _refusal(path) == (
+    f'{path / "processor_config.json"}: image_token is "<picture>"; expected'
+    ' the family\'s "<image>"; rename it there and in tokenizer.json'
+  )
+
+
+def test_texts_begin_once(write):
+  path = write("tiny_llava")
+  plain = processors.load(path).text
+  ids = plain.encode("the")
+  assert ids[0] == plain.inner.token_to_id("<s>") and len(ids) == 2
+  assert plain.encode("<s>the") == ids
+  # A file that leaves it to the other one.
+  values = json.loads((path / "tokenizer.json").read_text())
+  values["post_processor"] = None
+  (path / "tokenizer.json").write_text(json.dumps(values))
+  assert processors.load(path).text.encode("the") == ids[1:]
+  _edit(path, "tokenizer_config.json", add_bos_token=True)
+  text = processors.load(path).text
+  assert text.encode("the") == text.encode("<s>the") == ids
+
+
+def test_smolvlm_s_format_begins_as_the_tokenizer_does(write):
+  """Idefics3 has the format too, with the tokens of Llama 3."""
+  path = write("tiny_smolvlm")
+  _edit(path, "config.json", model_type="idefics3")
+  file = path / "tokenizer.json"
+  file.write_text(file.read_text().replace("<|im_start|>", "<|begin_of_text|>"))
+  _edit(path, "tokenizer_config.json", bos_token="<|begin_of_text|>")
+  text = processors.load(path).prompt([{"role": "user", "content": "Hi."}])
+  assert text == "<|begin_of_text|>User: Hi.<end_of_utterance>\nAssistant:"
+
+
+def test_an_unknown_family_and_format(write):
+  path = write("tiny_llava")
+  _edit(path, "config.json", model_type="fuyu")
+  assert _refusal(path) == (
+    f'{path / "config.json"}: model_type is "fuyu"; expected one of llava,'
+    " llava_onevision, qwen2_vl, qwen2_5_vl, smolvlm, idefics3; convert the"
+    " checkpoint, or prepare its inputs yourself"
+  )
+  assert _refusal(write("tiny_smolvlm"), style="vicuna") == (
+    "style is 'vicuna'; expected one of smolvlm for the model_type 'smolvlm'"
+  )
+
+
+@pytest.mark.parametrize(
+  "name, changes, said",
+  [
+    (
+      "llava",
+      {"do_sharpen": True, "gamma": 2},
+      "fields do_sharpen, gamma are unknown and may change the pixels",
+    ),
+    ("llava", {"size": "big"}, 'size is "big"; expected a number,'),
+    ("llava", {"size": {"shortest_edge": -1}}, '{"shortest_edge": -1}'),
+    ("llava", {"do_center_crop": False}, "do_center_crop is false"),
+    ("llava", {"resample": 9}, "resample is 9; expected one of PIL's"),
+    ("llava", {"image_mean": [1, 2]}, "image_mean is [1, 2]; expected three"),
+    ("llava", {"image_std": 0}, "expected numbers other than 0"),
+    ("llava", {"do_resize": "yes"}, 'do_resize is "yes"; expected true or'),
+    ("llava", {"rescale_factor": "1/255"}, 'is "1/255"; expected a number'),
+    ("onevision", {"do_resize": False}, "do_resize is false; expected true"),
+    (
+      "onevision",
+      {"size": {"height": 384, "width": 383}},
+      "expected a square",
+    ),
+    (
+      "onevision",
+      {"image_grid_pinpoints": [[384, 100]]},
+      "image_grid_pinpoints is [[384, 100]]; expected a list of [height,",
+    ),
+    ("qwen2_vl", {"min_pixels": 2e6}, "expected whole numbers, 0 < min_pixels"),
+    ("qwen2_vl", {"size": 224}, "size is 224; expected {shortest_edge,"),
+    ("qwen2_vl", {"patch_size": 0}, "patch_size is 0; expected a whole number"),
+    ("qwen2_vl", {"do_resize": False}, "expected true, so that patches"),
+    (
+      "smolvlm",
+      {"size": {"height": 5, "width": 5}},
+      "expected {longest_edge: pixels}",
+    ),
+  ],
+)
+def test_fields_that_cannot_be_used(name, changes, said, write):
+  path = write(name, **changes)
+  refusal = _refusal(path)
+  assert refusal.startswith(f"{path / 'preprocessor_config.json'}: ")
+  assert said in refusal
+
+
+def test_fields_beside_the_pictures(write):
+  path = write("onevision")
+  _edit(path, "config.json", vision_aspect_ratio="square")
+  assert _refusal(path) == (
+    f'{path / "config.json"}: vision_aspect_ratio is "square"; expected'
+    ' "anyres_max_" and a number; correct the file'
+  )
+  path = write("llava")
+  _edit(path, "config.json", image_aspect_ratio="anyres")
+  assert 'image_aspect_ratio is "anyres"; expected "pad" or "square"' in (
+    _refusal(path)
+  )
+  _edit(path, "config.json", image_aspect_ratio=None, vision_config=7)
+  assert "vision_config is 7; expected an object" in _refusal(path)
+  shutil.rmtree(path)
+  path = write("llava")
+  _edit(path, "processor_config.json", vision_feature_select_strategy="cls")
+  assert 'is "cls"; expected "default" or "full"' in _refusal(path)
+
+
+# Conversations.
+
+
+def _turn(*parts, role="user"):
+  return [{"role": role, "content": list(parts)}]
+
+
+_IMAGE = {"type": "image"}
+
+
+@pytest.mark.parametrize(
+  "conversation, said",
+  [
+    ([], "conversation is empty"),
+    (["hello"], r"conversation\[0\] is 'hello'; expected a dict of role"),
+    (_turn(_IMAGE, role="tool"), "role is 'tool'; expected one of system,"),
+    (_turn(), "content is empty"),
+    (_turn({"type": "video"}), "videos and tools are not supported"),
+    (_turn({"type": "text"}), "a part is {'type': 'text'}"),
+    (
+      _turn({"type": "text", "text": "an <image>"}),
+      "a text contains the image token '<image>'",
+    ),
+  ],
+)
+def test_impossible_conversations(conversation, said, write):
+  processor = processors.load(write("tiny_llava"))
+  with pytest.raises(ValueError, match=said):
+    processor.prompt(conversation)
+
+
+def test_system_turns_come_first_in_the_original_format(write):
+  processor = processors.load(write("tiny_llava"), style="vicuna")
+  late = _turn(_IMAGE) + _turn({"type": "text", "text": "a"}, role="system")
+  with pytest.raises(ValueError, match="a system turn comes late"):
+    processor.prompt(late)
+
+
+def test_a_content_may_be_a_string(write):
+  for name in samples.FAMILIES:
+    processor = processors.load(write(name))
+    text = [{"role": "user", "content": "Hi."}]
+    assert processor.prompt(text) == processor.prompt(
+      _turn({"type": "text", "text": "Hi."})
+    )
+
+
+def test_another_chat_template_is_refused_but_texts_are_not(write):
+  path = write("tiny_llava")
+  (path / "chat_template.jinja").write_text("[INST] {{ messages }} [/INST]")
+  processor = processors.load(path)
+  with pytest.raises(ValueError, match="not of the format 'llava': it lacks"):
+    processor.prompt(_turn(_IMAGE))
+  picture = samples.picture(9, 9)
+  assert processor.prepare("[INST] <image> [/INST]", [picture]).visual.any()
+
+
+def test_numbers_that_do_not_fit(write):
+  processor = processors.load(write("tiny_smolvlm"))
+  picture = samples.picture(20, 50)
+  with pytest.raises(ValueError, match="1 image tokens '<image>' for 0 pic"):
+    processor.prepare(_turn(_IMAGE))
+  with pytest.raises(ValueError, match="0 image tokens '<image>' for 1 pic"):
+    processor.prepare("no picture", [picture])
+  with pytest.raises(
+    ValueError, match="20 x 50 pixels has 7 tiles, but capacity is 5; raise it"
+  ):
+    processor.prepare(_turn(_IMAGE), [picture], capacity=5)
+  with pytest.raises(ValueError, match="tokens, but length is 9; raise it"):
+    processor.prepare(_turn(_IMAGE), [picture], length=9)
+
+
+def test_image_tokens_that_fall_apart(write):
+  path = write("tiny_llava")
+  file = path / "tokenizer.json"
+  values = json.loads(file.read_text())
+  values["added_tokens"] = []
+  file.write_text(json.dumps(values))
+  processor = processors.load(path)
+  with pytest.raises(ValueError, match="mark it as special in tokenizer.json"):
+    processor.prepare(_turn(_IMAGE), [samples.picture(9, 9)])
