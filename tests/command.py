@@ -115,7 +115,7 @@ class Search:
     return (self.root / "stdout.txt").read_text(encoding="utf-8")
 
   def stderr(self):
-    """And on standard error."""
+    """What it has said on standard error since it was started."""
     return (self.root / "stderr.txt").read_text(encoding="utf-8")
 
   def phase(self):

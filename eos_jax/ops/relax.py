@@ -69,7 +69,7 @@ def noise_gate(
 
   Returns:
     [*B, V, D] features of the same root mean square, in expectation. Gradients
-    reach x and the shares, those by a share are at most 500 |x|.
+    reach x and the shares; by a share the slope of either root is at most 501.
   """
   dtype = types.working_dtype(x.dtype)
   share = jnp.exp(log_share)
