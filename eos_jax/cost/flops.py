@@ -29,11 +29,14 @@ class ModelShape:
     vision_width, vision_mlp, vision_heads: sizes of the encoder; its MLP has
       two matrices.
     patch_dim: numbers in a patch (3 x side x side).
-    vision_tokens: rows of the encoder, class token included.
+    vision_tokens: rows of the encoder at a time, class token included.
     projector_hidden: hidden width of the two-layer projector, 0 for one layer.
     layers, width, heads, kv_heads, head_dim, mlp, vocab: sizes of the decoder;
       its MLP is gated and has three matrices.
     class_tokens: rows of the encoder that the decoder never sees.
+    merge: side of the squares of patches that become one visual token.
+    crops: tiles of a picture, which the encoder reads one by one.
+    newlines: visual tokens of a picture that no encoder makes.
   """
 
   vision_layers: int
@@ -51,6 +54,15 @@ class ModelShape:
   mlp: int
   vocab: int
   class_tokens: int = 1
+  merge: int = 1
+  crops: int = 1
+  newlines: int = 0
+
+  @property
+  def visual_tokens(self) -> int:
+    """Tokens that an unreduced picture has in the decoder."""
+    patches = self.vision_tokens - self.class_tokens
+    return self.crops * patches // self.merge**2 + self.newlines
 
 
 Counts = Sequence[int] | Num[Array, "L"]
@@ -174,8 +186,17 @@ def vision_lengths(
 
 def projector_weights(shape: ModelShape) -> int:
   """Entries of the projector's matrices, which every visual token meets."""
-  width, hidden, out = shape.vision_width, shape.projector_hidden, shape.width
+  width = shape.vision_width * shape.merge**2
+  hidden, out = shape.projector_hidden, shape.width
   return width * hidden + hidden * out if hidden else width * out
+
+
+def projected_rows(shape: ModelShape, after: VisionCounts) -> VisionCounts:
+  """Rows [1] that the projector gets, from those that leave each block."""
+  left = after[-1:] if len(after) else [shape.vision_tokens]
+  if isinstance(left, jax.Array):
+    return (left - shape.class_tokens) / shape.merge**2
+  return [(rows - shape.class_tokens) // shape.merge**2 for rows in left]
 
 
 def vision_flops(
@@ -194,13 +215,13 @@ def vision_flops(
   """
   rows, width = shape.vision_tokens, shape.vision_width
   before, after = vision_lengths(shape, vision_counts)
-  left = after[-1:] if len(after) else [rows]
-  per_token = 2 * projector_weights(shape)
   embed = 2 * (rows - shape.class_tokens) * shape.patch_dim * width
   total = polynomial(before, 4 * width, 8 * width * width)
   total += polynomial(after, 0, 4 * width * shape.vision_mlp)
-  total += polynomial(left, 0, per_token)
-  return add(total, embed - per_token * shape.class_tokens)
+  total += polynomial(
+    projected_rows(shape, after), 0, 2 * projector_weights(shape)
+  )
+  return shape.crops * add(total, embed)
 
 
 def prefill_flops(

@@ -122,8 +122,12 @@ def activation_bytes(
   parts = [
     (lengths, shape.heads * pair, number * (width + 2 * inner + 2 * kv)),
     (lengths, 0, number * 2 * (width + shape.mlp)),
-    (before, shape.vision_heads * pair, number * 5 * vision),
-    (after, 0, number * (2 * vision + shape.vision_mlp)),
+    (
+      before,
+      shape.crops * shape.vision_heads * pair,
+      shape.crops * number * 5 * vision,
+    ),
+    (after, 0, shape.crops * number * (2 * vision + shape.vision_mlp)),
   ]
   peaks = [
     _most(flops.per_layer(counts, square, linear))

@@ -99,7 +99,7 @@ def budget_of(
   fastv: 5 after decoder.1 of 10 visual tokens; layer average 7.5; 26.6 kFLOPs
     + operators 384 FLOPs (1.45%); KV cache 432 B (bfloat16); 6 text tokens
   """
-  tokens = shape.vision_tokens - shape.class_tokens
+  tokens = shape.visual_tokens
   if plan is None:
     counts, rows, operator = (tokens,) * shape.layers, None, 0
   else:

@@ -96,30 +96,32 @@ def prefill_seconds(
     ),
   )
   before, after = flops.vision_lengths(shape, vision_counts)
-  width, mlp = shape.vision_width, shape.vision_mlp
+  width, mlp, tiles = shape.vision_width, shape.vision_mlp, batch * shape.crops
   if shape.vision_layers:
     operations = _plus(
-      flops.per_layer(before, batch * 4 * width, batch * 8 * width * width),
-      flops.per_layer(after, 0, batch * 4 * width * mlp),
+      flops.per_layer(before, tiles * 4 * width, tiles * 8 * width * width),
+      flops.per_layer(after, 0, tiles * 4 * width * mlp),
     )
     traffic = _plus(
-      flops.per_layer(before, 0, batch * number * 10 * width),
-      flops.per_layer(after, 0, batch * number * 2 * (width + mlp)),
+      flops.per_layer(before, 0, tiles * number * 10 * width),
+      flops.per_layer(after, 0, tiles * number * 2 * (width + mlp)),
     )
     weights = number * memory.vision_layer_parameters(shape)
     total += _seconds(device, dtype, operations, _plus(traffic, weights))
-  left = after[-1:] if len(after) else [shape.vision_tokens]
   patches = shape.vision_tokens - shape.class_tokens
   hidden = shape.projector_hidden
-  # Row counts, inputs, outputs and weights of the single products.
-  for rows, moved, weights in (
-    ([patches], shape.patch_dim + width, shape.patch_dim * width),
+  # How many at once, row counts, inputs, outputs and weights of the single
+  # products.
+  for many, rows, moved, weights in (
+    (tiles, [patches], shape.patch_dim + width, shape.patch_dim * width),
     (
-      _plus(left, -shape.class_tokens),
-      width + 2 * hidden + shape.width,
+      tiles,
+      flops.projected_rows(shape, after),
+      width * shape.merge**2 + 2 * hidden + shape.width,
       flops.projector_weights(shape),
     ),
     (
+      batch,
       [head_positions],
       shape.width + shape.vocab,
       shape.width * shape.vocab,
@@ -128,8 +130,8 @@ def prefill_seconds(
     total += _seconds(
       device,
       dtype,
-      flops.per_layer(rows, 0, batch * 2 * weights),
-      _plus(flops.per_layer(rows, 0, batch * number * moved), number * weights),
+      flops.per_layer(rows, 0, many * 2 * weights),
+      _plus(flops.per_layer(rows, 0, many * number * moved), number * weights),
     )
   return total + batch * operator_flops / device.peak(dtype)
 

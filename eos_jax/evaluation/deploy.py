@@ -221,9 +221,9 @@ def compilations(
   engine = models.Engine(
     model.cfg, model.params, stop=(), buckets=(text_tokens,), room=1
   )
-  side = model.cfg.vision.image_size
+  shape = (1, *model.cfg.vision.size, 3)
   for _ in range(pictures):
-    image = rng.uniform(-1, 1, (1, side, side, 3)).astype(model.dtype)
+    image = rng.uniform(-1, 1, shape).astype(model.dtype)
     length = rng.integers(1, text_tokens, endpoint=True)
     prompt = rng.integers(model.cfg.decoder.vocab, size=length).tolist()
     engine.reply(engine.begin(image, [prompt], plan=plan), steps=2)

@@ -170,7 +170,7 @@ class Evaluator:
 
     def fates(ids, trace):
       del ids  # without sites it alone says how large the batch is
-      return fate.follow(trace, self._cfg.vision.tokens)
+      return fate.follow(trace, self._cfg.tokens)
 
     return out.ids, jax.vmap(fates)(out.ids, out.trace)
 
@@ -253,7 +253,7 @@ class Evaluator:
     return cost.budget_plan(
       spec,
       limit=limit,
-      tokens=self._cfg.vision.tokens,
+      tokens=self._cfg.tokens,
       layers=self._cfg.decoder.layers,
       vision_layers=self._cfg.vision.layers,
       model=self._cfg.name,
@@ -300,7 +300,11 @@ def model_shape(cfg: models.VLMConfig) -> cost.ModelShape:
     vision_mlp=vision.mlp,
     vision_heads=vision.heads,
     patch_dim=3 * vision.patch_size**2,
-    vision_tokens=vision.tokens + 1,
+    vision_tokens=vision.tokens + vision.class_token,
+    class_tokens=int(vision.class_token),
+    merge=cfg.merge,
+    crops=cfg.crops,
+    newlines=cfg.newlines,
     projector_hidden=cfg.projector,
     layers=decoder.layers,
     width=decoder.width,

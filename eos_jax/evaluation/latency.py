@@ -90,7 +90,7 @@ class Measurement:
   def row_counts(self) -> list[int]:
     """Rows of the sequence that are measured, evenly spaced by ratio."""
     text = programs.text_length(self.model, self.text_tokens)
-    most = text + self.model.cfg.vision.tokens
+    most = text + self.model.cfg.tokens
     return _distinct(np.geomspace(text + 1, most, self.points))
 
   def sides(self) -> list[int]:
@@ -246,7 +246,7 @@ class Measurement:
     """Seconds of a prefill by the table."""
     shape = self.model.shape
     if plan is None:
-      counts = (self.model.cfg.vision.tokens,) * shape.layers
+      counts = (self.model.cfg.tokens,) * shape.layers
       rows = (shape.vision_tokens,) * shape.vision_layers
     else:
       counts = cost.layer_counts(plan)

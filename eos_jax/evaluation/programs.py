@@ -74,9 +74,9 @@ class Inputs:
 
 def draw_image(model: Model, *, batch: int, seed: int) -> jax.Array:
   """Random pictures; times do not depend on what they show."""
-  side = model.cfg.vision.image_size
+  shape = (batch, *model.cfg.vision.size, 3)
   image = jax.random.uniform(
-    jax.random.key(seed), (batch, side, side, 3), minval=-1.0, maxval=1.0
+    jax.random.key(seed), shape, minval=-1.0, maxval=1.0
   )
   return image.astype(model.dtype)
 

@@ -26,7 +26,7 @@ UNROLL = 8
 
 
 class VisionBlock(nn.Module):
-  """Pre-norm block of a CLIP-shaped vision transformer."""
+  """Pre-norm block of a vision transformer."""
 
   cfg: config_lib.VisionConfig
 
@@ -40,12 +40,15 @@ class VisionBlock(nn.Module):
     self.fc1 = layers.Dense(cfg.mlp)
     self.fc2 = layers.Dense(cfg.width)
 
-  def project(self, x):
-    """Returns q, k, v `[B, H, N, d]`."""
+  def project(self, x, angles=None):
+    """Returns q, k, v `[B, H, N, d]`, the first two rotated by `angles`."""
     y = self.norm1(x)
-    return tuple(
+    q, k, v = (
       layers.split_heads(f(y), self.cfg.heads) for f in (self.q, self.k, self.v)
     )
+    if angles is None:
+      return q, k, v
+    return layers.rotate(q, angles), layers.rotate(k, angles), v
 
   def mix(self, x, context):
     """Adds the attention branch to the residual stream."""
@@ -201,16 +204,17 @@ def run_vision(
   block: VisionBlock,
   stack: Params,
   x: Float[Array, "B N D"],
+  angles: layers.Rotary | None,
   attend: Attend,
   *,
   start: int,
   stop: int,
 ) -> Float[Array, "B N D"]:
-  """Runs blocks `start` to `stop - 1`; `attend(q, k, v)` as for decoders."""
+  """Runs blocks `start` to `stop - 1`; arguments as for decoders."""
 
   def body(x, inputs):
     (params,) = inputs
-    q, k, v = call(block, params, "project", x)
+    q, k, v = call(block, params, "project", x, angles)
     x = call(block, params, "mix", x, attend(q, k, v))
     return call(block, params, "mlp", x), None
 

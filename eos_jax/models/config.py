@@ -8,10 +8,11 @@ ACTIVATIONS = ("gelu", "gelu_exact", "quick_gelu")
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-  """CLIP-shaped vision transformer with a class token.
+  """Vision transformer in the shape of CLIP, SigLIP or Qwen2-VL's.
 
   Attributes:
-    image_size: side of the square input picture, pixels.
+    image_size: side of the square input picture, or its height and width,
+      pixels; what is left beside whole patches is not read.
     patch_size: side of a patch, pixels.
     layers: number of transformer blocks that are run.
     width: features of a token.
@@ -19,11 +20,17 @@ class VisionConfig:
     mlp: hidden features of the MLP.
     activation: one of `ACTIVATIONS`; CLIP has "quick_gelu".
     norm_eps: epsilon of the layer norms.
+    class_token: whether a class token goes with the patches (CLIP). Without
+      one, the attention that patches receive on average stands for its row.
+    patch_bias: whether the embedding of patches has a bias (SigLIP).
+    rotary: whether queries and keys are turned by row and column (Qwen2-VL)
+      in place of learned positions.
+    pre_norm: whether a layer norm precedes the first block (CLIP).
     post_norm: whether a layer norm follows the last block (SigLIP); LLaVA
       reads CLIP without it.
   """
 
-  image_size: int = 96
+  image_size: int | tuple[int, int] = 96
   patch_size: int = 8
   layers: int = 5
   width: int = 128
@@ -31,25 +38,42 @@ class VisionConfig:
   mlp: int = 512
   activation: str = "gelu"
   norm_eps: float = 1e-5
+  class_token: bool = True
+  patch_bias: bool = False
+  rotary: bool = False
+  pre_norm: bool = True
   post_norm: bool = True
 
   def __post_init__(self):
-    if self.image_size % self.patch_size:
+    if min(self.size) < self.patch_size:
       raise ValueError(
-        f"image_size={self.image_size} is no multiple of"
-        f" patch_size={self.patch_size}; choose a multiple."
+        f"image_size={self.image_size} has no whole patch of"
+        f" patch_size={self.patch_size}; choose a larger one."
       )
     if self.width % self.heads:
       raise ValueError(
         f"vision width={self.width} is no multiple of heads={self.heads}."
       )
+    if self.rotary and (self.class_token or self.width // self.heads % 4):
+      raise ValueError(
+        "rotary=True turns pairs of features by rows and columns: it needs"
+        " class_token=False, and heads whose features are a multiple of 4, not"
+        f" {self.width} / {self.heads}."
+      )
     _check_activation("vision activation", self.activation)
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """Height and width of the input picture, pixels."""
+    if isinstance(self.image_size, int):
+      return self.image_size, self.image_size
+    return self.image_size
 
   @property
   def grid(self) -> tuple[int, int]:
     """Rows and columns of the patch grid."""
-    side = self.image_size // self.patch_size
-    return side, side
+    height, width = self.size
+    return height // self.patch_size, width // self.patch_size
 
   @property
   def tokens(self) -> int:
@@ -109,15 +133,24 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VLMConfig:
-  """A vision encoder, a two-layer MLP projector and a decoder.
+  """A vision encoder, a projector and a decoder.
 
   Attributes:
     name: identifies the model; plans made for it carry this name.
     vision: shape of the encoder.
     decoder: shape of the decoder.
-    projector: hidden features of the projector MLP.
+    projector: hidden features of the projector's two-layer MLP; 0 = it is one
+      linear layer.
     prefix: token ids before the picture (the opening of the chat prompt).
     projector_activation: one of `ACTIVATIONS`.
+    projector_bias: whether its linear layers have biases.
+    projector_norm: whether a layer norm of each patch comes first (Qwen2-VL).
+    merge: side of the squares of patches that the projector makes one token of
+      (Qwen2-VL's merger, SmolVLM's pixel shuffle).
+    tiles: rows and columns of tiles that a picture has room for, behind the
+      tile that shows all of it (LLaVA-OneVision), see `models.tiles`; (0, 0) =
+      it has none; None = pictures are one tile, and no rows of tokens are
+      ended by a learned vector.
   """
 
   name: str
@@ -126,14 +159,70 @@ class VLMConfig:
   projector: int
   prefix: tuple[int, ...]
   projector_activation: str = "gelu"
+  projector_bias: bool = True
+  projector_norm: bool = False
+  merge: int = 1
+  tiles: tuple[int, int] | None = None
 
   def __post_init__(self):
     _check_activation("projector_activation", self.projector_activation)
+    if any(side % self.merge for side in self.vision.grid):
+      raise ValueError(
+        f"a grid of {self.vision.grid} patches has no whole squares of side"
+        f" merge={self.merge}; choose another image_size."
+      )
+    if self.tiles is not None and (
+      self.merge > 1
+      or len(set(self.vision.grid)) > 1
+      or not (self.tiles == (0, 0) or min(self.tiles) > 0)
+    ):
+      raise ValueError(
+        f"tiles={self.tiles} must be rows and columns, both positive or both 0,"
+        f" of square pictures with merge=1, not {self.vision.size} pixels and"
+        f" {self.merge}."
+      )
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """Rows and columns of the raster that visual tokens lie in.
+
+    With tiles that of the whole picture, and below it the tiles, each row
+    ended by a vector.
+    """
+    rows, columns = (side // self.merge for side in self.vision.grid)
+    if self.tiles is None:
+      return rows, columns
+    down, across = self.tiles
+    return rows + max(down * rows, 1), max(across * columns + 1, columns)
+
+  @property
+  def tokens(self) -> int:
+    """Number of visual tokens of a picture, at most."""
+    patches = self.crops * self.vision.tokens
+    return patches // self.merge**2 + self.newlines
+
+  @property
+  def crops(self) -> int:
+    """Tiles of a picture that the encoder reads, at most."""
+    down, across = self.tiles or (0, 0)
+    return 1 + down * across
+
+  @property
+  def newlines(self) -> int:
+    """Visual tokens of a picture that end rows, at most."""
+    if self.tiles is None:
+      return 0
+    return max(self.tiles[0] * self.vision.grid[0], 1)
 
   @property
   def sites(self) -> tuple[str, ...]:
-    """Names of all places where tokens may be reduced, in order."""
-    vision = tuple(f"vision.{i}" for i in range(self.vision.layers))
+    """Names of all places where tokens may be reduced, in order.
+
+    The encoder has none where the projector needs all of its patches.
+    """
+    whole = self.merge > 1 or self.tiles is not None
+    blocks = () if whole else range(self.vision.layers)
+    vision = tuple(f"vision.{i}" for i in blocks)
     return vision + tuple(f"decoder.{i}" for i in range(self.decoder.layers))
 
 

@@ -12,7 +12,7 @@ from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float, Int, Shaped
 from eos_jax.models import cache as cache_lib
 from eos_jax.models import config as config_lib
-from eos_jax.models import generation, sequence, vlm
+from eos_jax.models import generation, sequence, tiles, vlm
 from eos_jax.models import reduction as reduction_lib
 
 # Called after each step with the number of the step and, for each sample, its
@@ -104,6 +104,7 @@ class Engine:
     plan: ops.ReductionPlan | None = None,
     slots: Int[np.ndarray, "B I"] | None = None,
     valid: Bool[np.ndarray, "B I V"] | None = None,
+    layout: tiles.Layout | None = None,
     seed: int | Sequence[int] = 0,
   ) -> Talk:
     """Reads pictures and prompts; visual tokens are selected here, once.
@@ -115,7 +116,8 @@ class Engine:
       plan: how visual tokens are reduced; None = not at all.
       slots: number of prompt tokens in front of each picture, not decreasing
         along a row; None = all pictures come first.
-      valid: False on patches that are padding, see `models.see`.
+      valid: False on tokens that are padding, see `models.see`.
+      layout: how tiles become tokens, likewise.
       seed: of sampling, and of the score "random"; one for each sample makes
         its draws independent of its batch.
 
@@ -132,7 +134,7 @@ class Engine:
     tokens, mask = self._padded(prompts)
     keys = _keys(seed, len(prompts))
     logits, cache = self._prefill(
-      self._params, image, tokens, mask, slots, valid, keys, plan=plan
+      self._params, image, tokens, mask, slots, valid, layout, keys, plan=plan
     )
     return Talk(cache, logits, None, self._room, keys, 0)
 
@@ -230,7 +232,9 @@ class Engine:
       room=talk.room - tokens.shape[1],
     )
 
-  def _prefill_fn(self, params, image, tokens, mask, slots, valid, keys, plan):
+  def _prefill_fn(
+    self, params, image, tokens, mask, slots, valid, layout, keys, plan
+  ):
     text = sequence.Text(
       tokens=tokens,
       mask=mask,
@@ -238,7 +242,14 @@ class Engine:
       slots=slots,
     )
     seen = vlm.see(
-      self._cfg, params, image, plan, valid=valid, key=keys, kernel=self._kernel
+      self._cfg,
+      params,
+      image,
+      plan,
+      valid=valid,
+      layout=layout,
+      key=keys,
+      kernel=self._kernel,
     )
     logits, cache, _ = generation.prefill(
       self._cfg, params, seen, text, plan, room=self._room, kernel=self._kernel

@@ -127,6 +127,28 @@ def rotary(
   return jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
 
 
+def rotary_2d(
+  rows: Int[Array, "B N"],
+  columns: Int[Array, "B N"],
+  features: int,
+  theta: float = 10_000.0,
+) -> Rotary:
+  """Rotary angles of patches: one half of the pairs by row, one by column.
+
+  Both halves have the same frequencies (Qwen2-VL,
+  https://arxiv.org/abs/2409.12191).
+
+  Args:
+    rows: of the patches.
+    columns: of the patches.
+    features: d of a head.
+    theta: base of the frequencies.
+  """
+  halves = [rotary(place, features // 2, theta) for place in (rows, columns)]
+  cos, sin = zip(*halves, strict=True)
+  return jnp.concatenate(cos, axis=-1), jnp.concatenate(sin, axis=-1)
+
+
 def rotate(
   x: Float[Array, "B H N d"], angles: Rotary
 ) -> Float[Array, "B H N d"]:

@@ -52,12 +52,12 @@ class Place:
   Attributes:
     path: dotted path of the parameter.
     layer: entry of its layer axis; None = it is the whole parameter.
-    form: one of `families.FORMS`.
+    weight: what the table says of the parameter.
   """
 
   path: str
   layer: int | None
-  form: str
+  weight: families.Weight
 
 
 def shapes(cfg: config_lib.VLMConfig) -> Any:
@@ -115,8 +115,8 @@ def load(
 
 def match(
   table: families.Table, like: Any, found: list[Tensor]
-) -> tuple[dict[str, Place], list[str]]:
-  """Finds the place of each tensor.
+) -> tuple[dict[str, list[Place]], list[str]]:
+  """Finds the places of each tensor, which may hold several parameters.
 
   Args:
     table: the weights of the family.
@@ -134,10 +134,11 @@ def match(
       "the table of weights and the model differ in"
       f" {', '.join(sorted(named ^ leaves.keys()))}; mend the family's table"
     )
-  wanted: dict[str, tuple[families.Weight, int]] = {}
+  wanted: dict[str, list[Place]] = {}
   for weight in table.weights:
     for layer, name in enumerate(weight.names(leaves[weight.path].shape)):
-      wanted[name] = weight, layer
+      place = Place(weight.path, layer if weight.stacked else None, weight)
+      wanted.setdefault(name, []).append(place)
   taken: dict[str, Tensor] = {}
   for tensor in found:
     name = table.canonical(tensor.name)
@@ -148,16 +149,15 @@ def match(
       )
     elif name in wanted:
       taken[name] = tensor
-      weight, layer = wanted[name]
-      faults += _misfits(tensor, weight.stored(leaves[weight.path].shape))
-      places[tensor.name] = Place(
-        weight.path, layer if weight.stacked else None, weight.form
-      )
+      places[tensor.name] = wanted[name]
+      first = wanted[name][0]
+      faults += _misfits(tensor, first.weight.stored(leaves[first.path].shape))
     elif not table.why_left_out(name):
       faults.append(f"unexpected {tensor.name} in {tensor.file.name}")
   faults += [
-    f"missing {name}, of which {weight.path} is made"
-    for name, (weight, _) in wanted.items()
+    f"missing {name}, of which {' and '.join(p.path for p in made)}"
+    f" {'is' if len(made) == 1 else 'are'} made"
+    for name, made in wanted.items()
     if name not in taken
   ]
   return places, sorted(faults)
@@ -282,10 +282,10 @@ def _read_file(path, found, places, wanted: _Tree) -> None:
   """Puts the tensors of a file into the tree."""
   with safetensors.safe_open(str(path), framework="numpy") as file:
     for tensor in found:
-      place = places.get(tensor.name)
-      if place is not None:
-        ours = families.FORMS[place.form].ours
-        wanted.put(place, ours(file.get_tensor(tensor.name)))
+      made = places.get(tensor.name, [])
+      value = file.get_tensor(tensor.name) if made else None
+      for place in made:
+        wanted.put(place, place.weight.ours(value))
 
 
 def _on_devices(value: np.ndarray, sharding: Sharding) -> Array:

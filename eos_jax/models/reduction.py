@@ -106,6 +106,8 @@ class VisualState:
     extent: `[B, I]` the longer side of each picture, in tokens.
     grid: rows and columns of the original raster.
     pictures: I, pictures of a sample.
+    protected: rows in front that are the class token: always kept, never
+      counted.
     renumbered: whether rotary positions count what is left, 0, 1, 2, ...,
       instead of being those of the raster.
     weighted: whether masses or biases other than those of padding are there.
@@ -125,6 +127,7 @@ class VisualState:
   extent: Int[Array, "B I"]
   grid: tuple[int, int] = dataclasses.field(metadata={"static": True})
   pictures: int = dataclasses.field(default=1, metadata={"static": True})
+  protected: int = dataclasses.field(default=0, metadata={"static": True})
   renumbered: bool = dataclasses.field(default=False, metadata={"static": True})
   weighted: bool = dataclasses.field(default=False, metadata={"static": True})
   gated: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -158,7 +161,10 @@ PER_TOKEN = (
 
 
 def initial_state(
-  valid: Bool[Array, "B V"], grid: tuple[int, int], key: Array | None
+  valid: Bool[Array, "B V"],
+  grid: tuple[int, int],
+  key: Array | None,
+  position: Int[Array, "B V"] | None = None,
 ) -> VisualState:
   """State of untouched tokens, one picture a sample.
 
@@ -166,9 +172,11 @@ def initial_state(
     valid: False where a picture has no token.
     grid: rows and columns of its raster.
     key: draws the noise of the score "random"; `[B]`: one for each picture.
+    position: where they lie in the raster; None = they fill it.
   """
   shape = valid.shape
-  position = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
+  if position is None:
+    position = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
   there = valid.astype(jnp.int32)
   rows, columns = jnp.divmod(position, grid[1])
   extent = jnp.where(valid, jnp.maximum(rows, columns) + 1, 0)
@@ -261,7 +269,7 @@ def check(reduction: Reduction, cfg: config_lib.VLMConfig) -> None:
     names = tuple(planned.site for planned in reduction.sites)
     for what, theirs, ours in (
       ("model", reduction.model, cfg.name),
-      ("tokens", reduction.tokens, cfg.vision.tokens),
+      ("tokens", reduction.tokens, cfg.tokens),
       ("layers", reduction.layers, cfg.decoder.layers),
     ):
       if theirs != ours:
@@ -316,7 +324,8 @@ def reduce_at(
     position=state.position,
     image=jnp.zeros_like(state.position),
   )
-  operator, spec = _operator(reduction, site), spec_at(reduction, site)
+  operator = _operator(reduction, site, state.protected)
+  spec = spec_at(reduction, site)
   jitter, gate_key = _draws(reduction, site, state)
   if state.pictures == 1:
     reduced = jax.vmap(operator)(tokens, signals, jitter)
@@ -407,10 +416,8 @@ def _by_picture(operator, tokens, signals, jitter, pictures):
   )
 
 
-def _operator(reduction, site):
+def _operator(reduction, site, protect):
   """Returns `f(tokens, signals, jitter) -> Reduced` for one sample."""
-  # Row 0 of the encoder is the class token: always kept, never counted.
-  protect = 1 if site.startswith("vision.") else 0
   if isinstance(reduction, SoftReduction):
     index = reduction.sites.index(site)
     params = jax.tree.map(lambda leaf: leaf[index], reduction.params)

@@ -1,4 +1,4 @@
-"""Vision encoder: CLIP-shaped transformer with a class token."""
+"""Vision encoder: a transformer over patches, with or without a class token."""
 
 import dataclasses
 import functools
@@ -16,7 +16,10 @@ from eos_jax.models import reduction as reduction_lib
 
 
 class PatchEmbed(nn.Module):
-  """Cuts a picture into patches and embeds them behind a class token."""
+  """Cuts a picture into patches and embeds them, behind any class token.
+
+  What is left of a picture beside whole patches is not read.
+  """
 
   cfg: config_lib.VisionConfig
 
@@ -26,16 +29,22 @@ class PatchEmbed(nn.Module):
   ) -> Float[Array, "B N D"]:
     cfg = self.cfg
     batch, (rows, cols), side = image.shape[0], cfg.grid, cfg.patch_size
+    image = image[:, : rows * side, : cols * side]
     patches = image.reshape(batch, rows, side, cols, side, 3).swapaxes(2, 3)
-    x = layers.Dense(cfg.width, use_bias=False, name="patch")(
+    x = layers.Dense(cfg.width, use_bias=cfg.patch_bias, name="patch")(
       patches.reshape(batch, rows * cols, side * side * 3)
     )
     normal = nn.initializers.normal(0.02)
-    token = self.param("class_token", normal, (cfg.width,))
-    position = self.param("position", normal, (rows * cols + 1, cfg.width))
-    token = jnp.broadcast_to(token, (batch, 1, cfg.width)).astype(x.dtype)
-    x = jnp.concatenate([token, x], axis=1) + position[None].astype(x.dtype)
-    return layers.LayerNorm(cfg.norm_eps, name="norm")(x)
+    if cfg.class_token:
+      token = self.param("class_token", normal, (cfg.width,))
+      token = jnp.broadcast_to(token, (batch, 1, cfg.width)).astype(x.dtype)
+      x = jnp.concatenate([token, x], axis=1)
+    if not cfg.rotary:
+      position = self.param("position", normal, (x.shape[1], cfg.width))
+      x = x + position[None].astype(x.dtype)
+    if cfg.pre_norm:
+      x = layers.LayerNorm(cfg.norm_eps, name="norm")(x)
+    return x
 
 
 @jax.tree_util.register_dataclass
@@ -45,14 +54,14 @@ class VisionOutput:
 
   Attributes:
     patches: `[B, V, D]` patch features in raster order.
-    class_token: `[B, D]`.
+    class_token: `[B, D]`, None where the encoder has none.
     state: masses, sizes, positions and class attention of the patches.
     trace: the operator's result at each `vision.*` site, by site name; row 0
-      is the class token.
+      is the class token, where there is one.
   """
 
   patches: Float[Array, "B V D"]
-  class_token: Float[Array, "B D"]
+  class_token: Float[Array, "B D"] | None
   state: reduction_lib.VisualState
   trace: dict[str, ops.Reduced]
 
@@ -60,7 +69,7 @@ class VisionOutput:
 def init(cfg: config_lib.VisionConfig, key: Array) -> Any:
   """Random parameters of the encoder."""
   embed_key, block_key = jax.random.split(key)
-  image = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
+  image = jnp.zeros((1, *cfg.size, 3))
   x = jnp.zeros((1, 2, cfg.width))
   params = {
     "embed": PatchEmbed(cfg).init(embed_key, image)["params"],
@@ -88,6 +97,9 @@ def encode(
 
   The last block runs apart from the others because the class token's attention
   in it is a signal that most operators read; only that one row is computed.
+  Without a class token, what patches receive on average stands for it, which
+  is how VisionZip scores encoders that have none
+  (https://arxiv.org/abs/2412.04467).
 
   Args:
     cfg: shape of the encoder.
@@ -105,7 +117,8 @@ def encode(
   if valid is None:
     valid = jnp.ones((x.shape[0], cfg.tokens), bool)
   state = reduction_lib.initial_state(valid, cfg.grid, key)
-  state = _with_class_token(state)
+  if cfg.class_token:
+    state = _with_class_token(state)
   trace, last, done = {}, cfg.layers - 1, 0
   for index in range(cfg.layers):
     site = f"vision.{index}"
@@ -113,11 +126,13 @@ def encode(
     if spec is None and index != last:
       continue
     attend = _attention(cfg, x, state, padded or bool(trace), kernel)
-    x = blocks.run_vision(block, stack, x, attend, start=done, stop=index)
+    angles = _angles(cfg, state)
+    x = blocks.run_vision(
+      block, stack, x, angles, attend, start=done, stop=index
+    )
     part = blocks.layer(stack, index)
-    q, k, v = blocks.call(block, part, "project", x)
-    row = attention.row_attention(q[:, :, :1], k, key_bias=state.key_bias)
-    row, keys = row[:, 0], jnp.mean(k, axis=1)
+    q, k, v = blocks.call(block, part, "project", x, angles)
+    row, keys = _class_row(cfg, q, k, state), jnp.mean(k, axis=1)
     x = blocks.call(block, part, "mix", x, attend(q, k, v))
     if index == last:
       state = dataclasses.replace(state, class_row=row, vision_keys=keys)
@@ -132,6 +147,30 @@ def encode(
     norm = layers.LayerNorm(cfg.norm_eps)
     x = norm.apply({"params": params["post_norm"]}, x)
   return VisionOutput(*_finish(x, state), trace)
+
+
+def _angles(cfg, state):
+  """What turns queries and keys of each row; None = nothing does."""
+  if not cfg.rotary:
+    return None
+  rows, columns = jnp.divmod(state.position, cfg.grid[1])
+  return layers.rotary_2d(rows, columns, cfg.width // cfg.heads)
+
+
+def _class_row(cfg, q, k, state):
+  """Attention `[B, N]` of the class token, or of all patches on average."""
+  if cfg.class_token:
+    row = attention.row_attention(q[:, :, :1], k, key_bias=state.key_bias)
+    return row[:, 0]
+  mass = jnp.exp(state.log_mass)
+  total = jnp.maximum(jnp.sum(mass, axis=1, keepdims=True), 1.0)
+  return attention.received(
+    q,
+    k,
+    weights=mass / total,
+    order=jnp.zeros(mass.shape, jnp.int32),
+    key_bias=state.key_bias,
+  )
 
 
 def _attention(cfg, x, state, biased, kernel):
@@ -161,6 +200,7 @@ def _with_class_token(state):
 
   return dataclasses.replace(
     state,
+    protected=1,
     **{
       name: front(getattr(state, name), value)
       for name, value in first.items()
@@ -175,8 +215,11 @@ def _finish(x, state):
   ToMe leaves [unmerged A, B]; the decoder is causal, so that it must see the
   patches in an order that does not depend on the operator.
   """
-  state = reduction_lib.map_tokens(state, lambda field: field[:, 1:])
-  class_token, patches = x[:, 0], x[:, 1:]
+  class_token, patches = None, x
+  if state.protected:
+    state = reduction_lib.map_tokens(state, lambda field: field[:, 1:])
+    state = dataclasses.replace(state, protected=0)
+    class_token, patches = x[:, 0], x[:, 1:]
   if patches.shape[1] != state.grid[0] * state.grid[1]:
     order = jnp.argsort(state.position, axis=1)
     patches = jnp.take_along_axis(patches, order[..., None], axis=1)

@@ -9,23 +9,18 @@ import jax.numpy as jnp
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float
-from eos_jax.models import blocks, decoder, layers, sequence, vision
+from eos_jax.models import (
+  blocks,
+  decoder,
+  layers,
+  projector,
+  sequence,
+  tiles,
+  vision,
+)
 from eos_jax.models import config as config_lib
 from eos_jax.models import reduction as reduction_lib
 from eos_jax.ops import types
-
-
-class Projector(nn.Module):
-  """Two-layer MLP from the encoder's features to the decoder's."""
-
-  cfg: config_lib.VLMConfig
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "B V D"]) -> Float[Array, "B V F"]:
-    cfg = self.cfg
-    x = layers.Dense(cfg.projector, name="fc1")(x)
-    x = layers.ACTIVATIONS[cfg.projector_activation](x)
-    return layers.Dense(cfg.decoder.width, name="fc2")(x)
 
 
 @jax.tree_util.register_dataclass
@@ -74,12 +69,18 @@ def init(cfg: config_lib.VLMConfig, key: Array) -> Any:
   signal "learned".
   """
   vision_key, projector_key, decoder_key = jax.random.split(key, 3)
-  features = jnp.zeros((1, 1, cfg.vision.width))
-  return {
+  features = jnp.zeros((1, cfg.vision.tokens, cfg.vision.width))
+  params = {
     "vision": vision.init(cfg.vision, vision_key),
-    "projector": Projector(cfg).init(projector_key, features)["params"],
+    "projector": projector.Projector(cfg).init(projector_key, features)[
+      "params"
+    ],
     "decoder": decoder.init(cfg.decoder, decoder_key),
   }
+  if cfg.tiles is not None:
+    newline = nn.initializers.normal(cfg.decoder.width**-0.5)
+    params["newline"] = newline(vision_key, (cfg.decoder.width,))
+  return params
 
 
 def init_selector(cfg: config_lib.VLMConfig, key: Array) -> Any:
@@ -128,6 +129,7 @@ def see(
   reduction: reduction_lib.Reduction = None,
   *,
   valid: Bool[Array, "B I V"] | None = None,
+  layout: tiles.Layout | None = None,
   key: Array | None = None,
   kernel: str | None = None,
 ) -> Seen:
@@ -137,35 +139,39 @@ def see(
     cfg: shape of the model.
     params: tree from `init`.
     image: pictures, normalised as for `vision.encode`, one or I a sample. Each
-      picture has the budget of the plan.
+      picture has the budget of the plan. Where the model reads tiles,
+      `[B, I, tiles, height, width, 3]`, the whole picture first.
     reduction: None (dense), an `ops.ReductionPlan` or a `SoftReduction`.
-    valid: False on patches that are padding, of all patches where a sample has
+    valid: False on tokens that are padding, of all tokens where a sample has
       fewer pictures or none; None = all are real.
+    layout: which features of the tiles make which tokens, in place of `valid`;
+      models that read tiles need it, others have none.
     key: draws the noise of the score "random"; `[B]`: one for each sample, so
       that its noise does not depend on its batch.
     kernel: of attention (`attention.KERNELS`); None = the best of the backend.
 
   Raises:
-    ValueError: the reduction is not one of this model.
+    ValueError: the reduction or the layout is not one of this model.
   """
   reduction_lib.check(reduction, cfg)
-  pictures = image.shape[1] if image.ndim == 5 else 1
+  if (layout is None) != (cfg.tiles is None):
+    given, reads = layout is not None, cfg.tiles is not None
+    raise ValueError(
+      f"model {cfg.name!r} {'reads' if reads else 'does not read'} tiles, and a"
+      f" layout is {'given' if given else 'missing'}; give one to models with"
+      " tiles, and `valid` to others."
+    )
+  pictures = image.shape[1] if image.ndim >= 5 else 1
   if key is not None and key.ndim:
     key = _by_picture(key, pictures)
-  image = image.reshape(-1, *image.shape[-3:])
-  if valid is not None:
-    valid = valid.reshape(len(image), cfg.vision.tokens)
-  out = vision.encode(
-    cfg.vision,
-    params["vision"],
-    image,
-    reduction,
-    valid=valid,
-    key=key,
-    kernel=kernel,
-  )
-  visual = Projector(cfg).apply({"params": params["projector"]}, out.patches)
-  state = out.state
+  if layout is None:
+    visual, state, trace = _see_whole(
+      cfg, params, image, reduction, valid, key, kernel
+    )
+  else:
+    layout.check(cfg)
+    visual, state = _see_tiles(cfg, params, image, layout, key, kernel)
+    trace = {}
   if "selector" in params:
     learned = Selector().apply(
       {"params": params["selector"]}, visual, types.present(state.log_mass)
@@ -174,7 +180,67 @@ def see(
   if pictures > 1:
     visual = reduction_lib.join(visual, pictures)
     state = reduction_lib.side_by_side(state, pictures)
-  return Seen(visual, state, out.trace)
+  return Seen(visual, state, trace)
+
+
+def _see_whole(cfg, params, image, reduction, valid, key, kernel):
+  """Tokens [B I, V, D], their state and trace; a picture is one tile."""
+  image = image.reshape(-1, *image.shape[-3:])
+  if valid is not None:
+    valid = valid.reshape(len(image), cfg.tokens)
+  out = vision.encode(
+    cfg.vision,
+    params["vision"],
+    image,
+    reduction,
+    valid=valid if valid is None else projector.spread(valid, cfg),
+    key=key if cfg.merge == 1 else None,
+    kernel=kernel,
+  )
+  visual = projector.Projector(cfg).apply(
+    {"params": params["projector"]}, out.patches
+  )
+  if cfg.merge == 1:
+    return visual, out.state, out.trace
+  if valid is None:
+    valid = jnp.ones(visual.shape[:2], bool)
+  state = dataclasses.replace(
+    reduction_lib.initial_state(valid, cfg.grid, key),
+    class_row=jnp.mean(projector.squares(out.state.class_row, cfg), axis=2),
+    vision_keys=jnp.mean(projector.squares(out.state.vision_keys, cfg), axis=2),
+  )
+  return visual, state, {}
+
+
+def _see_tiles(cfg, params, image, layout, key, kernel):
+  """Tokens [B I, V, D] and their state; a picture is several tiles."""
+  pictures = layout.index.shape[0] * layout.index.shape[1]
+  out = vision.encode(
+    cfg.vision,
+    params["vision"],
+    image.reshape(-1, *image.shape[-3:]),
+    kernel=kernel,
+  )
+  features = projector.Projector(cfg).apply(
+    {"params": params["projector"]}, out.patches
+  )
+
+  def lay_out(rows, newline=None):
+    rows = rows.reshape(pictures, -1, *rows.shape[2:])
+    return tiles.lay_out(rows, layout, newline)
+
+  state = reduction_lib.initial_state(
+    layout.valid.reshape(pictures, -1),
+    cfg.grid,
+    key,
+    tiles.raster_positions(cfg, layout),
+  )
+  state = dataclasses.replace(
+    state,
+    class_row=lay_out(out.state.class_row),
+    vision_keys=lay_out(out.state.vision_keys),
+  )
+  return lay_out(features, params["newline"]), state
 
 
 def _by_picture(keys, pictures):
@@ -251,11 +317,21 @@ def apply(
   reduction: reduction_lib.Reduction = None,
   *,
   valid: Bool[Array, "B I V"] | None = None,
+  layout: tiles.Layout | None = None,
   key: Array | None = None,
   kernel: str | None = None,
 ) -> Output:
   """`read` of what `see` makes of the pictures; arguments as there."""
-  seen = see(cfg, params, image, reduction, valid=valid, key=key, kernel=kernel)
+  seen = see(
+    cfg,
+    params,
+    image,
+    reduction,
+    valid=valid,
+    layout=layout,
+    key=key,
+    kernel=kernel,
+  )
   return read(cfg, params, seen, text, reduction, kernel=kernel)
 
 

@@ -210,7 +210,7 @@ def _check(shape, space):
   faults = []
   for name, ours, theirs in (
     ("layers", space.layers, shape.layers),
-    ("tokens", space.tokens, shape.vision_tokens - shape.class_tokens),
+    ("tokens", space.tokens, shape.visual_tokens),
   ):
     if ours != theirs:
       faults.append(f"{name} is {ours} in the space and {theirs} in the shape")

@@ -76,7 +76,7 @@ def candidates(
   """Searched plans, operators at every budget, and the user's plans."""
   found = []
   for share in job.budgets:
-    limit = share * cfg.vision.tokens
+    limit = share * cfg.tokens
     plan = common.shipped_plan(cfg.name, limit)
     if plan is not None:
       found.append(Candidate(evaluator.SEARCHED, limit, plan))
@@ -97,7 +97,7 @@ def preset_candidate(
     plan = cost.budget_plan(
       ops.PRESETS[name],
       limit=limit,
-      tokens=cfg.vision.tokens,
+      tokens=cfg.tokens,
       layers=cfg.decoder.layers,
       vision_layers=cfg.vision.layers,
       model=cfg.name,
@@ -245,7 +245,7 @@ def _facts(job, model, listed, book):
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
     "dtype": model.dtype,
     "kernels": model.kernels,
-    "visual_tokens": model.cfg.vision.tokens,
+    "visual_tokens": model.cfg.tokens,
     "layers": model.cfg.decoder.layers,
     "compilations": {"plan": plan.name if plan else "dense", **served},
   }
@@ -261,7 +261,7 @@ def _latency(job, folder, book):
     for share in job.budgets
     for name in job.presets
     if (
-      item := preset_candidate(model.cfg, name, share * model.cfg.vision.tokens)
+      item := preset_candidate(model.cfg, name, share * model.cfg.tokens)
     ).plan
   ]
   known = circumstances(job, model)

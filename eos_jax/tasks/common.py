@@ -80,7 +80,7 @@ def plan_faults(
     f" and {ours!r} here; use a plan that was searched for {cfg.name!r}"
     for field, theirs, ours in (
       ("model", plan.model, cfg.name),
-      ("tokens", plan.tokens, cfg.vision.tokens),
+      ("tokens", plan.tokens, cfg.tokens),
       ("layers", plan.layers, cfg.decoder.layers),
     )
     if theirs != ours

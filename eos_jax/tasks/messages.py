@@ -47,15 +47,15 @@ def describe_search(problem, sources, checks):
   cfg, job, space = problem.cfg, problem.settings, problem.space
   numbers = sum(leaf.size for leaf in jax.tree.leaves(init_policy(space)))
   numbers *= max(job.knots, 1)
-  side = cfg.vision.image_size
+  pixels = 3 * math.prod(cfg.vision.size)
   state = "projector, decoder trained too" if job.trains_model else "frozen"
   return "\n".join(
     [
-      f"model {cfg.name}: {cfg.vision.tokens} visual tokens,"
+      f"model {cfg.name}: {cfg.tokens} visual tokens,"
       f" {cfg.decoder.layers} decoder layers",
       f"parameters: {count_parameters(problem.params)} ({state}); policy of"
       f" {numbers} numbers at {', '.join(space.sites)} (searched)",
-      mesh_line(problem.params, job.batch * side * side * 3),
+      mesh_line(problem.params, job.batch * pixels),
       data_line(sources) + f"; {len(checks)} questions for the checks",
       f"budgets: {', '.join(f'{b:g}' for b in job.budgets)} visual tokens"
       f" (layer average), {_steps(job)}, from {job.start!r}",

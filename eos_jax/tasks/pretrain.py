@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -22,10 +23,10 @@ def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
   shapes = jax.eval_shape(
     functools.partial(models.init, cfg), jax.random.key(0)
   )
-  side = cfg.vision.image_size
+  pixels = 3 * math.prod(cfg.vision.size)
   print(
     f"parameters: {messages.count_parameters(shapes)} (trained)",
-    messages.mesh_line(shapes, job.vision.batch * side * side * 3),
+    messages.mesh_line(shapes, job.vision.batch * pixels),
     messages.data_line(train),
     ", ".join(f"{name} {getattr(job, name).steps}" for name in pretrain.STAGES)
     + " steps",

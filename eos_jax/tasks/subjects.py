@@ -98,7 +98,7 @@ def lacking_memory(name: str, batch: int, text_tokens: int, steps: int) -> str:
   """
   cfg, kind = config(name), dtype(name)
   shape = evaluator.model_shape(cfg)
-  counts = (cfg.vision.tokens,) * cfg.decoder.layers
+  counts = (cfg.tokens,) * cfg.decoder.layers
   text = len(cfg.prefix) + text_tokens
   kernel = models.attention.choose(
     None, cfg.decoder.head_dim, kind, devices=jax.device_count()

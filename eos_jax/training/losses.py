@@ -75,7 +75,7 @@ def _indecision(cfg, trace, sites):
   before, total = 0.0, 0.0
   for site in sites:
     # Not the class token, which stands in front inside the encoder.
-    after = trace[site].tokens.log_mass[:, -cfg.vision.tokens :]
+    after = trace[site].tokens.log_mass[:, -cfg.tokens :]
     total += ops.indecision(after, jnp.broadcast_to(before, after.shape))
     before = after
   return total / len(sites)

@@ -66,7 +66,8 @@ def instance_place(offset: jax.Array, cfg: models.VisionConfig) -> jax.Array:
   y, x = jnp.mgrid[:rows, :cols]
   centre = jnp.stack([x, y], axis=-1).reshape(1, -1, 2) + 0.5
   pixels = centre * cfg.patch_size + (offset - labels.OFFSET_ZERO) / 2.0
-  return pixels / (cfg.image_size / 2.0) - 1.0
+  height, width = cfg.size
+  return pixels / (jnp.array([width, height]) / 2.0).reshape(1, 1, 2) - 1.0
 
 
 def holds_centre(offset: jax.Array, cfg: models.VisionConfig) -> jax.Array:

@@ -94,7 +94,7 @@ def make_space(
     spec = spec.replace(diversity="none")
   return search.SearchSpace(
     sites=sites,
-    tokens=cfg.vision.tokens,
+    tokens=cfg.tokens,
     layers=cfg.decoder.layers,
     spec=spec,
     free=settings.free,

@@ -10,7 +10,7 @@ import json
 import pathlib
 from typing import Any
 
-from eos_jax.models.families import llava_1_5
+from eos_jax.models.families import llava_1_5, onevision, qwen2_vl, smolvlm
 from eos_jax.models.families.table import (
   FORMS,
   Describe,
@@ -22,7 +22,12 @@ from eos_jax.models.families.table import (
 )
 
 # By the `model_type` of config.json.
-FAMILIES: dict[str, Describe] = {llava_1_5.MODEL_TYPE: llava_1_5.describe}
+FAMILIES: dict[str, Describe] = {
+  llava_1_5.MODEL_TYPE: llava_1_5.describe,
+  onevision.MODEL_TYPE: onevision.describe,
+  qwen2_vl.MODEL_TYPE: qwen2_vl.describe,
+  **dict.fromkeys(smolvlm.MODEL_TYPES, smolvlm.describe),
+}
 
 
 def describe(config: Mapping[str, Any]) -> Description:
@@ -86,5 +91,8 @@ __all__ = [
   "Weight",
   "describe",
   "llava_1_5",
+  "onevision",
+  "qwen2_vl",
   "read",
+  "smolvlm",
 ]

@@ -3,7 +3,7 @@
 Everything here is data and pure functions of names, shapes and NumPy arrays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import re
@@ -39,11 +39,22 @@ def _convolution(shape):
   return shape[1], 3, side, side
 
 
+def _frames(kernel):
+  """Convolution `[D, 3, 2, p, p]` over two frames that show the same."""
+  return _patches(kernel[:, :, 0] + kernel[:, :, 1])
+
+
+def _film(shape):
+  width, channels, *side = _convolution(shape)
+  return width, channels, 2, *side
+
+
 FORMS = {
   "same": Form(lambda value: value, lambda shape: shape),
   # PyTorch multiplies by the transpose: its linear weights are `[out, in]`.
   "linear": Form(lambda value: value.T, lambda shape: shape[::-1]),
   "patches": Form(_patches, _convolution),
+  "frames": Form(_frames, _film),
 }
 
 
@@ -56,11 +67,14 @@ class Weight:
     source: name of the tensor; `{}` stands for the number of the layer where
       the parameter has a leading layer axis.
     form: one of `FORMS`.
+    part: number of the parameter, and how many there are, where the tensor
+      holds several along its first axis; None = it holds this one.
   """
 
   path: str
   source: str
   form: str = "same"
+  part: tuple[int, int] | None = None
 
   @property
   def stacked(self) -> bool:
@@ -78,8 +92,40 @@ class Weight:
     return tuple(self.source.format(layer) for layer in range(shape[0]))
 
   def stored(self, shape: Shape) -> Shape:
-    """Shape of each of its tensors, from that of the parameter."""
-    return FORMS[self.form].theirs(shape[1:] if self.stacked else shape)
+    """Shape of each of its tensors, from that of the parameter.
+
+    Parameters of one tensor have the same shape.
+    """
+    first, *rest = FORMS[self.form].theirs(shape[1:] if self.stacked else shape)
+    _, parts = self.part or (0, 1)
+    return first * parts, *rest
+
+  def ours(self, tensor: np.ndarray) -> np.ndarray:
+    """The parameter, or its entry for a layer, from its tensor."""
+    if self.part is not None:
+      number, parts = self.part
+      tensor = np.split(tensor, parts)[number]
+    return FORMS[self.form].ours(tensor)
+
+
+def affine(
+  path: str, source: str, form: str = "linear", kernel: str = "kernel"
+) -> tuple[Weight, Weight]:
+  """Weight and bias of a linear layer, or of a norm."""
+  return (
+    Weight(f"{path}.{kernel}", f"{source}.weight", form),
+    Weight(f"{path}.bias", f"{source}.bias"),
+  )
+
+
+def norm(path: str, source: str) -> tuple[Weight, Weight]:
+  """Scale and bias of a layer norm."""
+  return affine(path, source, form="same", kernel="scale")
+
+
+def linear(path: str, source: str) -> Weight:
+  """Weight of a linear layer without a bias."""
+  return Weight(f"{path}.kernel", f"{source}.weight", "linear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,4 +190,4 @@ class Description:
 
 
 # A family: reads the object in a config.json, or raises ValueError.
-Describe = Callable[[dict[str, Any]], Description]
+Describe = Callable[[Mapping[str, Any]], Description]
