@@ -1,31 +1,15 @@
-"""LLaVA-1.5 against transformers, on random tiny checkpoints that it saves.
+"""LLaVA-1.5 against transformers, on random tiny checkpoints that it saves."""
 
-Set EOS_TORCH_PYTHON to an interpreter with torch 2.13 and transformers 5.23
-(`pip install torch transformers`; torchvision is not needed); else the one that
-runs the tests is tried.
-"""
-
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
-import jax
 import numpy as np
 import pytest
 
-from eos_jax import models
 from eos_jax.models import families, loading
 from tests.models import checkpoints
+from tests.parity import harness
 
 pytestmark = pytest.mark.full
-
-PYTHON = os.environ.get("EOS_TORCH_PYTHON", sys.executable)
-ORACLE = pathlib.Path(__file__).parent / "oracle.py"
-
-# Of the largest logit, in float32.
-TOLERANCE = 2e-4
 
 IMAGE = 90
 
@@ -57,14 +41,16 @@ def _config(vision=None, text=None, **top):
   } | top
 
 
-def _case(config, prompts, seed=0, hub_names=False, max_shard_size="1GB"):
-  return {
-    "config": config,
-    "prompts": prompts,
-    "seed": seed,
-    "hub_names": hub_names,
-    "max_shard_size": max_shard_size,
-  }
+def _case(config, prompts, **options):
+  """A case; in `prompts` one image token stands for a picture."""
+  vision = config["vision_config"]
+  tokens = (vision["image_size"] // vision["patch_size"]) ** 2
+  rows = [
+    [i for one in row for i in [one] * (tokens if one == IMAGE else 1)]
+    for row in prompts
+  ]
+  counts = [[tokens] * row.count(IMAGE) for row in prompts]
+  return harness.Case("Llava", config, rows, counts, IMAGE, **options)
 
 
 def _words(count, seed):
@@ -73,8 +59,12 @@ def _words(count, seed):
 
 CASES = {
   "plain": _case(_config(), [[1, *_words(4, 0), IMAGE, *_words(9, 1)]]),
+  # The names that older versions saved.
   "hub_names": _case(
-    _config(), [[1, IMAGE, *_words(5, 2)]], seed=1, hub_names=True
+    _config(),
+    [[1, IMAGE, *_words(5, 2)]],
+    seed=1,
+    rename=((r"^vision_tower\.", "vision_tower.vision_model."),),
   ),
   # Grouped queries, heads wider than the width, other bases; deep enough that
   # layers run in a loop; in several files.
@@ -105,10 +95,11 @@ CASES = {
     seed=2,
     max_shard_size="100KB",
   ),
-  # Prompts of unequal lengths and numbers of pictures, padded on the left.
+  # Prompts of unequal lengths and numbers of pictures, and of pixels that are
+  # no whole patch.
   "batch_padded_left": _case(
     _config(
-      vision={"hidden_act": "gelu", "layer_norm_eps": 1e-3},
+      vision={"hidden_act": "gelu", "layer_norm_eps": 1e-3, "image_size": 26},
       text={"num_key_value_heads": 1},
       vision_feature_layer=-1,
       projector_hidden_act="gelu_pytorch_tanh",
@@ -152,130 +143,63 @@ SPARSE = {
   "text_tied": {"text_config": {"tie_word_embeddings": True}},
 }
 
+FULL_SIZE = {
+  "llava_1_5_7b": checkpoints.PUBLIC_7B,
+  "llava_1_5_13b": checkpoints.PUBLIC_13B,
+}
+
+
+def _pictures(case):
+  """Pictures `[B, I, h, w, 3]`, and which of their tokens are real."""
+  vision = case.config["vision_config"]
+  side, rng = vision["image_size"], np.random.default_rng(case.seed)
+  tokens = (side // vision["patch_size"]) ** 2
+  most = max(map(len, case.counts))
+  shape = (len(case.counts), most)
+  valid = np.zeros((*shape, tokens), bool)
+  for row, counts in enumerate(case.counts):
+    valid[row, : len(counts)] = True
+  image = rng.normal(size=(*shape, side, side, 3)).astype(np.float32)
+  image[~valid[..., 0]] = 0
+  return image, valid
+
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-  """A folder with what transformers says."""
-  probe = "import torch, transformers"
-  found = subprocess.run([PYTHON, "-c", probe], capture_output=True, text=True)
-  if found.returncode:
-    reason = found.stderr.strip().split("\n")[-1]
-    pytest.skip(f"{PYTHON}: {reason}; EOS_TORCH_PYTHON can name another one")
+  """A folder with what transformers says, and its answers on configs."""
   root = tmp_path_factory.mktemp("oracle")
-  request = {
-    "models": CASES,
-    "full_size": {
-      "llava_1_5_7b": checkpoints.PUBLIC_7B,
-      "llava_1_5_13b": checkpoints.PUBLIC_13B,
-    },
-    "sparse": SPARSE,
+  inputs = {}
+  for name, case in CASES.items():
+    image, valid = _pictures(case)
+    there = image[valid[..., 0]]
+    inputs[name] = {"pixel_values": there.transpose(0, 3, 1, 2)}
+  named = lambda configs: {
+    name: {"family": "Llava", "config": config}
+    for name, config in configs.items()
   }
-  # Settings of the test process are none of its business.
-  env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-  subprocess.run(
-    [PYTHON, str(ORACLE), str(root)],
-    input=json.dumps(request),
-    text=True,
-    check=True,
-    env=env,
-  )
-  return root
-
-
-def _loaded(root, name):
-  found, params = loading.load(root / name)
-  assert found.image_token == IMAGE
-  return found.cfg, params, dict(np.load(root / name / "expected.npz"))
-
-
-def _split(row):
-  """A prompt without its opening and its pictures, and their slots."""
-  assert row[0] == 1
-  ids, slots = [], []
-  for token in row[1:]:
-    if token == IMAGE:
-      slots.append(len(ids))
-    else:
-      ids.append(token)
-  return ids, slots
-
-
-def _pictures(cfg, prompts, pixels):
-  """Pictures `[B, I, h, w, 3]` and which of their patches are real."""
-  counts = [row.count(IMAGE) for row in prompts]
-  most, side = max(counts), cfg.vision.image_size
-  images = np.zeros((len(prompts), most, side, side, 3), np.float32)
-  valid = np.zeros((len(prompts), most, cfg.vision.tokens), bool)
-  pixels = iter(pixels.transpose(0, 2, 3, 1))
-  for row, count in enumerate(counts):
-    for index in range(count):
-      images[row, index], valid[row, index] = next(pixels), True
-  return images, valid
-
-
-def _slots(slots, most, end):
-  """Slots `[B, I]`; pictures that are not there are behind everything."""
-  return np.array([row + [end] * (most - len(row)) for row in slots], np.int32)
+  return root, harness.ask(root, CASES, inputs, named(FULL_SIZE), named(SPARSE))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits(told, name, record_property):
-  cfg, params, want = _loaded(told, name)
-  prompts = CASES[name]["prompts"]
-  ids, slots = zip(*map(_split, prompts), strict=True)
-  images, valid = _pictures(cfg, prompts, want["pixels"])
-  longest = max(map(len, ids))
-  spare = [longest - len(row) for row in ids]
-  tokens = np.array(
-    [[0] * pad + row for pad, row in zip(spare, ids, strict=True)]
-  )
-  mask = np.arange(longest)[None] >= np.array(spare)[:, None]
-  behind = [
-    [pad + slot for slot in row] for pad, row in zip(spare, slots, strict=True)
-  ]
-  text = models.Text(
-    tokens=tokens,
-    mask=mask,
-    slots=_slots(behind, images.shape[1], longest),
-  )
-  apply = jax.jit(models.apply, static_argnums=0)
-  got = np.asarray(apply(cfg, params, images, text, valid=valid).logits)
-  worst, largest = 0.0, 0.0
-  for row in range(len(prompts)):
-    there = want["mask"][row].astype(bool) & (want["ids"][row] != IMAGE)
-    expected = want["logits"][row][there][1:]  # but for the opening
-    worst = max(worst, np.abs(got[row, mask[row]] - expected).max())
-    largest = max(largest, np.abs(expected).max())
-  print(f"{name}: {worst / largest:.2e} of the largest logit {largest:.3g}")
-  record_property("worst", worst / largest)
-  assert largest > 1
-  assert worst <= TOLERANCE * largest
+  case = CASES[name]
+  image, valid = _pictures(case)
+  loaded = harness.loaded(told[0] / name)
+  harness.compare_logits(case, *loaded, image, record_property, valid=valid)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_greedy_answers(told, name):
-  cfg, params, want = _loaded(told, name)
-  prompts = CASES[name]["prompts"]
-  ids, slots = zip(*map(_split, prompts), strict=True)
-  images, valid = _pictures(cfg, prompts, want["pixels"])
-  engine = models.Engine(cfg, params, stop=(), buckets=(24,), room=32)
-  talk = engine.begin(
-    images, ids, slots=_slots(slots, images.shape[1], 24), valid=valid
-  )
-  _, replies = engine.reply(talk, steps=32)
-  assert replies == want["told"].tolist()
-  assert len(set(replies[0])) > 4  # it does not say one thing again and again
+  case = CASES[name]
+  image, valid = _pictures(case)
+  loaded = harness.loaded(told[0] / name)
+  harness.compare_answers(case, *loaded, image, valid=valid)
 
 
-@pytest.mark.parametrize("name", ["llava_1_5_7b", "llava_1_5_13b"])
+@pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_names_and_shapes(told, name):
-  answer = json.loads((told / "answer.json").read_text(encoding="utf-8"))
-  full = answer["full_size"][name]
-  config = {
-    "llava_1_5_7b": checkpoints.PUBLIC_7B,
-    "llava_1_5_13b": checkpoints.PUBLIC_13B,
-  }[name]
-  found = families.describe(config)
+  full = told[1]["full_size"][name]
+  found = families.describe(FULL_SIZE[name])
   assert found.cfg.name == name
   places, faults = loading.match(
     found.table,
@@ -294,7 +218,6 @@ def test_full_size_names_and_shapes(told, name):
 
 @pytest.mark.parametrize("name", SPARSE)
 def test_defaults_are_those_of_transformers(told, name):
-  answer = json.loads((told / "answer.json").read_text(encoding="utf-8"))
-  full = answer["sparse"][name]
+  full = told[1]["sparse"][name]
   sparse = {"model_type": "llava"} | SPARSE[name]
   assert families.describe(sparse).cfg == families.describe(full).cfg

@@ -2,17 +2,19 @@
 
     python oracle.py FOLDER < request.json
 
-The request has `models`, by name: the arguments of the config, a seed, prompts
-of ids in which one image token stands for a picture, the largest size of a
-file, and whether to save by the hub's older names. A folder is written for
-each, with the checkpoint and `expected.npz`: pictures, padded prompts, logits
-and greedy continuations. `full_size` and `sparse` are configs by name; for the
-first the names and shapes of all tensors are written to `answer.json`, for the
-second the config with all defaults.
+The request has `models`, by name: the family's classes, the arguments of the
+config, a seed, the largest size of a file, and what to rename in the saved
+names of tensors (pairs of a pattern and its replacement). The folder of each
+has `inputs.npz`, the arguments of the model; beside it the checkpoint is
+written, and `expected.npz`: logits and greedy continuations. `full_size` and
+`sparse` are configs by name, with their family; for the first the names and
+shapes of all tensors are written to `answer.json`, for the second the config
+with all defaults.
 """
 
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 import transformers
 
 NEW_TOKENS = 32
+FAMILIES = ("Llava", "LlavaOnevision", "Qwen2VL", "SmolVLM", "Idefics3")
 
 
 def main():
@@ -31,19 +34,28 @@ def main():
     with torch.inference_mode():
       run(root / name, case)
   answer = {"full_size": {}, "sparse": {}}
-  for name, config in request["full_size"].items():
-    answer["full_size"][name] = tensors(config)
-  for name, config in request["sparse"].items():
-    answer["sparse"][name] = transformers.LlavaConfig(**config).to_dict()
+  for name, case in request["full_size"].items():
+    answer["full_size"][name] = tensors(case)
+  for name, case in request["sparse"].items():
+    answer["sparse"][name] = configured(case).to_dict()
   (root / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
-def tensors(config):
+def configured(case):
+  """The family's config."""
+  return getattr(transformers, f"{case['family']}Config")(**case["config"])
+
+
+def built(case):
+  """The family's model."""
+  kind = f"{case['family']}ForConditionalGeneration"
+  return getattr(transformers, kind)(configured(case))
+
+
+def tensors(case):
   """Names and shapes of a model, and the number of its parameters."""
   with torch.device("meta"):
-    model = transformers.LlavaForConditionalGeneration(
-      transformers.LlavaConfig(**config)
-    )
+    model = built(case)
   return {
     "parameters": sum(value.numel() for value in model.parameters()),
     "shapes": {
@@ -55,29 +67,25 @@ def tensors(config):
 def run(folder, case):
   """One random model: its checkpoint and what it says."""
   torch.manual_seed(case["seed"])
-  config = transformers.LlavaConfig(**case["config"])
-  model = transformers.LlavaForConditionalGeneration(config).eval()
+  model = built(case).eval()
   scramble(model)
   model.save_pretrained(folder, max_shard_size=case["max_shard_size"])
-  if case["hub_names"]:
-    rename(folder)
-  ids, mask = padded(case["prompts"], config)
-  pictures = sum(row.count(config.image_token_id) for row in case["prompts"])
-  side = config.vision_config.image_size
-  pixels = torch.randn(pictures, 3, side, side)
-  given = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
+  if case["rename"]:
+    rename(folder / "model.safetensors", case["rename"])
+  given = {
+    name: torch.from_numpy(value)
+    for name, value in np.load(folder / "inputs.npz").items()
+  }
   logits = model(**given).logits
   model.generation_config.eos_token_id = None
   told = model.generate(
     **given, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0
   )
+  length = given["input_ids"].shape[1]
   np.savez(
     folder / "expected.npz",
-    pixels=pixels.numpy(),
-    ids=ids.numpy(),
-    mask=mask.numpy(),
     logits=logits.numpy(),
-    told=told[:, ids.shape[1] :].numpy(),
+    told=told[:, length:].numpy(),
   )
 
 
@@ -88,7 +96,7 @@ def scramble(model):
   uniform and all layers matter.
   """
   for name, value in model.named_parameters():
-    if "norm" in name or "layrnorm" in name:
+    if "norm" in name or "layrnorm" in name or "ln_q" in name:
       value.copy_(
         float(name.endswith("weight")) + 0.2 * torch.randn_like(value)
       )
@@ -102,31 +110,12 @@ def scramble(model):
       value.copy_(1.3 * fan_in**-0.5 * torch.randn_like(value))
 
 
-def rename(folder):
-  """The names that older versions saved."""
-  path = folder / "model.safetensors"
-  safetensors.torch.save_file(
-    {
-      name.replace("vision_tower.", "vision_tower.vision_model."): value
-      for name, value in safetensors.torch.load_file(path).items()
-    },
-    path,
-  )
-
-
-def padded(prompts, config):
-  """Ids `[B, N]` with room for the pictures, padded on the left, and mask."""
-  vision = config.vision_config
-  tokens = (vision.image_size // vision.patch_size) ** 2
-  image = config.image_token_id
-  rows = [
-    [i for one in row for i in [one] * (tokens if one == image else 1)]
-    for row in prompts
-  ]
-  longest = max(len(row) for row in rows)
-  ids = [[0] * (longest - len(row)) + row for row in rows]
-  mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-  return torch.tensor(ids), torch.tensor(mask)
+def rename(path, changes):
+  """Gives the tensors in a file other names."""
+  table = safetensors.torch.load_file(path)
+  for pattern, replacement in changes:
+    table = {re.sub(pattern, replacement, n): v for n, v in table.items()}
+  safetensors.torch.save_file(table, path)
 
 
 if __name__ == "__main__":
