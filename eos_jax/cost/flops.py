@@ -191,7 +191,9 @@ def projector_weights(shape: ModelShape) -> int:
   return width * hidden + hidden * out if hidden else width * out
 
 
-def projected_rows(shape: ModelShape, after: VisionCounts) -> VisionCounts:
+def projected_rows(
+  shape: ModelShape, after: VisionCounts
+) -> list[int] | Float[Array, "1"]:
   """Rows [1] that the projector gets, from those that leave each block."""
   left = after[-1:] if len(after) else [shape.vision_tokens]
   if isinstance(left, jax.Array):

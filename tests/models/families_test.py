@@ -149,8 +149,8 @@ def test_another_family_is_refused(tmp_path):
     families.read(tmp_path)
   assert str(error.value) == (
     f"{tmp_path / 'config.json'}: model_type is 'llava_next', expected one of"
-    " llava; use a checkpoint of these families in the form that transformers"
-    " saves"
+    " idefics3, llava, llava_onevision, qwen2_vl, smolvlm; use a checkpoint of"
+    " these families in the form that transformers saves"
   )
 
 
@@ -167,7 +167,7 @@ def test_config_files_that_cannot_be_read(tmp_path):
 
 
 def test_all_faults_are_listed_with_their_places():
-  other = "only this one is implemented, use a LLaVA-1.5 checkpoint"
+  other = "only this one is implemented, use another checkpoint"
   own = "use the config.json that belongs to the weights"
   assert _faults(
     text_config__rope_parameters={"rope_type": "yarn", "factor": 4.0},
@@ -186,12 +186,12 @@ def test_all_faults_are_listed_with_their_places():
   ) == [
     "quantization_config is {'bits': 4}, expected no such field; use the"
     " checkpoint before its quantisation",
+    "vision_feature_layer is [-2, -5], expected one layer, -1 to -3 or 1 to 3;"
+    " features of several layers, or of the embedding, are not read",
     "vision_config.model_type is 'siglip_vision_model', expected"
     f" 'clip_vision_model'; {other}",
     "vision_config.hidden_act is 'relu', expected 'gelu' or 'gelu_new' or"
     f" 'gelu_pytorch_tanh' or 'quick_gelu'; {other}",
-    "vision_feature_layer is [-2, -5], expected one layer, -1 to -3 or 1 to 3;"
-    " features of several layers, or of the embedding, are not read",
     "vision_feature_select_strategy is 'full', expected 'default'; only"
     " patches are projected here, without the class token",
     f"text_config.hidden_act is 'gelu', expected 'silu' or 'swish'; {other}",
@@ -228,7 +228,7 @@ def test_all_faults_are_listed_with_their_places():
       {"vision_config__image_size": [12, 16]},
       "vision_config.image_size is [12, 16], expected a whole number",
     ),
-    ({"vision_config__patch_size": 5}, "vision_config: image_size=12 is no"),
+    ({"vision_config__patch_size": 13}, "vision_config: image_size=12 has no"),
     (
       {"text_config__num_key_value_heads": 3},
       "text_config: heads=4 is no multiple of kv_heads=3.",
