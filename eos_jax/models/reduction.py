@@ -331,7 +331,7 @@ def reduce_at(
     reduced = jax.vmap(operator)(tokens, signals, jitter)
   else:
     reduced = _by_picture(operator, tokens, signals, jitter, state.pictures)
-  if isinstance(reduction, ops.ReductionPlan):
+  if isinstance(reduction, ops.ReductionPlan) or needs.moves_rows(spec):
     state = select_tokens(state, reduced.index)
   if gate_key is not None:
     reduced = _gated(reduced, state, gate_key)

@@ -106,3 +106,12 @@ def _names(spec: types.OperatorSpec) -> list[tuple[str, str]]:
   if spec.diversity != "none":
     names.append(("diversity", spec.diversity))
   return names
+
+
+def moves_rows(spec: types.OperatorSpec) -> bool:
+  """Whether rows of the result are others than those of the input.
+
+  True of pooled cells also where the number of rows stays: what belongs to a
+  token then has to be gathered by `Reduced.index`.
+  """
+  return select.KERNELS[spec.select].pooled

@@ -211,8 +211,8 @@ KERNELS: dict[str, types.Kernel] = {
   "top_k": types.Kernel(top_k),
   "bipartite": types.Kernel(pairs.bipartite, cosine=True),
   "kth": types.Kernel(pairs.kth, cosine=True, discrete=True),
-  "cells": types.Kernel(pooled, ("grid",), discrete=True),
-  "blocks": types.Kernel(blocks, ("grid",), discrete=True),
+  "cells": types.Kernel(pooled, ("grid",), discrete=True, pooled=True),
+  "blocks": types.Kernel(blocks, ("grid",), discrete=True, pooled=True),
   "two_lists": types.Kernel(
     two_lists, ("self_sums", "cross_sums"), discrete=True
   ),

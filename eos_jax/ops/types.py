@@ -359,6 +359,8 @@ class Kernel:
       in the soft form too.
     centred: whether the rows that it picks keep a token of their own; others
       hold the mean of a cluster.
+    pooled: whether row k of the result is no longer row k of the input where
+      the number of rows stays.
   """
 
   run: Callable[..., Any]
@@ -366,6 +368,7 @@ class Kernel:
   cosine: bool = False
   discrete: bool = False
   centred: bool = True
+  pooled: bool = False
 
 
 def working_dtype(dtype: Any) -> Any:
