@@ -100,6 +100,8 @@ class VisualState:
       any reduction.
     class_row: `[B, V]` attention of the class token in the last vision layer.
     vision_keys: `[B, V, d]` keys of that layer, mean over heads.
+    guide: `[B, V]` class attention of the whole picture at the place of each
+      token of a tile, where the model reads tiles.
     learned: `[B, V]` output of a trained scorer, where the model has one.
     noise: `[B, V]` uniform numbers for the score "random".
     count: `[B, I]` real tokens of each picture, before any reduction.
@@ -121,6 +123,7 @@ class VisualState:
   rank: Int[Array, "B V"]
   class_row: Float[Array, "B V"] | None
   vision_keys: Float[Array, "B V d"] | None
+  guide: Float[Array, "B V"] | None
   learned: Float[Array, "B V"] | None
   noise: Float[Array, "B V"] | None
   count: Int[Array, "B I"]
@@ -155,6 +158,7 @@ PER_TOKEN = (
   "rank",
   "class_row",
   "vision_keys",
+  "guide",
   "learned",
   "noise",
 )
@@ -188,6 +192,7 @@ def initial_state(
     rank=jnp.cumsum(there, axis=1) - there,
     class_row=None,
     vision_keys=None,
+    guide=None,
     learned=None,
     noise=None if key is None else _noise(key, shape),
     count=jnp.sum(there, axis=1, keepdims=True),

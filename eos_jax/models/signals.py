@@ -64,8 +64,9 @@ def compute(
   if {"self_sums", "cross_sums"} & wanted:
     found["self_sums"], found["cross_sums"] = coming.modality_sums()
   if "guide" in wanted:
-    # Every picture is a thumbnail: crops come with families that cut them.
-    found["guide"] = jnp.zeros_like(seq.state.log_mass)
+    guide = seq.state.guide
+    # Without tiles every picture is a thumbnail, which has no guide.
+    found["guide"] = jnp.zeros_like(seq.state.size) if guide is None else guide
   if "last_row_previous" in wanted:
     row = sequence.last_prompt_row(before.seq)[:, None]
     rows = _cached_rows(cfg, params, before, row)

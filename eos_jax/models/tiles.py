@@ -80,14 +80,60 @@ def raster_positions(
   cfg: config_lib.VLMConfig, layout: Layout
 ) -> Int[Array, "BI V"]:
   """Where tokens lie in the raster `cfg.grid`, for each of B x I pictures."""
-  side, columns = cfg.vision.grid[0], cfg.grid[1]
+  side, width = cfg.vision.grid[0], cfg.grid[1]
+  count, row, column = _plane(cfg, layout)
+  whole = count // side * width + count % side
+  return jnp.where(count < side**2, whole, (side + row) * width + column)
+
+
+def guide(
+  cfg: config_lib.VLMConfig,
+  layout: Layout,
+  class_row: Float[Array, "BI N"],
+) -> Float[Array, "BI V"]:
+  """The whole picture's class attention at the place of each token of a tile.
+
+  `ops.signals.crop_guide` (GlobalCom2) for planes of any size; 0 on the whole
+  itself, at newlines and on padding.
+
+  Args:
+    cfg: shape of the model.
+    layout: of the pictures.
+    class_row: class attention of all patches of all tiles.
+  """
+  side = cfg.vision.grid[0]
+  count, row, column = _plane(cfg, layout)
+  newline = layout.newline.reshape(row.shape)
+  own = layout.valid.reshape(row.shape) & ~newline & (count >= side**2)
+  whole = class_row[:, : side**2]
+  total = jnp.zeros((), whole.dtype)
+  # Bilinear, with half-pixel centres, clamped at the borders.
+  for y, down in _neighbours(row, own, side):
+    for x, across in _neighbours(column, own, side):
+      near = jnp.take_along_axis(whole, y * side + x, axis=1)
+      total = total + down * across * near
+  return jnp.where(own, total, 0)
+
+
+def _neighbours(place, own, side):
+  """The two cells of the whole beside rows or columns, and their shares."""
+  length = jnp.max(jnp.where(own, place + 1, 1), axis=1, keepdims=True)
+  centre = (place + 0.5) * side / length - 0.5
+  centre = jnp.clip(centre, 0, side - 1)
+  first = jnp.floor(centre).astype(jnp.int32)
+  share = centre - first
+  second = jnp.minimum(first + 1, side - 1)
+  return (first, 1 - share), (second, share)
+
+
+def _plane(cfg, layout):
+  """Number of each token, and its row and column if it is behind the whole."""
+  side = cfg.vision.grid[0]
   newline = layout.newline.reshape(-1, layout.newline.shape[-1])
   count = jnp.arange(newline.shape[1])[None]
-  whole = count // side * columns + count % side
   ended = newline.astype(jnp.int32)
   row = jnp.cumsum(ended, axis=1) - ended
-  # The last token that ended a row, this one not counted, and what follows it.
+  # What follows the last token that ended a row, this one not counted.
   first = jax.lax.cummax(jnp.where(newline, count + 1, side**2), axis=1)
   first = jnp.pad(first, ((0, 0), (1, 0)), constant_values=side**2)[:, :-1]
-  below = (side + row) * columns + count - first
-  return jnp.where(count < side**2, whole, below)
+  return count, row, count - first

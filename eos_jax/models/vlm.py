@@ -239,6 +239,7 @@ def _see_tiles(cfg, params, image, layout, key, kernel):
     state,
     class_row=lay_out(out.state.class_row),
     vision_keys=lay_out(out.state.vision_keys),
+    guide=tiles.guide(cfg, layout, out.state.class_row.reshape(pictures, -1)),
   )
   return lay_out(features, params["newline"]), state
 

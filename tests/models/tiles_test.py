@@ -80,6 +80,24 @@ def test_tokens_are_weighted_features_and_newlines():
   assert tiles.lay_out(features[..., 0], layout)[0].tolist() == [0, 5, 4, 6, 0]
 
 
+def test_the_guide_is_the_whole_picture_resized_over_the_plane():
+  cfg = _config()
+  thumbnail = np.random.default_rng(0).uniform(size=4).astype(np.float32)
+  thumbnail = jnp.asarray(thumbnail)
+  class_row = jnp.concatenate([thumbnail, jnp.full(8, 9.0)])[None]
+  for columns in (3, 4):
+    found = tiles.guide(cfg, _layout(cfg, 2, columns), class_row)[0]
+    expected = ops.signals.crop_guide(thumbnail, side=2, shape=(2, columns))
+    rows = np.pad(expected, ((0, 0), (0, 1))).reshape(-1)
+    behind = cfg.tokens - 4 - rows.size
+    np.testing.assert_allclose(
+      found, np.concatenate([np.zeros(4), rows, np.zeros(behind)]), rtol=1e-6
+    )
+  alone = _config(room=(0, 0))
+  found = tiles.guide(alone, _layout(alone, 1, 0), class_row[:, :4])
+  assert found.tolist() == [[0] * 5]
+
+
 def test_order_of_the_decoder_is_that_of_the_layout():
   cfg = _config()
   params = small.params(cfg)
