@@ -141,16 +141,14 @@ def report(need: Need, room: Room) -> str:
     f"{part} {_count(number)}" for part, number in need.parameters.items()
   )
   axes = ", ".join(f"{name} {size}" for name, size in need.mesh.items())
-  besides = "".join(
-    f", {name} {_size(size)}" for name, size in need.besides.items()
-  )
   verdict = {True: "fits", False: "does not fit", None: "unknown"}
   return "\n".join(
     [
       f"model {need.name} of the family {need.family}",
       f"parameters: {sum(need.parameters.values()):,} ({parts}), in"
-      f" {need.dtype} {_size(need.total)}",
-      f"mesh: {axes}; a device holds {_size(need.held)} of parameters{besides}",
+      f" {need.dtype} {in_words(need.total)}",
+      f"mesh: {axes}; a device holds {in_words(need.held)} of parameters"
+      + _besides(need),
       f"memory: {_memory(room)}; {verdict[_fits(need, room)]}",
     ]
   )
@@ -166,21 +164,34 @@ def check(need: Need, room: Room) -> None:
   """
   if _fits(need, room) is not False:
     return
-  besides = "".join(
-    f", {name} {_size(size)}" for name, size in need.besides.items()
-  )
   wants = (
-    f"each device needs {_size(need.device)} (parameters"
-    f" {_size(need.held)}{besides})"
+    f"each device needs {in_words(need.device)} (parameters"
+    f" {in_words(need.held)}{_besides(need)})"
   )
   if room.sharing > 1:
-    wants += f", all {room.sharing} of them {_size(need.device * room.sharing)}"
+    wants += (
+      f", all {room.sharing} of them {in_words(need.device * room.sharing)}"
+    )
   if need.host:
-    wants += f", and the host {_size(need.host)}"
+    wants += f", and the host {in_words(need.host)}"
     wants += " more" if room.sharing else ""
   raise TooLarge(
     f"{need.name} in {need.dtype} does not fit: {wants}; {_memory(room)}. Try"
     f" {', or '.join(_remedies(need, room))}"
+  )
+
+
+def in_words(size: int) -> str:
+  """Bytes with the unit that suits them."""
+  for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+    if size >= unit:
+      return f"{size / unit:.1f} {name}"
+  return f"{size / 2**10:.1f} KiB"
+
+
+def _besides(need):
+  return "".join(
+    f", {name} {in_words(size)}" for name, size in need.besides.items()
   )
 
 
@@ -213,23 +224,15 @@ def _remedies(need, room):
 
 def _memory(room):
   if room.sharing:
-    return f"{_size(room.host)} of the host's memory are free"
-  host = f" and {_size(room.host)} of the host" if room.host else ""
+    return f"{in_words(room.host)} of the host's memory are free"
+  host = f" and {in_words(room.host)} of the host" if room.host else ""
   if room.free is None:
     return f"{room.kind} does not say how much it has{host}"
-  return f"{_size(room.free)} of each {room.kind}{host} are free"
+  return f"{in_words(room.free)} of each {room.kind}{host} are free"
 
 
 def _count(number):
   return f"{number / 1e6:,.1f} M" if number >= 1e5 else f"{number:,}"
-
-
-def _size(size):
-  """Bytes in words."""
-  for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
-    if size >= unit:
-      return f"{size / unit:.1f} {name}"
-  return f"{size / 2**10:.1f} KiB"
 
 
 def _host_bytes():
