@@ -28,8 +28,8 @@ class ModelSettings(settings.Checked):
       )
     if self.dtype and self.dtype not in DTYPES:
       yield (
-        f"dtype is {self.dtype!r}; {settings.nearest(self.dtype, DTYPES)}, or"
-        " '' for that of the checkpoint"
+        f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}, or '' for"
+        " that of the checkpoint"
       )
 
 

@@ -120,8 +120,8 @@ def test_settings_that_do_not_fit(source, tmp_path):
     "the config has faults:\n"
     "  config.model.path is empty; give the folder of a checkpoint,"
     " --config.model.path=FOLDER\n"
-    "  config.model.dtype is 'float8'; did you mean 'float16'?, or '' for that"
-    " of the checkpoint"
+    "  config.model.dtype is 'float8'; use one of float32, bfloat16, float16,"
+    " or '' for that of the checkpoint"
   )
   assert _refusal(source, out, mesh=(8, 1)) == (
     "the config has faults:\n"
