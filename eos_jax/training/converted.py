@@ -220,23 +220,34 @@ def _sums(params: Any) -> dict[str, int]:
   odd: a number that changes changes the sum. The order of addition changes
   nothing, so that it is the same however an array is cut.
   """
-  sums = jax.device_get(jax.jit(_weighted)(loading.flat(params)))
-  return {name: int(value) for name, value in sums.items()}
+  leaves = loading.flat(params)
+  return {name: int(_sum(leaf)) for name, leaf in leaves.items()}
 
 
-def _weighted(arrays):
-  return {name: _sum(array) for name, array in arrays.items()}
-
-
+@jax.jit
 def _sum(array: Array) -> Array:
+  if array.ndim < 3:
+    return _weighted(array, jnp.uint32(0))
+  size = math.prod(array.shape[1:]) % 2**32
+
+  # A CPU holds all that it adds up: here that is one layer's.
+  def add(layer, total):
+    before = layer.astype(jnp.uint32) * jnp.uint32(size)
+    return total + _weighted(array[layer], before)
+
+  return jax.lax.fori_loop(0, array.shape[0], add, jnp.uint32(0))
+
+
+def _weighted(array: Array, before: Array) -> Array:
+  """Sum of the bits of numbers, in front of which there are `before` others."""
   kind = {2: jnp.uint16, 4: jnp.uint32}[array.dtype.itemsize]
   bits = jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32)
-  weight, step = jnp.ones(array.shape, jnp.uint32), 2
+  place, step = jnp.full(array.shape, before), 1
   for axis in reversed(range(array.ndim)):
     count = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    weight += jnp.uint32(step % 2**32) * count
+    place += jnp.uint32(step % 2**32) * count
     step *= array.shape[axis]
-  return (bits * weight).sum(dtype=jnp.uint32)
+  return (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
 
 
 def _clear(folder):

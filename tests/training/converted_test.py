@@ -243,6 +243,6 @@ def test_memory_stays_near_that_of_the_parameters(tmp_path):
   # Two copies of a tensor, and the pages of one file.
   assert beside["load"]["anonymous"] < found["shard"]
   assert beside["load"]["resident"] < 2 * found["shard"]
-  # What Orbax may have under way.
-  assert beside["save"]["anonymous"] < 10**9
-  assert beside["restore"]["anonymous"] < 10**9
+  # What Orbax may have under way, and the largest table as it is summed up.
+  assert beside["save"]["anonymous"] < 1.25e9
+  assert beside["restore"]["anonymous"] < 1.25e9
