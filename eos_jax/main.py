@@ -20,7 +20,7 @@ from ml_collections import config_flags
 
 from eos_jax import tasks
 from eos_jax.data import sources
-from eos_jax.training import checkpoint, loop, settings, workdir
+from eos_jax.training import checkpoint, fits, loop, settings, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, optionally with a variant: FILE.py:VARIANT."
@@ -32,6 +32,7 @@ _WORKDIR = flags.DEFINE_string(
 # What a user can mend; anything else is a bug and ends with its traceback.
 EXPECTED = (
   checkpoint.CheckpointError,
+  fits.TooLarge,
   loop.Interrupted,
   settings.ConfigError,
   sources.DataError,

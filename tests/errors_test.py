@@ -100,8 +100,8 @@ def test_unknown_configs(tmp_path, config, reason):
 
 def test_unknown_tasks(tmp_path):
   assert command.error(tmp_path / "w", "--config.task=dance") == (
-    "error: config.task is 'dance'; use one of benchmark, evaluate, finetune,"
-    " pretrain, report, search"
+    "error: config.task is 'dance'; use one of benchmark, convert, evaluate,"
+    " finetune, pretrain, report, search"
   )
 
 

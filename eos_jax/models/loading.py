@@ -5,10 +5,12 @@ it belongs to before the next one is read. The host never holds more than the
 mapped pages of one file and two copies of one tensor.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+import itertools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -24,8 +26,8 @@ from eos_jax.models import families, vlm
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-# Names in the header of a safetensors file.
-_READABLE = ("BF16", "F16", "F32", "F64")
+# Names in the header of a safetensors file, and bytes of a number.
+_READABLE = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Tensor:
   file: pathlib.Path
   shape: tuple[int, ...]
   dtype: str
+
+  @property
+  def size(self) -> int:
+    """Bytes of it in the file; its dtype is one that can be read."""
+    return math.prod(self.shape) * _READABLE[self.dtype]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +72,50 @@ def shapes(cfg: config_lib.VLMConfig) -> Any:
   return jax.eval_shape(functools.partial(vlm.init, cfg), jax.random.key(0))
 
 
+@dataclasses.dataclass(frozen=True)
+class Contents:
+  """What a folder holds, by its config and the headers of its files.
+
+  Attributes:
+    description: what the config says.
+    tensors: that are read, in the order of the files.
+    places: where each goes, by its name.
+  """
+
+  description: families.Description
+  tensors: tuple[Tensor, ...]
+  places: dict[str, list[Place]]
+
+
+def inspect(folder: str | pathlib.Path) -> Contents:
+  """Compares the headers of a folder's files with its config.
+
+  Args:
+    folder: in Hugging Face's layout, as for `load`.
+
+  Raises:
+    ValueError: the config or a file cannot be read, or tensors are missing,
+      unexpected or misshapen; all of them are listed.
+  """
+  folder = pathlib.Path(folder)
+  description = families.read(folder)
+  found = tensors(folder)
+  places, faults = match(description.table, shapes(description.cfg), found)
+  if faults:
+    raise ValueError(
+      f"the weights in {folder} do not fit its config.json; use files of one"
+      " checkpoint:\n  " + "\n  ".join(faults)
+    )
+  read = tuple(tensor for tensor in found if tensor.name in places)
+  return Contents(description, read, places)
+
+
 def load(
   folder: str | pathlib.Path,
   *,
   dtype: Any = None,
   shardings: Callable[[Any], Any] | None = None,
+  watch: Callable[[int, int], None] | None = None,
 ) -> tuple[families.Description, Any]:
   """Reads a model from a folder in Hugging Face's layout.
 
@@ -83,34 +129,51 @@ def load(
     shardings: makes a tree of `jax.sharding.Sharding` from the tree of shapes,
       for example `functools.partial(partition.param_shardings, mesh)`; None =
       everything goes to the default device.
+    watch: called with the bytes read so far and those of all tensors, after
+      each of them.
 
   Returns:
     What the config says, and the parameters as `models.init` makes them, as
     `jax.Array`s.
 
   Raises:
-    ValueError: the config or a file cannot be read, or tensors are missing,
-      unexpected or misshapen; all of them are listed.
+    ValueError: as by `inspect`.
   """
-  folder = pathlib.Path(folder)
-  description = families.read(folder)
+  contents = inspect(folder)
+  description = contents.description
   if dtype is None:
-    dtype = jax.dtypes.canonicalize_dtype(description.dtype)
+    dtype = stored_dtype(description)
   like = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype),
     shapes(description.cfg),
   )
-  found = tensors(folder)
-  places, faults = match(description.table, like, found)
-  if faults:
-    raise ValueError(
-      f"the weights in {folder} do not fit its config.json; use files of one"
-      " checkpoint:\n  " + "\n  ".join(faults)
-    )
   wanted = _Tree(like, shardings)
-  for file in dict.fromkeys(tensor.file for tensor in found):
-    _read_file(file, [t for t in found if t.file == file], places, wanted)
+  total, done = sum(tensor.size for tensor in contents.tensors), 0
+  for tensor, value in _values(contents.tensors):
+    for place in contents.places[tensor.name]:
+      wanted.put(place, place.weight.ours(value))
+    del value  # before the next one is read
+    done += tensor.size
+    if watch is not None:
+      watch(done, total)
   return description, wanted.tree()
+
+
+def passing(contents: Contents, dtype: Any) -> int:
+  """Bytes of the host that `load` takes beside parameters, at most.
+
+  Those of a tensor as it is read, as it is converted, and on its way to the
+  devices. Pages of files come on top; they are the system's to take back.
+  """
+  made = 2 * jnp.dtype(dtype).itemsize
+  return max(
+    tensor.size + made * math.prod(tensor.shape) for tensor in contents.tensors
+  )
+
+
+def stored_dtype(description: families.Description) -> np.dtype:
+  """The dtype that a config names, or the nearest one that JAX has now."""
+  return jax.dtypes.canonicalize_dtype(description.dtype)
 
 
 def match(
@@ -278,14 +341,12 @@ class _Tree:
     return self._treedef.unflatten(self._arrays[path] for path in self._like)
 
 
-def _read_file(path, found, places, wanted: _Tree) -> None:
-  """Puts the tensors of a file into the tree."""
-  with safetensors.safe_open(str(path), framework="numpy") as file:
-    for tensor in found:
-      made = places.get(tensor.name, [])
-      value = file.get_tensor(tensor.name) if made else None
-      for place in made:
-        wanted.put(place, place.weight.ours(value))
+def _values(found) -> Iterator[tuple[Tensor, np.ndarray]]:
+  """Tensors with their values; one file is open at a time."""
+  for path, inside in itertools.groupby(found, lambda tensor: tensor.file):
+    with safetensors.safe_open(str(path), framework="numpy") as file:
+      for tensor in inside:
+        yield tensor, file.get_tensor(tensor.name)
 
 
 def _on_devices(value: np.ndarray, sharding: Sharding) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 from eos_jax.tasks import (
   benchmark,
+  convert,
   evaluate,
   finetune,
   pretrain,
@@ -18,6 +19,7 @@ from eos_jax.tasks import (
 )
 from eos_jax.training import (
   benchmark_settings,
+  model_settings,
   search_settings,
   settings,
   workdir,
@@ -45,6 +47,7 @@ TASKS = {
   "benchmark": Task(
     benchmark_settings.BenchmarkJob, benchmark.run, benchmark.check
   ),
+  "convert": Task(model_settings.ConvertJob, convert.run, convert.check),
   "evaluate": Task(settings.EvaluateJob, evaluate.run, evaluate.check),
   "finetune": Task(settings.FinetuneJob, finetune.run, finetune.check),
   "pretrain": Task(settings.PretrainSettings, pretrain.run),

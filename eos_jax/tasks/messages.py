@@ -6,7 +6,7 @@ import jax
 
 from eos_jax.evaluation import evaluator
 from eos_jax.search import init_policy
-from eos_jax.training import partition
+from eos_jax.training import fits, partition
 
 
 def count_parameters(params):
@@ -28,12 +28,7 @@ def data_line(sources_):
 def mesh_line(params, batch_bytes):
   """The mesh, and what a device has to hold at least."""
   mesh = partition.make_mesh()
-  held = 0
-  placed = partition.param_shardings(mesh, params)
-  for leaf, sharding in zip(
-    jax.tree.leaves(params), jax.tree.leaves(placed), strict=True
-  ):
-    held += math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+  held = fits.held_bytes(params, partition.param_shardings(mesh, params))
   axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   return (

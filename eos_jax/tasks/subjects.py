@@ -1,8 +1,6 @@
 """The models that a benchmark measures, and whether they fit the machine."""
 
 import functools
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 from eos_jax import cost, models
 from eos_jax.evaluation import evaluator, programs
 from eos_jax.tasks import common
+from eos_jax.training import fits
 
 # dtype of parameters, activations and cache; of all other models float32.
 _DTYPES = {"llava_1_5_7b": "bfloat16"}
@@ -119,8 +118,8 @@ def lacking_memory(name: str, batch: int, text_tokens: int, steps: int) -> str:
       dtype=kind,
     ),
   }
-  free = free_bytes()
-  if sum(parts.values()) <= free:
+  free = fits.room().free
+  if free is None or sum(parts.values()) <= free:
     return ""
   listed = ", ".join(f"{k} {v / 2**30:.1f}" for k, v in parts.items())
   return (
@@ -129,17 +128,3 @@ def lacking_memory(name: str, batch: int, text_tokens: int, steps: int) -> str:
     f" of the {jax.devices()[0].device_kind} are free; use smaller batches or"
     " another model"
   )
-
-
-def free_bytes() -> int:
-  """Free memory of the first device; of the host where the device is one."""
-  stats = jax.devices()[0].memory_stats()
-  if stats and "bytes_limit" in stats:
-    return stats["bytes_limit"] - stats["bytes_in_use"]
-  # What programs may take without swapping: more than what lies idle.
-  known = pathlib.Path("/proc/meminfo")
-  if known.exists():
-    for line in known.read_text(encoding="utf-8").splitlines():
-      if line.startswith("MemAvailable:"):
-        return 1024 * int(line.split()[1])
-  return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

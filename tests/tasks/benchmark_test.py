@@ -9,7 +9,7 @@ import pytest
 from eos_jax import cost, ops
 from eos_jax.evaluation import evaluator
 from eos_jax.tasks import benchmark, common, subjects
-from eos_jax.training import benchmark_settings, settings
+from eos_jax.training import benchmark_settings, fits, settings
 from tests import command
 
 
@@ -70,16 +70,17 @@ def test_random_weights_have_the_structure_of_the_model():
 
 
 def test_a_model_that_does_not_fit_is_skipped_with_the_reason(monkeypatch):
-  monkeypatch.setattr(subjects, "free_bytes", lambda: 20 * 2**30)
-  fits = lambda batch: subjects.lacking_memory("llava_1_5_7b", batch, 24, 16)
-  assert fits(1) == ""
-  assert fits(64).startswith(
+  room = lambda free: fits.Room("cpu", free, free, sharing=1)
+  monkeypatch.setattr(fits, "room", lambda: room(20 * 2**30))
+  why = lambda batch: subjects.lacking_memory("llava_1_5_7b", batch, 24, 16)
+  assert why(1) == ""
+  assert why(64).startswith(
     "llava_1_5_7b in bfloat16 at batch 64 needs "
-  ) and fits(64).endswith(
+  ) and why(64).endswith(
     " 20.0 GiB of the cpu are free; use smaller batches or another model"
   )
-  monkeypatch.setattr(subjects, "free_bytes", lambda: 10 * 2**30)
-  assert "(parameters 13.1, " in fits(1)
+  monkeypatch.setattr(fits, "room", lambda: room(10 * 2**30))
+  assert "(parameters 13.1, " in why(1)
 
 
 def test_all_impossible_values_are_listed():
