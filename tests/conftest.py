@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = [
@@ -15,6 +16,12 @@ _FLAGS = [
 if "PYTEST_XDIST_WORKER" in os.environ:
   # Several workers already fill the cores.
   _FLAGS.append("--xla_cpu_multi_thread_eigen=false")
+elif "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  # What one worker has compiled, the others read; they inherit these.
+  _CACHE = tempfile.TemporaryDirectory(prefix="eos_jax_tests_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 
 import jaxtyping  # noqa: E402  (after the flags above)

@@ -19,6 +19,7 @@ def _blocks(language):
   return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
+@pytest.mark.full
 def test_readme_python_runs():
   blocks = _blocks("python")
   assert blocks

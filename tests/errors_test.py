@@ -248,7 +248,7 @@ def _truncate(step):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_damaged_checkpoints(searched, tmp_path):
   search = _copy(searched, tmp_path)
   root = search.workdir / "checkpoints"

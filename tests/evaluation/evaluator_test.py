@@ -62,7 +62,7 @@ def _plan(cfg, site, spec):
     pytest.param(None, marks=pytest.mark.full),
     pytest.param("decoder.0", marks=pytest.mark.full),
     "decoder.1",
-    "vision.1",
+    pytest.param("vision.1", marks=pytest.mark.full),
   ],
 )
 def test_pictures_are_shared_among_their_questions(setup, site):

@@ -14,17 +14,13 @@ from tests.models import small
 CFG = small.config()
 LENGTHS = np.array([8, 5, 6, 4, 7, 8, 5, 6])  # of the eight prompts
 PROMPT, NEW = 8, 4
-SOME = ("dense", "two_sites")
 ATOL = 1e-4  # of logits, which are of the order of 1
 
 
 def everything():
-  """All presets; a few of them in the short run."""
-  names = [n for n in sorted(ops.PRESETS) if n not in SOME]
-  return [
-    *SOME,
-    *(pytest.param(name, marks=pytest.mark.full) for name in names),
-  ]
+  """The dense model and all plans; the first alone in the short run."""
+  plans = ("two_sites", *sorted(ops.PRESETS))
+  return ["dense", *(pytest.param(n, marks=pytest.mark.full) for n in plans)]
 
 
 def plan(name: str) -> ops.ReductionPlan | None:

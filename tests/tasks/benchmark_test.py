@@ -56,6 +56,7 @@ def test_searched_plans_of_the_package_and_the_users_own(tmp_path):
   assert not benchmark.candidates(job, subjects.config("wide"))
 
 
+@pytest.mark.full
 def test_random_weights_have_the_structure_of_the_model():
   cfg = subjects.config("tiny")
   params = subjects.random_params(cfg, "bfloat16", jax.random.key(0))
@@ -131,7 +132,7 @@ def test_all_plans_that_cannot_be_measured_are_listed(tmp_path):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_short_form_measures_and_writes_everything(tmp_path):
   path = tmp_path / "w"
   args = (

@@ -124,6 +124,7 @@ def test_frozen_mode_moves_policy_and_multiplier_alone():
   assert float(metrics["alignment"]) > 0
 
 
+@pytest.mark.full
 def test_joint_mode_moves_the_model_by_its_own_optimizer():
   problem, state, after, _ = _stepped("joint")
   assert set(after.variables["model"]) == {"projector", "decoder"}
@@ -133,6 +134,7 @@ def test_joint_mode_moves_the_model_by_its_own_optimizer():
   assert _moved(state.variables["policy"], after.variables["policy"]) > 0.01
 
 
+@pytest.mark.full
 def test_straight_through_learns_counts_from_soft_decisions():
   problem = _problem(sites=ONE, align=0.0)
   spec = problem.space.spec
@@ -207,6 +209,7 @@ class _Questions:
     yield {**host, "valid": np.arange(8) < 6, "index": np.arange(8)}
 
 
+@pytest.mark.full
 def test_hard_check_equals_the_plan_with_tokens_dropped():
   problem, _, after, _ = _stepped("frozen")
   checker = search_check.Checker(
@@ -340,6 +343,7 @@ def test_limits_are_shares_of_the_dense_model():
   assert spent <= 0.85 * cost.prefill_flops(shape, dense, text)
 
 
+@pytest.mark.full
 def test_priors_pull_to_the_start_and_binarising_rises():
   priors = search_settings.PriorSettings(*(1e3,) * 10)
   held = _problem(priors=priors, sites=ONE)
