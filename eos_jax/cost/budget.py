@@ -107,7 +107,8 @@ def budget_plan(
     limit: greatest layer average, in visual tokens.
     tokens: visual tokens of an unreduced picture.
     layers: decoder layers.
-    vision_layers: encoder blocks.
+    vision_layers: encoder blocks that have a site; where there are none, a
+      vision operator moves to the decoder and acts once.
     model: name of the model, copied into the plan.
 
   Returns:
@@ -128,9 +129,13 @@ def budget_plan(
   note = ""
   if spec.select in _FIXED:
     spec, keep = _with_stride(spec, limit, tokens)
-    kept = [(f"{spec.site}.0", keep)]
-  elif spec.site == "vision":
+    where = spec.site if vision_layers else "decoder"
+    kept, note = [(f"{where}.0", keep)], "" if where == spec.site else "moved"
+  elif spec.site == "vision" and vision_layers:
     kept = _vision_sites(spec, limit, tokens, vision_layers)
+  elif spec.site == "vision":
+    first = spec.replace(layers=(0,))
+    kept, note = _decoder_sites(first, limit, tokens, layers)[0], "moved"
   elif len(spec.layers) > 1:
     kept, note = _scheduled_sites(spec, limit, tokens, layers)
   else:

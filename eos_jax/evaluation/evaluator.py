@@ -255,7 +255,7 @@ class Evaluator:
       limit=limit,
       tokens=self._cfg.tokens,
       layers=self._cfg.decoder.layers,
-      vision_layers=self._cfg.vision.layers,
+      vision_layers=self._cfg.vision_sites,
       model=self._cfg.name,
     )
 

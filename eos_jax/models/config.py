@@ -215,14 +215,18 @@ class VLMConfig:
     return max(self.tiles[0] * self.vision.grid[0], 1)
 
   @property
-  def sites(self) -> tuple[str, ...]:
-    """Names of all places where tokens may be reduced, in order.
+  def vision_sites(self) -> int:
+    """Encoder blocks in which tokens may be reduced.
 
-    The encoder has none where the projector needs all of its patches.
+    None where the projector needs all of their patches.
     """
     whole = self.merge > 1 or self.tiles is not None
-    blocks = () if whole else range(self.vision.layers)
-    vision = tuple(f"vision.{i}" for i in blocks)
+    return 0 if whole else self.vision.layers
+
+  @property
+  def sites(self) -> tuple[str, ...]:
+    """Names of all places where tokens may be reduced, in order."""
+    vision = tuple(f"vision.{i}" for i in range(self.vision_sites))
     return vision + tuple(f"decoder.{i}" for i in range(self.decoder.layers))
 
 

@@ -99,7 +99,7 @@ def preset_candidate(
       limit=limit,
       tokens=cfg.tokens,
       layers=cfg.decoder.layers,
-      vision_layers=cfg.vision.layers,
+      vision_layers=cfg.vision_sites,
       model=cfg.name,
     )
   except ValueError as error:  # unreachable, or a schedule that it lacks

@@ -164,3 +164,15 @@ def test_no_budget_is_exceeded_and_none_is_wasted(
   _, layer = ops.site_index(site.site)
   more = average + (layers - layer) / layers
   assert more > limit - 1e-6 or site.keep == tokens
+
+
+def test_vision_operators_move_where_the_encoder_has_no_sites():
+  model = TINY | {"vision_layers": 0}
+  plan = _plan("tome", 80, **model)
+  assert [(site.site, site.keep) for site in plan.sites] == [("decoder.0", 80)]
+  assert plan.note == "moved"
+  with pytest.raises(cost.UnreachableBudget, match="leaves at least 72 of 144"):
+    _plan("tome", 48, **model)
+  plan = _plan("tome_kth", 48, **model)
+  assert [(site.site, site.keep) for site in plan.sites] == [("decoder.0", 48)]
+  assert plan.note == "moved"
