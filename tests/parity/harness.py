@@ -175,7 +175,7 @@ def compare_logits(case, cfg, params, want, image, record_property, **seen):
     worst = max(worst, np.abs(got[row, mask[row]] - expected).max())
     largest = max(largest, np.abs(expected).max())
   print(f"{worst / largest:.2e} of the largest logit {largest:.3g}")
-  record_property("worst", worst / largest)
+  record_property("worst", float(worst / largest))
   assert largest > 1
   assert worst <= TOLERANCE * largest
 
