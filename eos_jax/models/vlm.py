@@ -98,7 +98,7 @@ def for_inference(params: Any) -> Any:
   """
   return {
     name: part | {"blocks": blocks.unstacked(part["blocks"])}
-    if "blocks" in part
+    if isinstance(part, dict) and "blocks" in part
     else part
     for name, part in params.items()
   }

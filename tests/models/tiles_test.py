@@ -160,3 +160,19 @@ def test_a_layout_is_needed_with_tiles_and_refused_without():
       small.pictures(1),
       layout=_layout(cfg, 2, 4),
     )
+
+
+def test_an_engine_answers_about_tiles():
+  cfg, spec = _config(), ops.PRESETS["prune"]
+  params, layout = small.params(cfg), _layout(cfg, 2, 4)
+  site = ops.PlannedSite("decoder.1", 6, spec)
+  plan = ops.ReductionPlan("p", "small", cfg.tokens, 3, (site,))
+  engine = models.Engine(cfg, params, stop=(), buckets=(5,), room=1)
+  talk = engine.begin(_image(), [[6, 7, 8, 9]], plan=plan, layout=layout)
+  text = models.Text(
+    jnp.array([[6, 7, 8, 9]]), jnp.ones((1, 4), bool), jnp.array([4])
+  )
+  out = small.apply(cfg, params, _image(), text, plan, layout=layout)
+  np.testing.assert_allclose(
+    talk.logits, out.logits[:, -1], rtol=1e-4, atol=1e-4
+  )
