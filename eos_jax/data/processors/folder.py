@@ -13,6 +13,17 @@ from typing import Any
 
 from eos_jax.data.processors import pixels
 
+# Every family reads these.
+_COMMON = (
+  "do_normalize",
+  "do_rescale",
+  "do_resize",
+  "image_mean",
+  "image_std",
+  "resample",
+  "rescale_factor",
+  "size",
+)
 # They say who wrote the file or how arrays are handed over, not what is in
 # them.
 _HARMLESS = frozenset(
@@ -146,7 +157,11 @@ class Fields:
 
     Reading on would give other pixels than the weights were trained on.
     Fields that are null or false ask for nothing.
+
+    Args:
+      known: what the family reads beside what all do.
     """
+    known = {*_COMMON, *known}
     unknown = sorted(
       name
       for name, value in self.values.items()

@@ -24,19 +24,7 @@ CLIP = pixels.PixelSettings(
   mean=(0.48145466, 0.4578275, 0.40821073),
   std=(0.26862954, 0.26130258, 0.27577711),
 )
-_KNOWN = (
-  "crop_size",
-  "do_center_crop",
-  "do_normalize",
-  "do_pad",
-  "do_rescale",
-  "do_resize",
-  "image_mean",
-  "image_std",
-  "resample",
-  "rescale_factor",
-  "size",
-)
+_KNOWN = ("crop_size", "do_center_crop", "do_pad")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,22 +156,16 @@ def preprocess(
   Returns:
     `Pictures` with pixels `[I, 1, side, side, 3]`; grid counts patches.
   """
-  capacity = 1 if capacity is None else capacity
-  parts, sizes = [], []
-  for picture in pictures:
-    image = pixels.rgb(picture)
-    sizes.append(image.shape[:2])
-    pixels.check_capacity(1, capacity, kind="tiles", size=sizes[-1])
-    parts.append(
-      pixels.normalize(_square(image, settings), settings.values)[None]
-    )
-  return pixels.stack(
-    parts,
-    capacity=capacity,
+
+  def cut(image):
+    square = pixels.normalize(_square(image, settings), settings.values)
+    return pixels.Cut(square[None], settings.grid, settings.tokens)
+
+  return pixels.cut_all(
+    pictures,
+    cut,
+    capacity=1 if capacity is None else capacity,
     shape=(*settings.side, 3),
-    grids=[settings.grid] * len(parts),
-    sizes=sizes,
-    tokens=[settings.tokens] * len(parts),
   )
 
 

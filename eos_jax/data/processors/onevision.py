@@ -28,18 +28,7 @@ from eos_jax.data.processors import llava, pixels
 IMAGE_TOKEN = "<image>"
 _HALF = pixels.PixelSettings(mean=(0.5,) * 3, std=(0.5,) * 3)
 _STEPS = tuple(range(384, 2304 + 1, 384))
-_KNOWN = (
-  "do_normalize",
-  "do_pad",
-  "do_rescale",
-  "do_resize",
-  "image_grid_pinpoints",
-  "image_mean",
-  "image_std",
-  "resample",
-  "rescale_factor",
-  "size",
-)
+_KNOWN = ("do_pad", "image_grid_pinpoints")
 # Rows are thinned only if there is this many times too much of a side.
 _TOLERANCE = 1.1
 
@@ -367,22 +356,18 @@ def preprocess(
     become tokens.
   """
   tiled = len(pictures) == 1 if tiled is None else tiled
-  capacity = capacity or (settings.capacity if tiled else 1)
-  parts, grids, sizes, tokens = [], [], [], []
-  for picture in pictures:
-    image = pixels.rgb(picture)
-    size = image.shape[:2]
+
+  def cut(image):
     tiles, grid = (_tiles if tiled else _single)(image, settings)
-    pixels.check_capacity(len(tiles), capacity, kind="tiles", size=size)
-    parts.append(pixels.normalize(tiles, settings.values))
-    grids.append(grid)
-    sizes.append(size)
-    tokens.append(token_count(size, settings, tiled=tiled))
-  return pixels.stack(
-    parts,
-    capacity=capacity,
+    return pixels.Cut(
+      pixels.normalize(tiles, settings.values),
+      grid,
+      token_count(image.shape[:2], settings, tiled=tiled),
+    )
+
+  return pixels.cut_all(
+    pictures,
+    cut,
+    capacity=capacity or (settings.capacity if tiled else 1),
     shape=(settings.side, settings.side, 3),
-    grids=grids,
-    sizes=sizes,
-    tokens=tokens,
   )

@@ -5,7 +5,7 @@ with did, so sizes and roundings follow them; nothing here needs torch.
 Heights come before widths everywhere, channels last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -262,6 +262,55 @@ def normalize(
   return _table(settings)[image, np.arange(3)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Cut:
+  """One picture as its family's encoder reads it.
+
+  Attributes:
+    parts: its normalised tiles or patches.
+    grid: rows and columns, as of `Pictures`.
+    tokens: image tokens that it takes in the prompt.
+  """
+
+  parts: Float32[np.ndarray, "parts ..."]
+  grid: tuple[int, int]
+  tokens: int
+
+
+def cut_all(
+  pictures: Sequence[Picture],
+  cut: Callable[[RGB], Cut],
+  *,
+  capacity: int,
+  shape: tuple[int, ...],
+  kind: str = "tiles",
+) -> Pictures:
+  """Puts pictures of different numbers of parts in arrays of one shape.
+
+  Args:
+    pictures: I pictures of any mode.
+    cut: cuts one of them.
+    capacity: parts of each that there is room for.
+    shape: of a part.
+    kind: what parts are called.
+
+  Raises:
+    ValueError: a picture has more parts than there is room for.
+  """
+  pixels = np.zeros((len(pictures), capacity, *shape), np.float32)
+  valid = np.zeros((len(pictures), capacity), bool)
+  numbers = np.zeros((len(pictures), 5), np.int32)
+  for place, picture in enumerate(pictures):
+    image = rgb(picture)
+    found = cut(image)
+    count, size = len(found.parts), image.shape[:2]
+    check_capacity(count, capacity, kind=kind, size=size)
+    pixels[place, :count] = found.parts
+    valid[place, :count] = True
+    numbers[place] = (*found.grid, *size, found.tokens)
+  return Pictures(pixels, valid, numbers[:, :2], numbers[:, 2:4], numbers[:, 4])
+
+
 def check_capacity(
   count: int, capacity: int, *, kind: str, size: tuple[int, int]
 ) -> None:
@@ -272,27 +321,3 @@ def check_capacity(
       f" capacity is {capacity}; raise it to {count} or more, or make the"
       " picture smaller"
     )
-
-
-def stack(
-  parts: Sequence[Float32[np.ndarray, "parts ..."]],
-  *,
-  capacity: int,
-  shape: tuple[int, ...],
-  grids: Sequence[tuple[int, int]],
-  sizes: Sequence[tuple[int, int]],
-  tokens: Sequence[int],
-) -> Pictures:
-  """Puts pictures of different numbers of parts in arrays of one shape."""
-  pixels = np.zeros((len(parts), capacity, *shape), np.float32)
-  valid = np.zeros((len(parts), capacity), bool)
-  for place, part in enumerate(parts):
-    pixels[place, : len(part)] = part
-    valid[place, : len(part)] = True
-  return Pictures(
-    pixels=pixels,
-    valid=valid,
-    grid=np.array(grids, np.int32).reshape(-1, 2),
-    sizes=np.array(sizes, np.int32).reshape(-1, 2),
-    tokens=np.array(tokens, np.int32),
-  )

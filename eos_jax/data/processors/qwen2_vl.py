@@ -22,18 +22,10 @@ from eos_jax.data.processors import llava, pixels
 
 IMAGE_TOKEN = "<|image_pad|>"
 _KNOWN = (
-  "do_normalize",
-  "do_rescale",
-  "do_resize",
-  "image_mean",
-  "image_std",
   "max_pixels",
   "merge_size",
   "min_pixels",
   "patch_size",
-  "resample",
-  "rescale_factor",
-  "size",
   "temporal_patch_size",
 )
 _STEEPEST = 200
@@ -207,27 +199,22 @@ def preprocess(
     `Pictures` with pixels `[I, capacity, features]`, the features of a patch
     in the order (channel, time, y, x); grid counts patches.
   """
-  capacity = settings.capacity if capacity is None else capacity
-  parts, grids, sizes, tokens = [], [], [], []
-  for picture in pictures:
-    image = pixels.rgb(picture)
+
+  def cut(image):
     size = image.shape[:2]
-    grid = patch_grid(size, settings)
-    pixels.check_capacity(
-      grid[0] * grid[1], capacity, kind="patches", size=size
-    )
-    image = pixels.resize(
+    resized = pixels.resize(
       image, smart_size(size, settings), settings.values.resample
     )
-    parts.append(_patches(pixels.normalize(image, settings.values), settings))
-    grids.append(grid)
-    sizes.append(size)
-    tokens.append(grid[0] * grid[1] // settings.merge**2)
-  return pixels.stack(
-    parts,
-    capacity=capacity,
+    return pixels.Cut(
+      _patches(pixels.normalize(resized, settings.values), settings),
+      patch_grid(size, settings),
+      token_count(size, settings),
+    )
+
+  return pixels.cut_all(
+    pictures,
+    cut,
+    capacity=settings.capacity if capacity is None else capacity,
     shape=(settings.features,),
-    grids=grids,
-    sizes=sizes,
-    tokens=tokens,
+    kind="patches",
   )

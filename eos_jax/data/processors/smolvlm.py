@@ -29,17 +29,9 @@ _HALF = pixels.PixelSettings(
 )
 _KNOWN = (
   "do_image_splitting",
-  "do_normalize",
   "do_pad",
-  "do_rescale",
-  "do_resize",
-  "image_mean",
-  "image_std",
   "max_image_size",
-  "resample",
-  "rescale_factor",
   "return_row_col_info",
-  "size",
 )
 # No side is made longer than this before it is stretched to whole tiles.
 _LONGEST = 4096
@@ -249,24 +241,18 @@ def preprocess(
     `Pictures` with pixels `[I, capacity, side, side, 3]`; grid counts tiles
     and is 0 where there is the whole alone. See also `pixel_mask`.
   """
-  capacity = settings.capacity if capacity is None else capacity
-  parts, grids, sizes, tokens = [], [], [], []
-  for picture in pictures:
-    image = pixels.rgb(picture)
-    size = image.shape[:2]
-    rows, cols = tile_grid(size, settings)[1] if settings.split else (1, 1)
-    count = 1 if (rows, cols) == (1, 1) else rows * cols + 1
-    pixels.check_capacity(count, capacity, kind="tiles", size=size)
+
+  def cut(image):
     tiles, grid = _tiles(image, settings)
-    parts.append(pixels.normalize(tiles, settings.values))
-    grids.append(grid)
-    sizes.append(size)
-    tokens.append(token_count(grid, settings))
-  return pixels.stack(
-    parts,
-    capacity=capacity,
+    return pixels.Cut(
+      pixels.normalize(tiles, settings.values),
+      grid,
+      token_count(grid, settings),
+    )
+
+  return pixels.cut_all(
+    pictures,
+    cut,
+    capacity=settings.capacity if capacity is None else capacity,
     shape=(settings.side, settings.side, 3),
-    grids=grids,
-    sizes=sizes,
-    tokens=tokens,
   )
