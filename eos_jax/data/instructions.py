@@ -1,0 +1,211 @@
+r"""Instructions in LLaVA's JSON format, and which of them serve what purpose.
+
+A file is a list of entries
+
+    {"id": "17", "image": "street.jpg", "conversations": [
+      {"from": "human", "value": "<image>\nHow many cars are there?"},
+      {"from": "gpt", "value": "Two."}]}
+
+with the pictures in a folder beside it; "image" may be a list of names. The
+first question of an entry and its answer are read. Entries without a picture
+are left out and counted: there is nothing in them to reduce.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+from typing import Any
+
+PLACEHOLDER = "<image>"
+_SPEAKERS = ("human", "gpt")
+_SHAPE = (
+  'a list of {"id", "image", "conversations": [{"from": "human", "value":'
+  ' ...}, {"from": "gpt", "value": ...}]}'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One question about pictures, and the answer that is wanted.
+
+  Attributes:
+    name: its id, or its place in the file where it has none.
+    question: without placeholders of pictures, which stand in front of it.
+    answer: the text that the model should give.
+    pictures: files, in the order in which they are shown.
+  """
+
+  name: str
+  question: str
+  answer: str
+  pictures: tuple[pathlib.Path, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Instructions:
+  """What a file holds.
+
+  Attributes:
+    parts: the instructions that serve each purpose, in the file's order.
+    without_picture: entries that were left out.
+  """
+
+  parts: Mapping[str, tuple[Instruction, ...]]
+  without_picture: int
+
+
+def load(
+  path: pathlib.Path | str,
+  images: pathlib.Path | str,
+  shares: Mapping[str, float],
+) -> Instructions:
+  """Reads a file of instructions and deals them out.
+
+  The name of an entry's first picture alone decides where it goes: adding
+  entries moves none of the others, and two entries that begin with one picture
+  never serve two purposes. Later pictures of an entry may occur elsewhere.
+
+  Args:
+    path: the JSON file.
+    images: the folder that pictures are named in.
+    shares: of each purpose, above 0, together 1.
+
+  Raises:
+    ValueError: the file cannot be read, is not of this shape, a picture is
+      missing, shares are impossible, or a purpose got no entry.
+  """
+  bounds = _bounds(shares)
+  path, images = pathlib.Path(path), pathlib.Path(images)
+  entries = _entries(path)
+  if not images.is_dir():
+    raise ValueError(
+      f"{images} is not a folder; expected the one with the pictures that"
+      f" {path} names"
+    )
+  parts: dict[str, list[Instruction]] = {name: [] for name in shares}
+  without = 0
+  for place, entry in enumerate(entries):
+    where = f"{path}: entry {place}"
+    names = _pictures(entry, where)
+    if not names:
+      without += 1
+      continue
+    item = _instruction(entry, names, images, where, str(place))
+    parts[_part(names[0], bounds)].append(item)
+  for name, items in parts.items():
+    if not items:
+      raise ValueError(
+        f"{path}: no entry falls to {name!r}, whose share is {shares[name]:g}"
+        f" of {len(entries) - without} entries with pictures; give more"
+        " entries, or that part a larger share"
+      )
+  return Instructions(
+    {name: tuple(items) for name, items in parts.items()}, without
+  )
+
+
+def _bounds(shares):
+  """(purpose, upper bound of its fractions), rising to 1."""
+  if (
+    not shares
+    or min(shares.values()) <= 0
+    or not math.isclose(sum(shares.values()), 1.0)
+  ):
+    given = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+    raise ValueError(
+      f"shares are {given or 'empty'}; expected numbers above 0 that sum to 1"
+    )
+  total, bounds = 0.0, []
+  for name, share in shares.items():
+    total += share
+    bounds.append((name, total))
+  return bounds
+
+
+def _part(picture, bounds):
+  """The purpose of an entry, by its picture's name."""
+  digest = hashlib.sha256(picture.encode()).digest()[:8]
+  fraction = int.from_bytes(digest, "big") / 2**64
+  # Sums of shares may fall short of 1 by rounding.
+  inside = (name for name, bound in bounds if fraction < bound)
+  return next(inside, bounds[-1][0])
+
+
+def _entries(path) -> list[Any]:
+  """The list in a file."""
+  try:
+    entries = json.loads(path.read_text(encoding="utf-8"))
+  except OSError as error:
+    raise ValueError(
+      f"{path} cannot be read ({error.strerror}); give {_SHAPE}"
+    ) from error
+  except ValueError as error:
+    raise ValueError(f"{path} is no JSON ({error}); give {_SHAPE}") from error
+  if not isinstance(entries, list) or not entries:
+    kind = "an empty list" if entries == [] else type(entries).__name__
+    raise ValueError(f"{path} holds {kind}; expected {_SHAPE}")
+  return entries
+
+
+def _pictures(entry, where) -> list[str]:
+  """Names of an entry's pictures."""
+  if not isinstance(entry, dict):
+    raise ValueError(
+      f"{where} is {type(entry).__name__}; expected an object as in {_SHAPE}"
+    )
+  names = entry.get("image", entry.get("images"))
+  if names is None:
+    return []
+  names = [names] if isinstance(names, str) else names
+  if not isinstance(names, list) or not all(
+    isinstance(name, str) and name for name in names
+  ):
+    raise ValueError(
+      f"{where}: image is {names!r}; expected a file name or a list of them"
+    )
+  return names
+
+
+def _instruction(entry, names, images, where, place):
+  """The first question and answer of a checked entry."""
+  question, answer = _first_turns(entry.get("conversations"), where)
+  marks = question.count(PLACEHOLDER)
+  if marks not in (0, len(names)):
+    raise ValueError(
+      f"{where}: the question has {marks} {PLACEHOLDER} for {len(names)}"
+      " pictures; expected one a picture, or none"
+    )
+  question = question.replace(PLACEHOLDER, "").strip()
+  for name, text in (("question", question), ("answer", answer)):
+    if not text:
+      raise ValueError(f"{where}: the {name} is empty; expected a text")
+  files = tuple(images / name for name in names)
+  for file in files:
+    if not file.is_file():
+      raise ValueError(
+        f"{where}: the picture {file} does not exist; expected it in the"
+        " folder of the pictures"
+      )
+  return Instruction(str(entry.get("id", place)), question, answer, files)
+
+
+def _first_turns(turns, where) -> tuple[str, str]:
+  """What is asked first, and answered."""
+  wanted = (
+    f"{where}: conversations must begin with"
+    ' {"from": "human", "value": text} and {"from": "gpt", "value": text}'
+  )
+  if not isinstance(turns, list) or len(turns) < 2:
+    count = len(turns) if isinstance(turns, list) else type(turns).__name__
+    raise ValueError(f"{wanted}; got {count} for a list of two or more turns")
+  for speaker, turn in zip(_SPEAKERS, turns[:2], strict=True):
+    if (
+      not isinstance(turn, dict)
+      or turn.get("from") != speaker
+      or not isinstance(turn.get("value"), str)
+    ):
+      raise ValueError(f"{wanted}; the turn of {speaker!r} is {turn!r}")
+  return turns[0]["value"], turns[1]["value"].strip()

@@ -1,0 +1,118 @@
+"""Instruction files: what is read, who gets it, and what is refused."""
+
+import json
+
+import pytest
+
+from eos_jax.data import instructions
+
+SHARES = {"search": 0.5, "checks": 0.25, "test": 0.25}
+
+
+def _entry(picture, question="<image>\nWhat is it?", answer="A cat.", **more):
+  return {
+    "id": f"id {picture}",
+    "image": picture,
+    "conversations": [
+      {"from": "human", "value": question},
+      {"from": "gpt", "value": answer},
+    ],
+  } | more
+
+
+@pytest.fixture
+def write(tmp_path):
+  """Writes entries and the pictures "0" to "39"; returns both paths."""
+  images = tmp_path / "images"
+  images.mkdir()
+  for number in range(40):
+    (images / str(number)).touch()
+
+  def call(entries):
+    path = tmp_path / "instructions.json"
+    text = entries if isinstance(entries, str) else json.dumps(entries)
+    path.write_text(text)
+    return path, images
+
+  return call
+
+
+def test_parts_are_disjoint_and_stay_when_entries_are_added(write):
+  entries = [_entry(str(number % 40)) for number in range(80)]
+  few = instructions.load(*write(entries[:40]), SHARES).parts
+  all_of = instructions.load(*write(entries), SHARES).parts
+  shown = {
+    name: {item.pictures for item in items} for name, items in all_of.items()
+  }
+  assert sum(map(len, shown.values())) == len(set().union(*shown.values()))
+  assert sum(map(len, all_of.values())) == 80
+  assert len(shown["search"]) > max(len(shown["checks"]), len(shown["test"]))
+  for name, items in few.items():
+    assert {item.pictures for item in items} == shown[name]
+
+
+def test_first_question_and_answer(write):
+  later = [{"from": "human", "value": "and?"}, {"from": "gpt", "value": "no"}]
+  entry = _entry("3", "What?\n<image>", " Two cats. ")
+  entry["conversations"] += later
+  several = _entry("4", "<image><image>Which?") | {"image": ["4", "5"]}
+  unnamed = _entry("6", "no placeholder")
+  del unnamed["id"]
+  path, images = write([entry, several, unnamed])
+  found = instructions.load(path, images, {"all": 1.0})
+  assert found.without_picture == 0
+  assert found.parts["all"] == (
+    instructions.Instruction("id 3", "What?", "Two cats.", (images / "3",)),
+    instructions.Instruction(
+      "id 4", "Which?", "A cat.", (images / "4", images / "5")
+    ),
+    instructions.Instruction("2", "no placeholder", "A cat.", (images / "6",)),
+  )
+
+
+def test_entries_without_picture_are_counted(write):
+  text_only = _entry("1", "What is 1 + 1?")
+  del text_only["image"]
+  found = instructions.load(*write([_entry("0"), text_only]), {"all": 1.0})
+  assert len(found.parts["all"]) == 1 and found.without_picture == 1
+
+
+@pytest.mark.parametrize(
+  "entries, message",
+  [
+    ("[{", "is no JSON"),
+    ({"a": 1}, "holds dict; expected a list"),
+    ([], "holds an empty list"),
+    ([_entry("0"), 3], "entry 1 is int"),
+    ([_entry("0", image=7)], "entry 0: image is 7; expected a file name"),
+    ([_entry("none.jpg")], "entry 0: the picture .*none.jpg does not exist"),
+    ([_entry("0", "<image><image>?")], "has 2 <image> for 1 pictures"),
+    ([_entry("0", "<image>")], "entry 0: the question is empty"),
+    ([_entry("0", answer=" ")], "entry 0: the answer is empty"),
+    ([_entry("0", conversations="no")], "got str for a list of two or more"),
+    ([_entry("0", conversations=[{}])], "got 1 for a list of two or more"),
+    (
+      [_entry("0", conversations=[{"from": "gpt", "value": "a"}] * 2)],
+      "the turn of 'human' is {'from': 'gpt'",
+    ),
+  ],
+)
+def test_faults_say_where_and_what(entries, message, write):
+  with pytest.raises(ValueError, match=message):
+    instructions.load(*write(entries), {"all": 1.0})
+
+
+def test_missing_file_folder_and_part(write, tmp_path):
+  path, images = write([_entry("0")])
+  with pytest.raises(ValueError, match="nowhere.json cannot be read"):
+    instructions.load(tmp_path / "nowhere.json", images, SHARES)
+  with pytest.raises(ValueError, match="is not a folder"):
+    instructions.load(path, tmp_path / "nowhere", SHARES)
+  with pytest.raises(ValueError, match="no entry falls to"):
+    instructions.load(path, images, SHARES)
+
+
+@pytest.mark.parametrize("shares", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}])
+def test_impossible_shares(shares, write):
+  with pytest.raises(ValueError, match="expected numbers above 0 that sum"):
+    instructions.load(*write([_entry("0")]), shares)
