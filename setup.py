@@ -58,7 +58,10 @@ _EXTRAS = {
   # One accelerator at most; the plain install runs on CPU.
   "tpu": ["jax[tpu]"],
   "cuda": ["jax[cuda12]"],
+  # Language models from GGUF files.
+  "gguf": ["gguf>=0.19,<0.20"],
   "dev": [
+    "gguf>=0.19,<0.20",
     # What jaxtyping's import hook checks with.
     "beartype>=0.20,<1",
     "hypothesis>=6.100,<7",
