@@ -150,8 +150,8 @@ def slots_of(slots, most, end):
   return np.array([row + [end] * (most - len(row)) for row in slots], np.int32)
 
 
-def compare_logits(case, cfg, params, want, image, record_property, **seen):
-  """Logits of all text tokens of a batch that is padded on the left."""
+def logit_difference(case, cfg, params, want, image, record_property, **seen):
+  """Of all text tokens of a batch padded on the left, over the largest."""
   opening = len(cfg.prefix)
   ids, slots = case.parted(opening)
   longest = max(map(len, ids))
@@ -177,16 +177,16 @@ def compare_logits(case, cfg, params, want, image, record_property, **seen):
   print(f"{worst / largest:.2e} of the largest logit {largest:.3g}")
   record_property("worst", float(worst / largest))
   assert largest > 1
-  assert worst <= TOLERANCE * largest
+  return worst / largest
 
 
-def compare_answers(case, cfg, params, want, image, **seen):
-  """Greedy continuations of a batch that is padded on the right."""
+def answers(case, cfg, params, want, image, **seen):
+  """Greedy continuations of a batch padded on the right, ours and theirs."""
   ids, slots = case.parted(len(cfg.prefix))
   room = max(map(len, ids)) + 2
   engine = models.Engine(cfg, params, stop=(), buckets=(room,), room=NEW_TOKENS)
   slots = slots_of(slots, image.shape[1], room)
   talk = engine.begin(image, ids, slots=slots, **seen)
   _, replies = engine.reply(talk, steps=NEW_TOKENS)
-  assert replies == want["told"].tolist()
   assert len(set(replies[0])) > 4  # it does not say one thing again and again
+  return replies, want["told"].tolist()
