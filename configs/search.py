@@ -1,7 +1,14 @@
-"""The main job: search reduction plans for the shipped model and judge them.
+"""The main job: search reduction plans for a model and judge them.
 
-`--config=configs/search.py` runs on two CPU cores in minutes; `:family` finds
-twelve plans from one search; `:ci` is the first in a shortened form, for tests.
+`--config=configs/search.py` searches for the shipped model, on two CPU cores in
+minutes; `:family` finds twelve plans from one search; `:ci` is the first in a
+shortened form, for tests.
+
+`:llava_1_5_7b`, `:llava_onevision_7b`, `:qwen2_vl_7b`, `:smolvlm_500m` search
+for a published model in a folder, on instructions of the user:
+`--config.model.path=FOLDER --config.data.path=FILE.json`. They serve every size
+of their family; what they set is where sites are, budgets, and how much room
+pictures have.
 """
 
 import ml_collections
@@ -19,12 +26,30 @@ _NUMBERS = (
   "delta",
 )
 
+# Budgets of published models, and the room for the pictures of an instruction:
+# pictures (of SmolVLM each tile is one), tiles of each, size of each in pixels.
+PUBLISHED = {
+  "llava_1_5_7b": {"budgets": (192.0, 128.0, 64.0), "pictures": 1},
+  "llava_onevision_7b": {
+    "budgets": (1233.0, 822.0, 411.0),
+    "pictures": 1,
+    "tiles": (2, 2),
+  },
+  "qwen2_vl_7b": {
+    "budgets": (192.0, 128.0, 64.0),
+    "pictures": 1,
+    "size": (672, 672),
+  },
+  "smolvlm_500m": {"budgets": (32.0, 16.0, 8.0), "pictures": 17},
+}
+VARIANTS = ("tiny", "family", "ci", *PUBLISHED)
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """Returns the config; `arg` is "", "tiny" (the same), "family" or "ci"."""
-  if arg not in ("", "tiny", "family", "ci"):
+  """Returns the config; `arg` is "" or one of `VARIANTS`."""
+  if arg and arg not in VARIANTS:
     raise ValueError(
-      f"variant {arg!r} is unknown; use '', 'tiny', 'family' or 'ci'"
+      f"variant {arg!r} is unknown; use '' or one of {', '.join(VARIANTS)}"
     )
   config = ml_collections.ConfigDict()
   config.task = "search"
@@ -104,6 +129,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.evaluation.seed = 0
   # Named later, others join a finished run: what was evaluated is kept.
   config.evaluation.presets = ("prune", "merge_proportional")
+  if arg in PUBLISHED:
+    _published(config, **PUBLISHED[arg])
   if arg == "family":
     _family(config)
   if arg == "ci":
@@ -131,6 +158,34 @@ def _family(config):
   config.budgets = (48.0, 39.0, 32.0, 26.0, 21.0, 16.0)
   config.budgets += (13.0, 10.0, 8.0, 6.5, 5.0, 4.0)
   config.evaluation.presets = ("merge_proportional", "tome", "pool")
+
+
+def _published(config, budgets, pictures, tiles=(), size=()):
+  """A model and instructions in the user's files."""
+  config.task = "search_published"
+  del config.weights_path, config.weights, config.data
+  config.model = ml_collections.ConfigDict()
+  config.model.path = ""  # folder of the checkpoint, or of a converted one
+  config.model.dtype = "bfloat16"  # "" = that of the checkpoint
+  config.mesh = ()  # devices along data, fsdp and tensor; () = all along data
+
+  config.data = ml_collections.ConfigDict()
+  config.data.path = ""  # LLaVA's instruction JSON
+  config.data.images = ""  # folder of its pictures; "" = that of the JSON file
+  # Shares of the pictures. The policy is searched on validation and judged on
+  # test; train is for mode = "joint" and "bilevel".
+  config.data.train, config.data.validation = 0.0, 0.8
+  config.data.test = 0.2
+  config.data.text_length = 256
+  config.data.answer_length = 32
+  config.data.pictures, config.data.tiles = pictures, tiles
+  config.data.size = size
+
+  # Where FastV and PyramidDrop act, and what projectors' reducers stand for.
+  config.sites = ("decoder.0", "decoder.2", "decoder.8", "decoder.16")
+  config.budgets, config.batch = budgets, 8
+  config.steps = config.check_every = config.save_every = 240
+  config.check_batch, config.evaluation.batch = 8, 8
 
 
 def _shorten(config):

@@ -63,14 +63,23 @@ def _mixed(sources, weights, seed: int) -> grain.MapDataset:
   return grain.MapDataset.mix(parts, [weight / total for weight in weights])
 
 
-def _iterator(
+def iterate(
   dataset: grain.MapDataset,
   batch: int,
   *,
-  process_index: int,
-  process_count: int,
-  workers: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  workers: int = 0,
 ) -> grain.DatasetIterator:
+  """Batches of a stream of examples.
+
+  Args:
+    dataset: endless, of dicts of arrays.
+    batch: examples a batch, of this process.
+    process_index: which part of the stream to read, in 0..process_count - 1.
+    process_count: into how many parts the stream is cut.
+    workers: grain worker processes (they need absl flags to be parsed).
+  """
   if not 0 <= process_index < process_count:
     raise ValueError(
       f"process_index {process_index} is not in 0..{process_count - 1}"
@@ -128,7 +137,7 @@ def vision_batches(
     uint8 `[B, NUM_SCENE]`, scene_valid bool `[B, NUM_SCENE]`.
   """
   dataset = _mixed(sources, weights, seed).map(_vision_example)
-  return _iterator(
+  return iterate(
     dataset,
     batch,
     process_index=process_index,
@@ -189,7 +198,7 @@ def packed_batches(
     return {"image": sized(record.image), **row}
 
   dataset = _mixed(sources, weights, seed).seed(seed).random_map(example)
-  return _iterator(
+  return iterate(
     dataset,
     batch,
     process_index=process_index,
@@ -240,7 +249,7 @@ def question_batches(
   )
   if others:
     dataset = grain.experimental.ZipMapDataset([dataset, *others])
-  return _iterator(
+  return iterate(
     dataset,
     batch,
     process_index=process_index,
@@ -288,6 +297,20 @@ class EvaluationSet:
   def answers(self) -> tuple[str, ...]:
     """The right answers, in the order of the batches."""
     return tuple(question.answer for question in self.questions)
+
+  @property
+  def stop(self) -> tuple[int, ...]:
+    """Ids that end an answer."""
+    return (self.tokenizer.eos_id,)
+
+  @property
+  def drawn(self) -> bool:
+    """Whether plans can be drawn on the pictures: one a question, a square."""
+    return True
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of an answer."""
+    return self.tokenizer.decode(ids)
 
   @functools.cached_property
   def pictures(self) -> Int32[np.ndarray, "questions"]:

@@ -1,12 +1,11 @@
 """Runs a model under reduction plans, tokens really dropped."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 import copy
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eos_jax import cost, models, ops
@@ -74,49 +73,79 @@ class Answers:
 
   Attributes:
     texts: the answers, in the order of the questions.
-    owner: `[N, V]`, see `fate.follow`.
+    owner: `[N, V]`, see `fate.follow`; None where pictures are not drawn.
     left_at: `[N, V]`, likewise.
   """
 
   texts: list[str]
-  owner: np.ndarray
-  left_at: np.ndarray
+  owner: np.ndarray | None = None
+  left_at: np.ndarray | None = None
+
+
+class Questions(Protocol):
+  """A fixed list of questions with pictures.
+
+  Attributes:
+    questions: each with its question, its answer and its task.
+    answers: the right answers.
+    pictures: int32 `[N]`, number of what each question shows; those that show
+      the same are neighbours.
+    stop: ids that end an answer.
+    drawn: whether one picture a question, whose tokens fill a square raster,
+      can be drawn with what a plan does to them.
+  """
+
+  questions: Sequence[Any]
+  answers: Sequence[str]
+  pictures: np.ndarray
+  stop: tuple[int, ...]
+  drawn: bool
+
+  def batches(self, batch: int) -> Iterator[dict[str, Any]]:
+    """All in order, as `models.inputs` wants them.
+
+    Beside that index int32 `[B]`, and valid bool `[B]`, False where a row only
+    fills the last batch up.
+    """
+    raise NotImplementedError
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of an answer."""
+    raise NotImplementedError
 
 
 class Evaluator:
   """Answers a fixed set of questions under one plan after the other.
 
-  A picture is encoded once for all questions about it in a batch, and for all
-  plans but those that reduce inside the vision encoder.
+  A picture is encoded once for all questions about it in a batch. Where all
+  that is encoded has room on the devices, it serves all plans but those that
+  reduce inside the vision encoder.
   """
 
   def __init__(
     self,
     cfg: models.VLMConfig,
     params: Any,
-    questions: Any,
+    questions: Questions,
     *,
     batch: int,
     seed: int,
-    normalize: Callable[[jax.Array], jax.Array],
     steps: int,
     placement: Any,
   ):
-    """Encodes all pictures.
+    """Encodes nothing yet.
 
     Args:
       cfg: shape of the model.
       params: its parameters.
-      questions: a `data.loader.EvaluationSet`.
+      questions: what is asked.
       batch: questions a batch.
       seed: draws the noise of the score "random".
-      normalize: uint8 pictures -> what the model reads.
       steps: most tokens of an answer.
       placement: sharding of a batch.
     """
-    self._cfg, self._questions = cfg, questions
-    self._steps, self._normalize = steps, normalize
-    self._batch, self._placement = batch, placement
+    self._cfg, self._params, self._questions = cfg, params, questions
+    self._steps, self._batch, self._placement = steps, batch, placement
     # One compiled function each: plans that leave equally many tokens at the
     # decoder input share the decoder.
     self._see = jax.jit(self._see_fn, static_argnames="plan")
@@ -126,47 +155,69 @@ class Evaluator:
     self._reduce = jax.jit(self._reduce_fn, static_argnames="plan")
     self._answer = jax.jit(self._answer_fn, static_argnames="plan")
     self._key = jax.random.key(seed)
-    self._use(params)
+    self._kept: list[Any] | None = None
+    self._lengths: dict[int, int] = {}
 
-  def _use(self, params):
-    """Encodes all pictures by some parameters, which then answer."""
+  def _batches(self):
+    """Batch, pictures, which rows are real, noise and pictures as encoded.
+
+    Read and encoded once, where all of it may stay on the devices.
+    """
+    if self._kept is not None:
+      yield from self._kept
+      return
     questions, batch = self._questions, self._batch
-    placement, self._params, self._batches = self._placement, params, []
-    slots = _slots(questions.pictures, batch, placement)
+    slots = _slots(questions.pictures, batch, self._placement)
+    count = -(-len(questions.pictures) // batch)
+    kept: list[Any] | None = []
     for number, raw in enumerate(questions.batches(batch)):
-      shown = questions.pictures[raw["index"]]
+      valid, index = np.asarray(raw.pop("valid")), raw.pop("index")
+      lengths = raw["prompt_length"].tolist()
+      self._lengths |= dict(zip(index.tolist(), lengths, strict=True))
+      shown = questions.pictures[index]
       _, first, rows = np.unique(shown, return_index=True, return_inverse=True)
       first = np.pad(first, (0, slots - len(first)), mode="edge")
-      placed = {n: raw[n] for n in ("tokens", "prompt_length")}
-      placed |= {"image": raw["image"][first], "rows": rows.astype(np.int32)}
-      placed = jax.device_put(placed, placement)
+      asked = {n: raw[n] for n in raw if n not in models.inputs.SHOWN}
+      pictures = {n: raw[n] for n in raw if n in models.inputs.SHOWN}
+      pictures = jax.tree.map(lambda leaf, at=first: leaf[at], pictures)
+      asked, pictures = jax.device_put(
+        (asked | {"rows": rows.astype(np.int32)}, pictures), self._placement
+      )
       noise = jax.random.fold_in(self._key, number)
-      seen = self._see(params, placed["image"], noise, plan=None)
-      self._batches.append((placed, np.asarray(raw["valid"]), noise, seen))
+      seen = self._see(self._params, pictures, noise, plan=None)
+      whole = (asked, pictures, valid, noise, seen)
+      if kept is not None:
+        kept.append(whole)
+        if not models.inputs.worth_keeping((asked, pictures, seen), count):
+          kept = None
+      yield whole
+    self._kept = kept
 
   def with_params(self, params: Any) -> "Evaluator":
     """The same questions to a model with other parameters; shares programs."""
     other = copy.copy(self)
-    other._use(params)
+    other._params, other._kept = params, None
     return other
 
-  def _see_fn(self, params, image, key, plan):
-    image = self._normalize(image)
-    return models.see(self._cfg, params, image, plan, key=key)
+  def _see_fn(self, params, pictures, key, plan):
+    return models.inputs.see(self._cfg, params, pictures, plan, key=key)
 
   def _reduce_fn(self, params, seen, batch, plan):
-    return models.reduce_input(self._cfg, params, seen, _prompt(batch), plan)
+    text = models.inputs.prompt(batch)
+    return models.reduce_input(self._cfg, params, seen, text, plan)
 
   def _answer_fn(self, params, seen, batch, plan):
     out = models.answer(
       self._cfg,
       params,
       seen,
-      _prompt(batch),
+      models.inputs.prompt(batch),
       plan,
       steps=self._steps,
-      stop=(self._questions.tokenizer.eos_id,),
+      stop=self._questions.stop,
     )
+    if not self._questions.drawn:
+      return out.ids, None
 
     def fates(ids, trace):
       del ids  # without sites it alone says how large the batch is
@@ -175,7 +226,7 @@ class Evaluator:
     return out.ids, jax.vmap(fates)(out.ids, out.trace)
 
   @property
-  def questions(self) -> Any:
+  def questions(self) -> Questions:
     """The questions that are asked."""
     return self._questions
 
@@ -185,19 +236,20 @@ class Evaluator:
     in_encoder = any(name.startswith("vision.") for name in names)
     later = _later_sites(plan)
     predictions, fates = [], []
-    for batch, valid, noise, seen in self._batches:
+    for batch, pictures, valid, noise, seen in self._batches():
       if in_encoder:
-        seen = self._see(self._params, batch["image"], noise, plan=plan)
+        seen = self._see(self._params, pictures, noise, plan=plan)
       seen = self._spread(seen, batch["rows"])
       if "decoder.0" in names:
         seen = self._reduce(self._params, seen, batch, plan=plan)
       ids, found = self._answer(self._params, seen, batch, plan=later)
       predictions += [
-        self._questions.tokenizer.decode(row.tolist())
-        for row in np.asarray(ids)[valid]
+        self._questions.decode(row.tolist()) for row in np.asarray(ids)[valid]
       ]
-      fates.append([np.asarray(x)[valid] for x in found])
-    return Answers(predictions, *map(np.concatenate, zip(*fates, strict=True)))
+      if found is not None:
+        fates.append([np.asarray(x)[valid] for x in found])
+    whole = map(np.concatenate, zip(*fates, strict=True))
+    return Answers(predictions, *whole)
 
   def evaluate(
     self, name: str, limit: float | None, plan: ops.ReductionPlan | None
@@ -236,11 +288,7 @@ class Evaluator:
 
   def _mean_prompt(self) -> int:
     """Mean prompt tokens behind the picture, rounded."""
-    lengths = [
-      np.asarray(batch["prompt_length"])[valid]
-      for batch, valid, _, _ in self._batches
-    ]
-    return round(float(np.mean(np.concatenate(lengths))))
+    return round(float(np.mean(list(self._lengths.values()))))
 
   def preset_plan(
     self, spec: ops.OperatorSpec, limit: float
@@ -266,15 +314,6 @@ def _slots(pictures, batch, placement):
   most = max(len(np.unique(pictures[i : i + batch])) for i in starts)
   devices = placement.mesh.size if placement is not None else 1
   return -(-most // devices) * devices
-
-
-def _prompt(batch):
-  slots = jnp.arange(batch["tokens"].shape[1])[None]
-  return models.Text(
-    tokens=batch["tokens"],
-    mask=slots < batch["prompt_length"][:, None],
-    prompt_length=batch["prompt_length"],
-  )
 
 
 def _later_sites(plan):

@@ -294,7 +294,7 @@ def _config(run, results):
   facts = {
     "versions": run["versions"],
     "weights": results["weights"],
-    "generator": results["generator"],
+    **{n: results[n] for n in ("generator", "instructions") if n in results},
     "config": run["config"],
   }
   text = html.escape(json.dumps(facts, indent=2))

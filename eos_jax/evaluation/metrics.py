@@ -7,15 +7,24 @@ import math
 def exact_match(
   predicted: Sequence[str], expected: Sequence[str]
 ) -> list[bool]:
-  """Whether answers are equal, apart from case and outer white space.
+  """Whether answers are equal, apart from case, white space and a full stop.
 
-  >>> exact_match(["Red ", "2"], ["red", "3"])
+  >>> exact_match(["Red ", "2"], ["red.", "3"])
   [True, False]
   """
   return [
-    guess.strip().lower() == truth.strip().lower()
+    normalized(guess) == normalized(truth)
     for guess, truth in zip(predicted, expected, strict=True)
   ]
+
+
+def normalized(answer: str) -> str:
+  """An answer without what does not count.
+
+  >>> normalized(" A  red Cat. ")
+  'a red cat'
+  """
+  return " ".join(answer.lower().split()).removesuffix(".")
 
 
 def accuracy_by_task(

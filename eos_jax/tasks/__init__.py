@@ -53,6 +53,9 @@ TASKS = {
   "pretrain": Task(settings.PretrainSettings, pretrain.run),
   "report": Task(settings.ReportJob, report.run, reads="search"),
   "search": Task(search_settings.SearchJob, search.run, search.check),
+  "search_published": Task(
+    search_settings.PublishedSearchJob, search.run, search.check
+  ),
 }
 
 

@@ -7,12 +7,20 @@ import pathlib
 from typing import Any
 
 import jax
+import tqdm
 
 import eos_jax
 from eos_jax import models, ops
-from eos_jax.data import loader, mini_suite, prompts, sources, tokenizer
+from eos_jax.data import (
+  generator,
+  loader,
+  mini_suite,
+  prompts,
+  sources,
+  tokenizer,
+)
 from eos_jax.evaluation import evaluator
-from eos_jax.training import partition, pretrain, settings
+from eos_jax.training import partition, settings
 
 ANSWER_TOKENS = 6  # the longest answer and </s>
 
@@ -109,9 +117,11 @@ def fitting_plan(
   return plan
 
 
-def batch_faults(sizes: Mapping[str, int]) -> list[str]:
-  """Which batch sizes, by field, these devices cannot cut evenly."""
-  mesh, faults = partition.make_mesh(), []
+def batch_faults(
+  mesh: jax.sharding.Mesh, sizes: Mapping[str, int]
+) -> list[str]:
+  """Which batch sizes, by field, the devices cannot cut evenly."""
+  faults = []
   for name, batch in sizes.items():
     try:
       partition.check_batch(mesh, batch)
@@ -130,6 +140,11 @@ def split_faults(
     f"config.data.suite is {data.suite!r}, which has no {split} split for"
     f" {purpose}; use 'default'"
   ]
+
+
+def data_facts(data: settings.DataSettings) -> dict[str, Any]:
+  """What the questions of the shipped data depend on."""
+  return {"generator": generator.generator_hash(), "suite": data.suite}
 
 
 def open_sources(
@@ -169,6 +184,12 @@ def read_weights(cfg: models.VLMConfig, path: str) -> Any:
     raise settings.ConfigError([f"config.weights_path: {error}"]) from error
 
 
+def advance(bar: tqdm.tqdm, done: int, total: int) -> None:
+  """Moves a progress bar to where the work is."""
+  bar.total = total
+  bar.update(done - bar.n)
+
+
 def placed(params: Any) -> Any:
   """Parameters on the devices, sharded by their rules."""
   mesh = partition.make_mesh()
@@ -197,7 +218,6 @@ def make_evaluator(
     questions,
     batch=chosen.batch,
     seed=chosen.seed,
-    normalize=pretrain.normalize,
     steps=ANSWER_TOKENS,
     placement=partition.batch_sharding(mesh),
   )

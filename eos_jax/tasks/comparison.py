@@ -6,7 +6,6 @@ from typing import Any
 import tqdm
 
 from eos_jax import cost, files, ops
-from eos_jax.data import generator
 from eos_jax.evaluation import evaluator, examples, ledger, report
 from eos_jax.training import workdir
 
@@ -34,7 +33,7 @@ def judged(judge, todo, book, folder):
         continue
     # The report shows pictures under the plans that were found.
     shown = None
-    if name == evaluator.SEARCHED:
+    if name == evaluator.SEARCHED and judge.questions.drawn:
       shown = folder / "examples" / f"{limit:g}.npz"
     result = book.find(name, limit, plan)
     if result is None or not (shown is None or shown.exists()):
@@ -48,7 +47,7 @@ def judged(judge, todo, book, folder):
   return results
 
 
-def write(folder, results, judge, fingerprint, extra):
+def write(folder, results, judge, fingerprint, extra, data):
   """Writes table.txt and results.json of a run; returns the table.
 
   Args:
@@ -57,6 +56,7 @@ def write(folder, results, judge, fingerprint, extra):
     judge: the evaluator that they come from.
     fingerprint: of the model's weights.
     extra: facts of this task beside those of every comparison.
+    data: what the questions depend on.
   """
   run = workdir.read(folder)
   facts = {
@@ -64,8 +64,9 @@ def write(folder, results, judge, fingerprint, extra):
     "config": run["config"],
     "versions": run["versions"],
     "weights": fingerprint,
-    "generator": generator.generator_hash(),
+    **data,
     "questions": len(judge.questions),
+    "drawn": judge.questions.drawn,
   }
   text = report.table(results)
   files.write_text(folder / "table.txt", text + "\n")
@@ -74,11 +75,17 @@ def write(folder, results, judge, fingerprint, extra):
 
 
 def open_ledger(folder, fingerprint, data, chosen):
-  """The evaluations of a run; presets are no circumstance of any one plan."""
+  """The evaluations of a run; presets are no circumstance of any one plan.
+
+  Args:
+    folder: directory of the run.
+    fingerprint: of the model's weights.
+    data: what the questions depend on.
+    chosen: `settings.EvaluationSettings`.
+  """
   circumstances = {
     "weights": fingerprint,
-    "generator": generator.generator_hash(),
-    "suite": data.suite,
+    **data,
     **dataclasses.asdict(dataclasses.replace(chosen, presets=())),
   }
   return ledger.Ledger(folder / "evaluation.jsonl", circumstances)

@@ -7,6 +7,7 @@ import shutil
 import tqdm
 
 from eos_jax.models import loading
+from eos_jax.tasks import common
 from eos_jax.training import (
   converted,
   fits,
@@ -64,7 +65,7 @@ def run(job: model_settings.ConvertJob, folder: pathlib.Path) -> None:
       job.model.path,
       dtype=dtype,
       shardings=functools.partial(partition.param_shardings, mesh),
-      watch=functools.partial(_advance, bar),
+      watch=functools.partial(common.advance, bar),
     )
   print(f"writing {fits.in_words(need.total)} to {folder}", flush=True)
   converted.save(folder, pathlib.Path(job.model.path), params)
@@ -73,11 +74,6 @@ def run(job: model_settings.ConvertJob, folder: pathlib.Path) -> None:
     f"  eos_jax.training.converted.restore({str(folder)!r})",
     flush=True,
   )
-
-
-def _advance(bar, done, total):
-  bar.total = total
-  bar.update(done - bar.n)
 
 
 def _check_disk(folder, need):

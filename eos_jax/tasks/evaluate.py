@@ -22,14 +22,15 @@ def run(job: settings.EvaluateJob, folder: pathlib.Path) -> None:
   params = common.read_weights(cfg, job.weights_path)
   fingerprint = models.weights.fingerprint(params)
   judge = common.make_evaluator(cfg, params, words, job.data, job.evaluation)
+  data = common.data_facts(job.data)
   limit = float(cost.layer_average(cost.layer_counts(plan)))
   with contextlib.closing(
-    comparison.open_ledger(folder, fingerprint, job.data, job.evaluation)
+    comparison.open_ledger(folder, fingerprint, data, job.evaluation)
   ) as book:
     results = comparison.compare(
       judge, [(plan.name, limit, plan)], job.evaluation.presets, book, folder
     )
-  text = comparison.write(folder, results, judge, fingerprint, {})
+  text = comparison.write(folder, results, judge, fingerprint, {}, data)
   print(text, flush=True)
   print(
     f"\n{len(judge.questions)} test questions; +- is one standard error. Look"

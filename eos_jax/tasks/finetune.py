@@ -62,6 +62,7 @@ def run(job: settings.FinetuneJob, folder: pathlib.Path) -> None:
   # What is judged is the file as it is kept: float16.
   after = models.weights.load(path, after, cfg)
   judge = common.make_evaluator(cfg, before, words, job.data, job.evaluation)
+  data = common.data_facts(job.data)
   limit = float(cost.layer_average(cost.layer_counts(plan)))
   results = []
   for label, model, weights in (
@@ -71,12 +72,12 @@ def run(job: settings.FinetuneJob, folder: pathlib.Path) -> None:
     todo = [(f"dense{label}", None, None), (f"plan{label}", limit, plan)]
     with contextlib.closing(
       comparison.open_ledger(
-        folder, models.weights.fingerprint(weights), job.data, job.evaluation
+        folder, models.weights.fingerprint(weights), data, job.evaluation
       )
     ) as book:
       results += comparison.judged(model, todo, book, folder)
   text = comparison.write(
-    folder, results, judge, models.weights.fingerprint(after), {}
+    folder, results, judge, models.weights.fingerprint(after), {}, data
   )
   means = {result.name: result.mean for result in results}
   print(text, flush=True)

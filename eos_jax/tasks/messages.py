@@ -1,7 +1,5 @@
 """What a run says at its beginning and at its end."""
 
-import math
-
 import jax
 
 from eos_jax.evaluation import evaluator
@@ -25,9 +23,8 @@ def data_line(sources_):
   )
 
 
-def mesh_line(params, batch_bytes):
+def mesh_line(mesh, params, batch_bytes):
   """The mesh, and what a device has to hold at least."""
-  mesh = partition.make_mesh()
   held = fits.held_bytes(params, partition.param_shardings(mesh, params))
   axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -37,12 +34,11 @@ def mesh_line(params, batch_bytes):
   )
 
 
-def describe_search(problem, sources, checks):
+def describe_search(problem, case):
   """What a search is about to do, for its first lines."""
   cfg, job, space = problem.cfg, problem.settings, problem.space
   numbers = sum(leaf.size for leaf in jax.tree.leaves(init_policy(space)))
   numbers *= max(job.knots, 1)
-  pixels = 3 * math.prod(cfg.vision.size)
   state = "projector, decoder trained too" if job.trains_model else "frozen"
   return "\n".join(
     [
@@ -50,8 +46,8 @@ def describe_search(problem, sources, checks):
       f" {cfg.decoder.layers} decoder layers",
       f"parameters: {count_parameters(problem.params)} ({state}); policy of"
       f" {numbers} numbers at {', '.join(space.sites)} (searched)",
-      mesh_line(problem.params, job.batch * pixels),
-      data_line(sources) + f"; {len(checks)} questions for the checks",
+      mesh_line(case.mesh, problem.params, case.batch_bytes),
+      f"{case.data}; {len(case.checks)} questions for the checks",
       f"budgets: {', '.join(f'{b:g}' for b in job.budgets)} visual tokens"
       f" (layer average), {_steps(job)}, from {job.start!r}",
     ]
@@ -121,9 +117,20 @@ def found_lines(results, found, questions):
   return "\n".join(lines)
 
 
-def where_to_look(found, folder):
-  """The files of a finished search."""
+def where_to_look(found, folder, evaluated):
+  """The files of a finished search.
+
+  Args:
+    found: the plans.
+    folder: of the run.
+    evaluated: whether `configs/evaluate.py` judges plans of this model.
+  """
   plan = f"{min(item.limit for item in found):g}.json"
+  more = [
+    "To judge a plan on the whole test split:",
+    "  python -m eos_jax.main --config=configs/evaluate.py"
+    f" --config.plan={folder}/plans/{plan}",
+  ]
   return "\n".join(
     [
       f"Look at {folder}/",
@@ -131,8 +138,6 @@ def where_to_look(found, folder):
       "  plans/                   the plans, a JSON file each",
       "  table.txt, results.json  all numbers",
       "  metrics.jsonl            the course of the search; also tensorboard/",
-      "To judge a plan on the whole test split:",
-      "  python -m eos_jax.main --config=configs/evaluate.py"
-      f" --config.plan={folder}/plans/{plan}",
+      *(more if evaluated else ()),
     ]
   )

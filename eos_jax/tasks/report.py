@@ -6,6 +6,9 @@ from eos_jax import files, ops
 from eos_jax.evaluation import examples, html
 from eos_jax.training import settings, workdir
 
+# Tasks that end with a report.
+SEARCHES = ("search", "search_published")
+
 
 def write(folder: pathlib.Path) -> None:
   """Writes `report.html` of a finished search from its files alone.
@@ -14,7 +17,7 @@ def write(folder: pathlib.Path) -> None:
     workdir.WorkdirError: a file is missing or damaged.
   """
   run_facts = workdir.read(folder)
-  if run_facts["task"] != "search":
+  if run_facts["task"] not in SEARCHES:
     raise workdir.WorkdirError(
       f"{folder} holds a run of the task {run_facts['task']!r}; a report is"
       " made of a search"
@@ -25,7 +28,9 @@ def write(folder: pathlib.Path) -> None:
     for name in results["gaps"]:
       text = (folder / "plans" / f"{name}.json").read_text(encoding="utf-8")
       plans[float(name)] = ops.ReductionPlan.from_json(text)
-      pictures[float(name)] = examples.load(folder / "examples" / f"{name}.npz")
+      if results["drawn"]:
+        file = folder / "examples" / f"{name}.npz"
+        pictures[float(name)] = examples.load(file)
     page = html.render(
       run_facts,
       results,

@@ -1,15 +1,25 @@
-"""The main job: searches plans and compares them with hand-made operators."""
+"""The main job: searches plans and compares them with hand-made operators.
+
+For the shipped model and its data, or for a published model and instructions of
+the user.
+"""
 
 import contextlib
 import pathlib
 import time
 
 from eos_jax import cost, models
-from eos_jax.data import loader
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
 from eos_jax.search import check_reachable
-from eos_jax.tasks import common, comparison, messages, report
+from eos_jax.tasks import (
+  common,
+  comparison,
+  messages,
+  published,
+  report,
+  shipped,
+)
 from eos_jax.training import (
   limits,
   search,
@@ -19,26 +29,25 @@ from eos_jax.training import (
 )
 
 
+def _about(job):
+  """Where the model and the questions of a job come from."""
+  if isinstance(job, search_settings.PublishedSearchJob):
+    return published
+  return shipped
+
+
 def _make_problem(cfg, params, job):
   """The search problem of a job.
 
   Raises:
     settings.ConfigError: what does not fit this model or these devices.
   """
-  faults = common.batch_faults(
-    {
-      "batch": job.batch,
-      "check_batch": job.check_batch,
-      "evaluation.batch": job.evaluation.batch,
-    }
-  )
+  faults = _about(job).faults(job)
   faults += [
     f"config.sites has {site!r}; {settings.nearest(site, cfg.sites)}"
     for site in job.sites
     if site not in cfg.sites
   ]
-  if job.trains_model:
-    faults += common.split_faults(job.data, "train", f"mode={job.mode!r}")
   space, measures = None, {}
   try:
     space = None if faults else search.make_space(cfg, job)
@@ -67,54 +76,41 @@ def _make_problem(cfg, params, job):
   return problem
 
 
-def check(job: search_settings.SearchJob) -> None:
+def check(job: search_settings.SearchSettings) -> None:
   """Refuses what does not fit the model, before anything is built."""
-  _, cfg = common.model()
-  _make_problem(cfg, None, job)
-  common.read_weights(cfg, job.weights_path)
+  about = _about(job)
+  _make_problem(about.config(job), None, job)
+  about.check_weights(job)
 
 
-def run(job: search_settings.SearchJob, folder: pathlib.Path) -> None:
-  """Searches plans, compares them with hand-made operators, writes both."""
+def run(job: search_settings.SearchSettings, folder: pathlib.Path) -> None:
+  """Searches plans, compares them with hand-made operators, writes both.
+
+  Args:
+    job: a `SearchJob` or a `PublishedSearchJob`.
+    folder: directory of the run.
+  """
   started = time.time()
-  words, cfg = common.model()
-  params = common.read_weights(cfg, job.weights_path)
-  fingerprint = models.weights.fingerprint(params)
-  problem = _make_problem(cfg, params, job)
-  validation = common.open_sources("validation", job.data)
-  sources, beside = validation, None
-  if job.trains_model:
-    sources = common.open_sources("train", job.data)
-  if job.mode == "bilevel":  # the policy learns on other questions
-    sources, beside = validation, sources
-  iterator = loader.question_batches(
-    sources,
-    words,
-    beside=beside,
-    batch=job.batch,
-    seed=job.seed,
-    weights=job.weights,
-  )
-  checks = loader.evaluation_set(
-    validation, words, count=job.check_questions, seed=job.seed
-  )
-  read = [*sources, *(beside or ())]
-  print(messages.describe_search(problem, read, checks), flush=True)
+  case = _about(job).opened(job)
+  problem = _make_problem(case.cfg, case.params, job)
+  print(messages.describe_search(problem, case), flush=True)
   found, course = search_loop.run(
-    problem, iterator, checks, fingerprint, folder
+    problem, case.iterator, case.checks, case.fingerprint, folder, case.mesh
   )
   searched = time.time()
-  judge = common.make_evaluator(cfg, params, words, job.data, job.evaluation)
-  results = _compare(job, judge, found, fingerprint, folder)
+  judge = case.judge()
+  results = _compare(job, case, judge, found, folder)
   facts = {
     "gaps": {f"{f.limit:g}": f.soft - f.hard for f in found},
-    "cost": _cost(problem, checks),
+    "cost": _cost(problem, case),
     "seconds": {
       "data and search": round(searched - started, 1),
       "evaluation": round(time.time() - searched, 1),
     },
   }
-  text = comparison.write(folder, results, judge, fingerprint, facts)
+  text = comparison.write(
+    folder, results, judge, case.fingerprint, facts, case.facts
+  )
   report_lib.plot(folder / "accuracy_cost.png", results)
   report.write(folder)
   print(text, flush=True)
@@ -122,13 +118,13 @@ def run(job: search_settings.SearchJob, folder: pathlib.Path) -> None:
     "",
     messages.found_lines(results, found, len(judge.questions)),
     messages.cost_lines(facts, course),
-    messages.where_to_look(found, folder),
+    messages.where_to_look(found, folder, case.evaluated),
     sep="\n",
     flush=True,
   )
 
 
-def _compare(job, judge, found, fingerprint, folder):
+def _compare(job, case, judge, found, folder):
   """Results of all plans, each beside the hand-made operators.
 
   Where the search trained the model, plans are judged with the weights that
@@ -137,17 +133,17 @@ def _compare(job, judge, found, fingerprint, folder):
 
   def opened(fingerprint):
     return contextlib.closing(
-      comparison.open_ledger(folder, fingerprint, job.data, job.evaluation)
+      comparison.open_ledger(folder, fingerprint, case.facts, job.evaluation)
     )
 
   name = evaluator.PLAN_ALONE if job.trains_model else evaluator.SEARCHED
   plans = [(name, item.limit, item.plan) for item in found]
-  with opened(fingerprint) as book:
+  with opened(case.fingerprint) as book:
     results = comparison.compare(
       judge, plans, job.evaluation.presets, book, folder
     )
   for item in found if job.trains_model else ():
-    trained = judge.with_params(common.placed(item.params))
+    trained = judge.with_params(case.place(item.params))
     todo = [
       (evaluator.SEARCHED, item.limit, item.plan),
       (evaluator.WEIGHTS_ALONE, item.limit, None),
@@ -157,11 +153,13 @@ def _compare(job, judge, found, fingerprint, folder):
   return results
 
 
-def _cost(problem, checks):
+def _cost(problem, case):
   """What a whole search takes, whoever runs it: steps, examples, FLOPs."""
   job, cfg = problem.settings, problem.cfg
-  text = len(cfg.prefix) + checks.text_length
-  flops = search.step_flops(problem, evaluator.model_shape(cfg), text)
+  text = len(cfg.prefix) + case.checks.text_length
+  flops = search.step_flops(
+    problem, evaluator.model_shape(cfg), text, pictures=case.pictures
+  )
   parts = 2 if job.mode == "bilevel" else 1
   return {
     "steps": problem.steps,

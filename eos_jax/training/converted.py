@@ -77,14 +77,14 @@ def save(folder: pathlib.Path, source: pathlib.Path, params: Any) -> None:
         jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_PIECE), params),
       ),
     )
-  leaves, sums = loading.flat(params), _sums(params)
+  leaves, found = loading.flat(params), sums(params)
   mark = {
     "format": _FORMAT,
     "family": description.family,
     "model": description.cfg.name,
     "dtype": next(iter(leaves.values())).dtype.name,
     "parameters": {
-      name: {"shape": leaf.shape, "sum": sums[name]}
+      name: {"shape": leaf.shape, "sum": found[name]}
       for name, leaf in leaves.items()
     },
     "sizes": _sizes(folder),
@@ -168,7 +168,7 @@ def restore(
   params = _read(folder / PARAMETERS, like)
   damaged = [
     name
-    for name, sum_ in _sums(params).items()
+    for name, sum_ in sums(params).items()
     if sum_ != mark["parameters"][name]["sum"]
   ]
   if damaged:
@@ -213,7 +213,7 @@ def _checkpointer(largest):
   )
 
 
-def _sums(params: Any) -> dict[str, int]:
+def sums(params: Any) -> dict[str, int]:
   """Sum of the bits of each parameter, by dotted path.
 
   Numbers are weighted by their places, and the sum is modulo 2^32. Weights are

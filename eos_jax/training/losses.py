@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from eos_jax import models, ops
-from eos_jax.training import pretrain
 
 
 def task_loss(
@@ -26,7 +25,7 @@ def task_loss(
   Args:
     cfg: shape of the model.
     params: its parameters.
-    batch: questions, one a row (see `data.loader.question_batches`).
+    batch: questions, one a row (see `models.inputs`).
     reduction: acts in the model.
     align: also run the unreduced model, and measure how far hidden states at
       the text positions are from its own, relative to their size.
@@ -40,14 +39,9 @@ def task_loss(
     The loss, and "exact" `[B]` (all answer tokens right), "alignment" and
     (relaxed reductions) "indecision".
   """
-  text = models.Text(
-    tokens=batch["tokens"],
-    mask=batch["mask"],
-    prompt_length=batch["prompt_length"],
-  )
+  text = models.inputs.text(batch)
   if seen is None:
-    image = pretrain.normalize(batch["image"])
-    seen = models.see(cfg, params, image, reduction)
+    seen = models.inputs.see(cfg, params, batch, reduction)
   out = models.read(cfg, params, seen, text, reduction)
   target, weight = batch["tokens"][:, 1:], batch["loss_mask"][:, 1:]
   logits = out.logits[:, :-1]
@@ -56,11 +50,11 @@ def task_loss(
   wrong = weight & (jnp.argmax(logits, -1) != target)
   aux = {"exact": 1.0 - jnp.any(wrong, axis=1).astype(jnp.float32)}
   if isinstance(reduction, models.SoftReduction):
-    aux["indecision"] = _indecision(cfg, out.trace, reduction.sites)
+    masses = [_masses(cfg, out.trace[site], site) for site in reduction.sites]
+    aux["indecision"] = _indecision(masses)
   if align:
     if teacher is not None or reduces_vision(reduction.sites):
-      image = pretrain.normalize(batch["image"])
-      seen = models.see(cfg, teacher or params, image)
+      seen = models.inputs.see(cfg, teacher or params, batch)
     whole = models.read(cfg, teacher or params, seen, text)
     where = batch["mask"]
     if not labels:
@@ -70,15 +64,23 @@ def task_loss(
   return loss if labels else jnp.zeros(()), aux
 
 
-def _indecision(cfg, trace, sites):
+def _masses(cfg, reduced, site):
+  """Log masses `[P, V]` of all pictures of a batch behind a site."""
+  found = reduced.tokens.log_mass
+  if site.startswith("vision."):  # its class token cannot leave
+    found = found[:, int(cfg.vision.class_token) :]
+  return found.reshape(-1, cfg.tokens)
+
+
+def _indecision(masses):
   """How far the masses are from 0 and 1, mean over the sites."""
-  before, total = 0.0, 0.0
-  for site in sites:
-    # Not the class token, which stands in front inside the encoder.
-    after = trace[site].tokens.log_mass[:, -cfg.tokens :]
-    total += ops.indecision(after, jnp.broadcast_to(before, after.shape))
+  # Tokens that a picture does not have stay without mass.
+  there = masses[0] > ops.LOG_ZERO / 2
+  before, total = jnp.where(there, 0.0, ops.LOG_ZERO), 0.0
+  for after in masses:
+    total += ops.indecision(after, before)
     before = after
-  return total / len(sites)
+  return total / len(masses)
 
 
 def reduces_vision(sites: tuple[str, ...]) -> bool:

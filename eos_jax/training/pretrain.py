@@ -37,11 +37,6 @@ HEADS = heads.HeadSizes(
 )
 
 
-def normalize(image: jax.Array) -> jax.Array:
-  """uint8 pictures to float32 in [-1, 1]."""
-  return image.astype(jnp.float32) / 127.5 - 1.0
-
-
 def patch_detail(image: jax.Array, patch: int) -> jax.Array:
   """Mean colours of the four quarters of each patch: `[B, V, 12]`."""
   batch, side, _, _ = image.shape
@@ -101,7 +96,7 @@ def vision_loss(
   Returns:
     The loss and its parts, with the share of patches named right.
   """
-  image = normalize(batch["image"])
+  image = models.inputs.normalize(batch["image"])
   seen = models.vision.encode(cfg, params["vision"], image)
   out = heads.apply(HEADS, params["heads"], seen.patches, seen.class_token)
   target = batch["patch_labels"].reshape(image.shape[0], -1, 5).astype(int)
@@ -160,7 +155,8 @@ def answer_loss(
     segments=batch["segments"],
     offsets=batch["positions"],
   )
-  out = models.apply(cfg, params, normalize(batch["image"]), text)
+  image = models.inputs.normalize(batch["image"])
+  out = models.apply(cfg, params, image, text)
   target, weight = batch["tokens"][:, 1:], batch["loss_mask"][:, 1:]
   logits = out.logits[:, :-1]
   cross = optax.softmax_cross_entropy_with_integer_labels(logits, target)

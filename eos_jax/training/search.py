@@ -345,7 +345,9 @@ def next_state(
   )
 
 
-def step_flops(problem: Problem, shape: cost.ModelShape, text: int) -> float:
+def step_flops(
+  problem: Problem, shape: cost.ModelShape, text: int, *, pictures: int = 1
+) -> float:
   """FLOPs of one step by the cost model, without the optimizer's.
 
   Forward passes of the encoder and (with alignment) of the unreduced decoder;
@@ -356,13 +358,14 @@ def step_flops(problem: Problem, shape: cost.ModelShape, text: int) -> float:
     problem: the search.
     shape: sizes of the model.
     text: tokens of a sequence that are not visual, prefix included.
+    pictures: that a sequence has room for.
   """
   settings, space = problem.settings, problem.space
   whole = (space.tokens,) * len(space.sites)
   decoder = cost.decoder_flops(
-    shape, [space.tokens] * space.layers, text, head_positions=text
+    shape, [pictures * space.tokens] * space.layers, text, head_positions=text
   )
-  operators = cost.operators_flops(
+  operators = pictures * cost.operators_flops(
     shape,
     space.sites,
     [space.spec] * len(space.sites),
@@ -370,7 +373,7 @@ def step_flops(problem: Problem, shape: cost.ModelShape, text: int) -> float:
     text,
     tokens=space.tokens,
   )
-  encoder = cost.vision_flops(shape)
+  encoder = pictures * cost.vision_flops(shape)
   searched = encoder + 2 * (decoder + operators)
   if losses.reduces_vision(space.sites):
     searched += encoder

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eos_jax import models, search
-from eos_jax.training import losses, partition, pretrain
+from eos_jax.training import losses, partition
 from eos_jax.training import search as search_lib
 
 
@@ -20,23 +20,15 @@ class Checker:
   ):
     self._problem = problem
     cfg, space = problem.cfg, problem.space
-    cut = partition.batch_sharding(mesh)
-    see = jax.jit(
-      lambda params, image: models.see(cfg, params, pretrain.normalize(image))
-    )
+    self._questions, self._batch = questions, batch
+    self._cut = partition.batch_sharding(mesh)
+    self._see = jax.jit(functools.partial(models.inputs.see, cfg))
     # What the decoder gets stays the same while the search runs, unless it
     # acts on the encoder or trains the projector.
-    fixed = not (
+    self._fixed = not (
       problem.settings.trains_model or losses.reduces_vision(space.sites)
     )
-    self._batches = []
-    for host in questions.batches(batch):
-      valid = host.pop("valid")
-      del host["index"]
-      placed, seen = jax.device_put(host, cut), None
-      if fixed:
-        seen = see(problem.params, placed.pop("image"))
-      self._batches.append((placed, valid, seen))
+    self._kept: list[Any] | None = None
 
     def run(params, batch, seen, policy, temperature, keep, hard):
       numbers = search.decode(policy, space)
@@ -55,6 +47,33 @@ class Checker:
 
     self._soft = jax.jit(functools.partial(run, hard=False))
     self._hard = jax.jit(functools.partial(run, temperature=1.0, hard=True))
+
+  def _batches(self):
+    """All questions: batch, which rows are real, pictures as encoded or None.
+
+    Read once, where they are small enough to stay.
+    """
+    if self._kept is not None:
+      yield from self._kept
+      return
+    kept: list[Any] | None = []
+    for host in self._questions.batches(self._batch):
+      valid = host.pop("valid")
+      del host["index"]
+      placed, seen = jax.device_put(host, self._cut), None
+      if self._fixed:
+        seen = self._see(self._problem.params, placed)
+        placed = {
+          n: v for n, v in placed.items() if n not in models.inputs.SHOWN
+        }
+      whole = (placed, valid, seen)
+      if kept is not None:
+        kept.append(whole)
+        count = -(-len(self._questions) // self._batch)
+        if not models.inputs.worth_keeping((placed, seen), count):
+          kept = None
+      yield whole
+    self._kept = kept
 
   def __call__(
     self,
@@ -80,7 +99,7 @@ class Checker:
     # In the last steps the soft operators have the plan's counts too.
     forced = jnp.where(forced > 0, keep, 0.0)
     right, total = np.zeros(2), 0.0
-    for batch, valid, seen in self._batches:
+    for batch, valid, seen in self._batches():
       soft = self._soft(params, batch, seen, policy, temperature, forced)
       hard = self._hard(params, batch, seen, policy, keep=keep)
       right += [np.sum(np.asarray(x)[valid]) for x in (soft, hard)]

@@ -256,6 +256,7 @@ def run(
   check_questions: Any,
   fingerprint: str,
   workdir: pathlib.Path,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[list[Found], Course]:
   """Runs or resumes a search; returns a plan for each budget.
 
@@ -265,9 +266,10 @@ def run(
     check_questions: fixed validation questions for the hard checks.
     fingerprint: of the model's weights; a checkpoint of others is refused.
     workdir: gets checkpoints, metrics and plans.
+    mesh: from `partition.make_mesh`; None = all devices along data.
   """
   began, settings = time.monotonic(), problem.settings
-  mesh = partition.make_mesh()
+  mesh = mesh or partition.make_mesh()
   partition.check_batch(mesh, settings.batch)
   partition.check_batch(mesh, settings.check_batch)
   facts = {

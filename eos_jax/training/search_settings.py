@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import dataclasses
 
 from eos_jax import models, ops, search
-from eos_jax.training import settings
+from eos_jax.training import model_settings, settings
 
 # Who is searched or trained -> the split that each reads.
 MODES = {
@@ -15,6 +15,8 @@ MODES = {
     " train split"
   ),
 }
+
+PURPOSES = ("train", "validation", "test")
 
 
 def _harmless():
@@ -124,8 +126,6 @@ class SearchSettings(settings.Checked):
 
   Attributes:
     seed: of the order of the questions.
-    data: the data sets.
-    weights: share of questions from mini_suite and easy_vqa.
     budgets: layer averages of visual tokens to find a plan for.
     limits: that every plan meets beside its budget.
     knots: 0 = budgets are searched one after the other. From 2 on: one policy
@@ -166,8 +166,6 @@ class SearchSettings(settings.Checked):
   """
 
   seed: int
-  data: settings.DataSettings
-  weights: tuple[float, ...]
   budgets: tuple[float, ...]
   limits: LimitSettings
   knots: int
@@ -215,7 +213,6 @@ class SearchSettings(settings.Checked):
       yield f"budgets is {self.budgets}; give positive numbers"
     if len(set(self.budgets)) < len(self.budgets):
       yield f"budgets is {self.budgets}; give each once"
-    yield from settings.share_faults(self.weights)
     for name, known in (
       ("start", ops.PRESETS),
       ("mode", MODES),
@@ -291,14 +288,104 @@ class SearchSettings(settings.Checked):
 
 @dataclasses.dataclass(frozen=True)
 class SearchJob(SearchSettings):
-  """A search, and the comparison of what it finds.
+  """A search for the shipped model, and the comparison of what it finds.
 
   Attributes:
+    data: the data sets.
+    weights: share of questions from mini_suite and easy_vqa.
     weights_path: the model's weights; "" = those inside the package.
     evaluation: the comparison.
   """
 
+  data: settings.DataSettings
+  weights: tuple[float, ...]
   # A checkpoint knows the weights themselves, wherever they lay.
   weights_path: str = _harmless()
   # The search does not depend on it, and its results are kept one by one.
   evaluation: settings.EvaluationSettings = _harmless()
+
+  def _faults(self) -> Iterator[str]:
+    yield from super()._faults()
+    yield from settings.share_faults(self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class InstructionSettings(settings.Checked):
+  """Instructions of the user, in LLaVA's JSON format.
+
+  Attributes:
+    path: the JSON file.
+    images: folder of its pictures; "" = the one that the file is in.
+    train, validation, test: share of the pictures, with their instructions,
+      for each purpose; together 1. The policy is searched and checked on
+      `validation`, plans are judged on `test`, and `train`, which may be 0, is
+      for searches that move the model.
+    text_length: tokens of prompt and answer that a row has room for.
+    answer_length: most tokens of an answer that is generated.
+    pictures: that a row has room for; for SmolVLM a tile is one.
+    tiles: rows and columns of tiles that a picture of LLaVA-OneVision has room
+      for; () = that of other families.
+    size: height and width that a picture of Qwen2-VL has room for, pixels;
+      () = that of other families.
+  """
+
+  path: str
+  images: str
+  train: float
+  validation: float
+  test: float
+  text_length: int
+  answer_length: int
+  pictures: int
+  tiles: tuple[int, ...]
+  size: tuple[int, ...]
+
+  @property
+  def shares(self) -> dict[str, float]:
+    """The shares that are not 0, by purpose."""
+    whole = {name: getattr(self, name) for name in PURPOSES}
+    return {name: share for name, share in whole.items() if share}
+
+  def _faults(self) -> Iterator[str]:
+    if not self.path:
+      yield (
+        "path is empty; give a file of instructions, --config.data.path=FILE"
+      )
+    yield from self.at_least(0, "train")
+    yield from self.above_zero("validation", "test")
+    total = self.train + self.validation + self.test
+    if abs(total - 1) > 1e-6:
+      yield f"train, validation and test sum to {total:g}; let it be 1"
+    yield from self.at_least(1, "text_length", "answer_length", "pictures")
+    for name, least in (("tiles", 0), ("size", 1)):
+      value = getattr(self, name)
+      if value and (len(value) != 2 or min(value) < least):
+        yield f"{name} is {value}; give (rows, columns), or ()"
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedSearchJob(SearchSettings):
+  """A search for a published model, and the comparison of what it finds.
+
+  Attributes:
+    model: which.
+    mesh: devices along the axes data, fsdp and tensor; () = all along data.
+    data: the instructions.
+    evaluation: the comparison.
+  """
+
+  # A checkpoint knows the weights themselves, wherever they lay.
+  model: model_settings.ModelSettings = _harmless()
+  mesh: tuple[int, ...] = _harmless()
+  data: InstructionSettings
+  # The search does not depend on it, and its results are kept one by one.
+  evaluation: settings.EvaluationSettings = _harmless()
+
+  def _faults(self) -> Iterator[str]:
+    yield from super()._faults()
+    yield from model_settings.mesh_faults("mesh", self.mesh)
+    if self.trains_model and not self.data.train:
+      yield (
+        f"mode is {self.mode!r}, but data.train is 0; give it a share, such as"
+        " 0.6"
+      )

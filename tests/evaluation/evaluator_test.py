@@ -75,7 +75,6 @@ def test_pictures_are_shared_among_their_questions(setup, site):
     chosen,
     batch=4,
     seed=0,
-    normalize=_normalize,
     steps=3,
     placement=None,
   )

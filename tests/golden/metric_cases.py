@@ -12,6 +12,8 @@ import pathlib
 from typing import Any
 
 from eos_jax import cost
+from eos_jax.data.benchmarks import prompts
+from eos_jax.evaluation.scoring import letters, texts, vqa, yes_no
 from tests.golden import outcomes
 
 RTOL = 1e-9
@@ -43,8 +45,222 @@ def _flops_proxy(given):
   }
 
 
+def _ai2d_match(given):
+  return {
+    "filtered": letters.ai2d_filtered(given["text"]),
+    "correct": float(letters.ai2d(given["text"], given["answer"])),
+  }
+
+
+def _chartqa_relaxed(given):
+  text, target = given["prediction"], given["target"]
+  return {
+    "relaxed_correct": texts.chartqa_relaxed(text, target),
+    "vlmevalkit_strip_prediction": texts.chartqa_relaxed(text.strip(), target),
+  }
+
+
+def _gqa_exact(given):
+  text, answer = given["prediction"], given["answer"]
+  converted = texts.gqa_converted(text)
+  bare = letters.without_punctuation
+  return {
+    "llava_converted": converted,
+    "official_exact": float(converted == answer),
+    "lmms_eval_exact": float(bare(text) == bare(answer)),
+  }
+
+
+def _choices(row):
+  return {x: row[x] for x in letters.LETTERS[:5] if row.get(x) is not None}
+
+
+def _mmbench_circular(given):
+  rows = given["rows"]
+  hits, inferred = {}, []
+  for name, infer in (
+    ("lmms_static_circular_hit", letters.mmbench_lmms_eval),
+    ("vlm_exact_circular_hit", letters.mmbench_vlmevalkit),
+  ):
+    found = [infer(row["prediction"], _choices(row)) for row in rows]
+    right = {
+      row["index"]: letter == row["answer"]
+      for row, letter in zip(rows, found, strict=True)
+    }
+    hits[name] = int(letters.hits_every_pass(right))
+    first = int(right[min(right)])
+    inferred.append(found)
+  return {**hits, "vanilla_hit_first_pass": first, "inferred": inferred[1]}
+
+
+def _mmbench_infer(given):
+  return {
+    "vlmevalkit": letters.mmbench_vlmevalkit(given["text"], given["choices"]),
+    "lmms_eval": letters.mmbench_lmms_eval(given["text"], given["choices"]),
+  }
+
+
+def _mme_aggregate(given):
+  rows = [tuple(row) for row in given["rows"]]
+  official = yes_no.mme_scores(rows)
+  other = yes_no.mme_scores(rows, yes_no.mme_lmms_eval)
+  sums = [
+    {
+      "perception": yes_no.mme_sum(scores, yes_no.PERCEPTION),
+      "cognition": yes_no.mme_sum(scores, yes_no.COGNITION),
+    }
+    for scores in (official, other)
+  ]
+  total = sum(sums[0].values())
+  return {
+    "official": sums[0] | {"total": total, "per_subtask": official},
+    "lmms_eval": sums[1],
+  }
+
+
+def _mme_parse(given):
+  return {
+    "official_label": yes_no.mme_official(given["text"]),
+    "lmms_label": yes_no.mme_lmms_eval(given["text"]),
+  }
+
+
+def _mmstar_match(given):
+  text, answer = given["text"], given["answer"]
+  letter = letters.extracted(text)
+  return {
+    "official": float(letters.mmstar_official(text, answer)),
+    "lmms_extracted": letter,
+    "lmms_eval": float(letter == answer),
+  }
+
+
+def _mmvet_aggregate(given):
+  rows = [
+    (row["capabilities"].split(","), row["score"]) for row in given["rows"]
+  ]
+  scores = texts.mmvet(rows)
+  return {"total": scores.pop("total"), "per_capability": scores}
+
+
+def _ocrbench_score(given):
+  one = (given["prediction"], given["answers"], given["dataset"])
+  return {
+    "lmms_eval": int(texts.ocrbench(*one, narrow=True)),
+    "repository": int(texts.ocrbench(*one)),
+  }
+
+
+def _pope_aggregate(given):
+  pairs = [tuple(pair) for pair in given["pairs"]]
+  counts = yes_no.pope_counts(pairs)
+  names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+  scores = {name: getattr(counts, name) for name in names}
+  scores |= {n: getattr(counts, n.lower()) for n in ("TP", "FP", "TN", "FN")}
+  return {"llava": scores, "lmms_eval": yes_no.pope_lmms_eval_scores(pairs)}
+
+
+def _pope_parse(given):
+  return {
+    "llava_label": yes_no.pope_llava(given["text"]),
+    "lmms_pred": yes_no.pope_lmms_eval(given["text"]),
+  }
+
+
+def _prompts_lmms_eval(given):
+  doc, task = given["doc"], given["task"]
+  question, own = doc["question"], "lmms_eval"
+  options = [doc[name] for name in doc if name.startswith("choice_")]
+  made = {
+    "vqav2": lambda: prompts.short(question),
+    "gqa": lambda: prompts.short(question),
+    "pope": lambda: prompts.short(question.strip()),
+    "textvqa": lambda: prompts.textvqa(question, None, own),
+    "textvqa_ocr": lambda: prompts.textvqa(question, doc["ocr_tokens"], own),
+    "mme": lambda: prompts.mme(question),
+    "chartqa": lambda: prompts.chartqa(question),
+    "ocrbench": question.strip,
+    "ai2d": lambda: prompts.letter(question, doc["options"]),
+    "mmstar": lambda: prompts.mmstar(question),
+    "seedbench": lambda: prompts.letter(question, options),
+    "scienceqa_img": lambda: prompts.scienceqa(
+      question, doc["choices"], doc["hint"], own
+    ),
+    "realworldqa": question.strip,
+    "mmbench_en": lambda: prompts.mmbench(doc, own),
+  }
+  return {"prompt": made[task]()}
+
+
+def _realworldqa_match(given):
+  right = letters.realworldqa(given["text"], given["answer"])
+  return {"lmms_eval": float(right)}
+
+
+def _scienceqa_parse(given):
+  text, answer = given["text"], letters.LETTERS[given["answer_index"]]
+  parsed = letters.scienceqa_llava(text)
+  offered = letters.LETTERS[: given["num_choices"]]
+  return {
+    "llava_parsed": parsed,
+    "llava_correct": float(parsed in tuple(offered) and parsed == answer),
+    "lmms_eval_correct": float(letters.scienceqa_lmms_eval(text, answer)),
+  }
+
+
+def _seedbench_match(given):
+  text, answer = given["text"], given["answer"]
+  return {
+    "llava_exact": float(text == answer),
+    "lmms_eval": float(letters.seed_lmms_eval(text, answer)),
+  }
+
+
+def _textvqa_accuracy(given):
+  score = vqa.textvqa(given["prediction"], given["answers"])
+  return {"score": score, "lmms_eval_score": score}
+
+
+def _vqa_answer_normalise(given):
+  return {
+    "call": vqa.submitted(given["text"]),
+    "punct_then_digit_article": vqa.scored(given["text"]),
+  }
+
+
+def _vqav2_accuracy(given):
+  text, answers = given["prediction"], given["answers"]
+  return {
+    "official_percent": vqa.vqav2_official(text, answers),
+    "lmms_eval_score": vqa.vqav2_lmms_eval(text, answers),
+    "llava_submission_answer": vqa.submitted(text),
+    "official_percent_of_llava_submission": vqa.vqav2_official(
+      vqa.submitted(text), answers
+    ),
+  }
+
+
 METRICS: dict[str, Callable[[Any], Mapping[str, Any]]] = {
+  "ai2d_match": _ai2d_match,
+  "chartqa_relaxed": _chartqa_relaxed,
   "flops_proxy": _flops_proxy,
+  "gqa_exact": _gqa_exact,
+  "mmbench_circular": _mmbench_circular,
+  "mmbench_infer": _mmbench_infer,
+  "mme_aggregate": _mme_aggregate,
+  "mme_parse": _mme_parse,
+  "mmstar_match": _mmstar_match,
+  "mmvet_aggregate": _mmvet_aggregate,
+  "ocrbench_score": _ocrbench_score,
+  "pope_aggregate": _pope_aggregate,
+  "pope_parse": _pope_parse,
+  "prompts_lmms_eval": _prompts_lmms_eval,
+  "realworldqa_match": _realworldqa_match,
+  "scienceqa_parse": _scienceqa_parse,
+  "seedbench_match": _seedbench_match,
+  "textvqa_accuracy": _textvqa_accuracy,
+  "vqa_answer_normalise": _vqa_answer_normalise,
+  "vqav2_accuracy": _vqav2_accuracy,
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 from eos_jax import cost, models
 from eos_jax.data import loader
 from eos_jax.tasks import common
-from eos_jax.training import pretrain, settings
+from eos_jax.training import settings
 
 BUDGETS = (48, 32, 16, 4)
 FINAL_TEMPERATURE = 0.001  # of the soft top-k, as configs/search.py anneals it
@@ -66,7 +66,7 @@ def test_soft_and_hard_give_the_same_answers():
   hard = jax.jit(answer, static_argnums=2)
   soft = jax.jit(answer)
   see = jax.jit(
-    lambda image: models.see(cfg, params, pretrain.normalize(image))
+    lambda image: models.see(cfg, params, models.inputs.normalize(image))
   )
   batches = [
     (see(raw["image"]), {n: raw[n] for n in ("tokens", "prompt_length")}, raw)

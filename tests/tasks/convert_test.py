@@ -83,7 +83,7 @@ def test_one_that_was_stopped_is_done_again(source, tmp_path, monkeypatch):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patched:
-    patched.setattr(converted, "_sums", stop)  # the mark is not written yet
+    patched.setattr(converted, "sums", stop)  # the mark is not written yet
     with pytest.raises(KeyboardInterrupt):
       tasks.run("convert", _config(source), out)
   assert not converted.finished(out)

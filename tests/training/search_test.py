@@ -16,7 +16,6 @@ from eos_jax.training import (
   partition,
   search_check,
   search_settings,
-  settings,
 )
 from eos_jax.training import search as search_lib
 from tests.models import small
@@ -24,8 +23,6 @@ from tests.models import small
 CFG = small.config()
 CHOSEN = search_settings.SearchSettings(
   seed=0,
-  data=settings.DataSettings("tiny", ""),
-  weights=(1.0,),
   budgets=(8.0, 3.0),
   limits=search_settings.LimitSettings(0.0, 0.0, 0.0, 0.0, "", 1, 8),
   knots=0,
@@ -202,6 +199,9 @@ def test_alignment_is_relative_and_has_no_gradient_in_its_target():
 
 class _Questions:
   """A fixed set of eight questions, as the checks read it."""
+
+  def __len__(self):
+    return 8
 
   def batches(self, batch):
     assert batch == 8
@@ -396,3 +396,66 @@ def test_counts_are_whole_in_the_last_steps():
     )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert np.all(np.asarray(slope) > 0)  # that of the real counts
+
+
+PICTURES = 2
+
+
+def _with_pictures(seed=0, rows=8):
+  """Rows with one and with two pictures in turn, inside the text."""
+  batch, draw = _batch(seed), np.random.default_rng(seed)
+  there = np.arange(PICTURES) < 1 + np.arange(rows)[:, None] % 2
+  image = draw.normal(size=(rows, PICTURES, 16, 16, 3)).astype(np.float32)
+  shape = (rows, PICTURES, CFG.tokens)
+  return batch | {
+    "image": image,
+    "present": np.broadcast_to(there[..., None], shape),
+    "slots": np.where(there, np.arange(PICTURES), 7).astype(np.int32),
+  }
+
+
+def test_absent_pictures_count_for_nothing():
+  problem = _problem(sites=ONE, binarize=1.0)
+  numbers = jax.tree.map(lambda leaf: leaf[None], problem.space.spec.params())
+  reduction = models.SoftReduction(
+    params=numbers,
+    temperature=jnp.float32(0.3),
+    keep=jnp.array([5.0]),
+    sites=ONE,
+    spec=problem.space.spec,
+  )
+
+  @jax.jit
+  def measured(batch):
+    loss, aux = losses.task_loss(CFG, problem.params, batch, reduction)
+    return loss, aux["indecision"]
+
+  batch = _with_pictures()
+  loss, indecision = measured(batch)
+  absent = {**batch, "image": batch["image"].copy()}
+  absent["image"][0::2, 1] += 1.0
+  assert [float(v) for v in measured(absent)] == [
+    float(loss),
+    float(indecision),
+  ]
+  shown = {**batch, "image": batch["image"].copy()}
+  shown["image"][1::2, 1] += np.random.default_rng(1).normal(size=(16, 16, 3))
+  assert float(measured(shown)[0]) != float(loss)
+  # Rows with one picture alone are as undecided as these in their first.
+  alone = jax.tree.map(lambda leaf: leaf[0::2], batch)
+  only = {
+    **alone,
+    **{n: alone[n][:, :1] for n in ("image", "present", "slots")},
+  }
+  np.testing.assert_allclose(measured(alone)[1], measured(only)[1], rtol=1e-5)
+
+
+def test_a_step_moves_the_policy_by_several_pictures_a_row():
+  problem = _problem(sites=ONE)
+  state = search_lib.first_state(problem)
+  step = jax.jit(search_lib.make_step(problem))
+  rest = (problem.params, jax.random.key(0), 8.0, 0.5, 0.0, REAL(1))
+  after, metrics = step(state, _with_pictures(), *rest)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics))
+  policy, before = after.variables["policy"], state.variables["policy"]
+  assert _moved(policy["gamma"], before["gamma"]) > 0.01

@@ -139,11 +139,7 @@ class Processor:
     if not isinstance(text, str):
       text = self.prompt(conversation, reply=reply)
     ready = self.family.preprocess(pictures, self.settings, capacity=capacity)
-    if self.family is smolvlm:
-      stand_ins = [self._tiles(tuple(grid)) for grid in ready.grid.tolist()]
-    else:
-      stand_ins = [self.text.image * count for count in ready.tokens.tolist()]
-    expanded = text_lib.expand(text, self.text.image, stand_ins)
+    expanded = self.expand(text, ready)
     ids, mask = text_lib.row(
       self.text.encode(expanded), length, pad_id=self.text.pad_id
     )
@@ -156,7 +152,31 @@ class Processor:
       )
     return Inputs(ids, mask, visual, ready, text)
 
-  def _tiles(self, grid: tuple[int, int]) -> str:
+  def expand(self, text: str, ready: Pictures, *, once: bool = False) -> str:
+    """A prompt with what stands for each picture where its image token is.
+
+    Args:
+      text: has one image token a picture.
+      ready: the pictures.
+      once: write one image token where a picture has many of them in a row; of
+        tiles with names, each is such a picture.
+
+    Raises:
+      ValueError: image tokens and pictures are not equally many, or the
+        tokenizer does not know the name of a tile.
+    """
+    if self.family is smolvlm:
+      settings = self.settings
+      if once:
+        settings = dataclasses.replace(settings, tokens=1)
+      grids = map(tuple, ready.grid.tolist())
+      stand_ins = [self._tiles(grid, settings) for grid in grids]
+    else:
+      counts = [1] * len(ready.tokens) if once else ready.tokens.tolist()
+      stand_ins = [self.text.image * count for count in counts]
+    return text_lib.expand(text, self.text.image, stand_ins)
+
+  def _tiles(self, grid: tuple[int, int], settings: smolvlm.Settings) -> str:
     """What stands for the tiles of a picture, if they all have a name."""
     for name in smolvlm.tile_names(grid):
       # It would fall into letters, which no model was trained on.
@@ -166,7 +186,7 @@ class Processor:
           f" tokenizer has no token {name!r}; give a smaller picture, or lower"
           " size.longest_edge"
         )
-    return smolvlm.image_prompt(grid, self.settings)
+    return smolvlm.image_prompt(grid, settings)
 
 
 def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:

@@ -59,13 +59,17 @@ class Settings:
     The area decides, but for long ones under a small limit: a side is never
     shorter than a block, and small pictures are rounded up.
     """
-    block = self.patch * self.merge
-    longest = math.sqrt(self.most * _STEEPEST) // block
-    grown = math.sqrt(self.least) / block
+    longest = math.sqrt(self.most * _STEEPEST) // self.block
+    grown = math.sqrt(self.least) / self.block
     steep = math.sqrt(_STEEPEST)
     grown = grown**2 + grown * (steep + 1 / steep) + 1
-    blocks = max(self.most // block**2, longest, grown)
+    blocks = max(self.most // self.block**2, longest, grown)
     return int(blocks) * self.merge**2
+
+  @property
+  def block(self) -> int:
+    """Side of a block of patches, pixels."""
+    return self.patch * self.merge
 
   @property
   def features(self) -> int:
@@ -139,7 +143,7 @@ def smart_size(size: tuple[int, int], settings: Settings) -> tuple[int, int]:
       f"a picture of {height} x {width} pixels is more than {_STEEPEST} times"
       " as long as wide, which Qwen2-VL does not read; crop or pad it"
     )
-  block = settings.patch * settings.merge
+  block = settings.block
   # Python's rounding to even is the original's, too.
   rounded = round(height / block) * block, round(width / block) * block
   area = rounded[0] * rounded[1]
@@ -182,6 +186,63 @@ def _patches(
   return blocks.reshape(rows * cols * merge**2, settings.features)
 
 
+def _resized(image: pixels.RGB, settings: Settings):
+  """The whole picture at its size in blocks, normalised."""
+  size = smart_size(image.shape[:2], settings)
+  resized = pixels.resize(image, size, settings.values.resample)
+  return pixels.normalize(resized, settings.values)
+
+
+def fitting(
+  size: tuple[int, int], settings: Settings, room: tuple[int, int]
+) -> Settings:
+  """Settings under which a picture is no larger than a room.
+
+  Their limit of the area is lowered as far as needed; a picture that fits is
+  read as ever.
+
+  Args:
+    size: height and width of the picture, pixels.
+    settings: of the model.
+    room: height and width, pixels; at least one block each.
+
+  >>> smart_size((900, 1200), fitting((900, 1200), Settings(), (448, 448)))
+  (336, 448)
+  """
+  while True:
+    found = smart_size(size, settings)
+    if all(edge <= most for edge, most in zip(found, room, strict=True)):
+      return settings
+    scale = min(most / edge for edge, most in zip(size, room, strict=True))
+    area = math.ceil(size[0] * size[1] * scale**2 - 1e-6)
+    area = min(area, found[0] * found[1] - 1)
+    least = min(settings.least, area)
+    settings = dataclasses.replace(settings, most=area, least=least)
+
+
+def place(
+  picture: pixels.Picture, settings: Settings, room: tuple[int, int]
+) -> tuple[Float32[np.ndarray, "height width 3"], tuple[int, int]]:
+  """A picture in the upper left corner of a room, made to fit.
+
+  Args:
+    picture: of any mode, and any size but very long ones.
+    settings: of the model.
+    room: height and width of the result, pixels; whole blocks.
+
+  Returns:
+    The normalised pixels, zeros beside the picture, and its rows and columns
+    in image tokens.
+  """
+  image = pixels.rgb(picture)
+  settings = fitting(image.shape[:2], settings, room)
+  found = _resized(image, settings)
+  canvas = np.zeros((*room, 3), np.float32)
+  height, width = found.shape[:2]
+  canvas[:height, :width] = found
+  return canvas, (height // settings.block, width // settings.block)
+
+
 def preprocess(
   pictures: Sequence[pixels.Picture],
   settings: Settings,
@@ -202,11 +263,8 @@ def preprocess(
 
   def cut(image):
     size = image.shape[:2]
-    resized = pixels.resize(
-      image, smart_size(size, settings), settings.values.resample
-    )
     return pixels.Cut(
-      _patches(pixels.normalize(resized, settings.values), settings),
+      _patches(_resized(image, settings), settings),
       patch_grid(size, settings),
       token_count(size, settings),
     )

@@ -1,0 +1,1 @@
+"""The files of the field's benchmarks, and what they ask."""

@@ -1,0 +1,180 @@
+"""Instructions as batches: endless ones to search on, and fixed sets to judge.
+
+The counterparts of `loader.question_batches` and `loader.EvaluationSet` for
+models and data of the user.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import grain
+import jax
+from jaxtyping import Int32
+import numpy as np
+
+from eos_jax.data import instruction_rows, instructions, loader, sources
+from eos_jax.data.questions import Question
+
+# Instructions have no kinds: all of them are one task.
+TASK = "instructions"
+
+
+class _Source:
+  """Rows of a list of instructions, made when they are asked for."""
+
+  def __init__(self, rows, items):
+    self._rows, self._items = rows, items
+
+  def __len__(self) -> int:
+    return len(self._items)
+
+  def __getitem__(self, place) -> dict[str, Any]:
+    return _row(self._rows, self._items[int(place)])
+
+
+def _row(rows, item):
+  try:
+    return rows.row(item)
+  except ValueError as error:
+    raise sources.DataError(str(error)) from error
+
+
+def batches(
+  items: Sequence[instructions.Instruction],
+  rows: instruction_rows.Rows,
+  *,
+  batch: int,
+  seed: int,
+  beside: Sequence[instructions.Instruction] | None = None,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> grain.DatasetIterator:
+  """Endless batches, shuffled anew each epoch.
+
+  Args:
+    items: the instructions; at least one.
+    rows: makes rows of them.
+    batch: instructions a batch, of this process.
+    seed: the batches are a function of it.
+    beside: instructions of a second batch that comes with each, such as those
+      of another split; the batches are then pairs.
+    process_index: which part of the stream to read, in 0..process_count - 1.
+    process_count: into how many parts the stream is cut.
+
+  Returns:
+    Iterator over what `Rows.row` returns with a leading axis B. It raises
+    `sources.DataError` where an instruction or its picture cannot be used.
+  """
+  streams = [
+    grain.MapDataset.source(_Source(rows, part)).seed(seed).shuffle().repeat()
+    for part in (items, beside)
+    if part is not None
+  ]
+  dataset = streams[0]
+  if beside is not None:
+    dataset = grain.experimental.ZipMapDataset(streams)
+  return loader.iterate(
+    dataset, batch, process_index=process_index, process_count=process_count
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class InstructionSet:
+  """A fixed list of instructions; see `chosen`.
+
+  Attributes:
+    items: the instructions; those with the same pictures are neighbours.
+    rows: makes rows of them.
+  """
+
+  items: tuple[instructions.Instruction, ...]
+  rows: instruction_rows.Rows
+
+  def __len__(self) -> int:
+    return len(self.items)
+
+  @property
+  def text_length(self) -> int:
+    """T."""
+    return self.rows.text_length
+
+  @property
+  def questions(self) -> tuple[Question, ...]:
+    """The questions, in the order of the batches."""
+    return tuple(Question(i.question, i.answer, TASK) for i in self.items)
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """The answers that are wanted, in the order of the batches."""
+    return tuple(item.answer for item in self.items)
+
+  @property
+  def stop(self) -> tuple[int, ...]:
+    """Ids that end an answer."""
+    return (self.rows.stop,)
+
+  @property
+  def drawn(self) -> bool:
+    """Whether plans can be drawn on the pictures: tiles have no one square."""
+    return False
+
+  @functools.cached_property
+  def pictures(self) -> Int32[np.ndarray, "items"]:
+    """Number of what each instruction shows."""
+    numbers: dict[Any, int] = {}
+    return np.array(
+      [numbers.setdefault(item.pictures, len(numbers)) for item in self.items],
+      np.int32,
+    )
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of an answer, up to its end."""
+    ids = list(ids)
+    if self.rows.stop in ids:
+      ids = ids[: ids.index(self.rows.stop)]
+    return self.rows.processor.text.decode(ids).strip()
+
+  def batches(self, batch: int) -> Iterator[dict[str, Any]]:
+    """All in order, the last batch filled up.
+
+    Args:
+      batch: instructions a batch.
+
+    Yields:
+      What `Rows.row` returns with a leading axis B, valid bool `[B]` (False
+      where a row only fills the batch up) and index int32 `[B]`.
+
+    Raises:
+      sources.DataError: an instruction or its picture cannot be used.
+    """
+    for start in range(0, len(self), batch):
+      index = np.arange(start, start + batch, dtype=np.int32)
+      valid = index < len(self)
+      index = np.minimum(index, len(self) - 1)
+      # What fills up is not made again.
+      made = {place: _row(self.rows, self.items[place]) for place in set(index)}
+      rows = [made[place] for place in index]
+      whole = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+      yield {**whole, "valid": valid, "index": index}
+
+
+def chosen(
+  items: Sequence[instructions.Instruction],
+  rows: instruction_rows.Rows,
+  *,
+  count: int | None,
+  seed: int,
+) -> InstructionSet:
+  """A fixed list of instructions.
+
+  Args:
+    items: to choose from.
+    rows: makes rows of them.
+    count: how many at most; None = all.
+    seed: which; the same seed gives the same ones.
+  """
+  order = np.random.default_rng(seed).permutation(len(items))[:count]
+  order = sorted(order, key=lambda place: (items[place].pictures, place))
+  return InstructionSet(tuple(items[place] for place in order), rows)

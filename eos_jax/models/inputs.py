@@ -1,0 +1,87 @@
+"""What a batch says to the model, whosever model it is.
+
+A batch is a dict of arrays. The shipped model's has one 8-bit picture a row,
+in front of the text. Those of published models have normalised pictures and, as
+they need, where these stand in the text and which tokens they have.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eos_jax.array_typing import Array
+from eos_jax.models import config as config_lib
+from eos_jax.models import reduction as reduction_lib
+from eos_jax.models import sequence, tiles, vlm
+
+# What `see` reads of a batch.
+SHOWN = ("image", "present", "layout")
+
+# Bytes up to which questions and encoded pictures stay for the next time.
+_KEPT = 2**30
+
+
+def normalize(image: Array) -> Array:
+  """Pictures as the shipped encoder reads them: 8 bits to [-1, 1].
+
+  Those in floating point are normalised already.
+  """
+  if image.dtype != jnp.uint8:
+    return image
+  return image.astype(jnp.float32) / 127.5 - 1.0
+
+
+def see(
+  cfg: config_lib.VLMConfig,
+  params: Any,
+  batch: Mapping[str, Any],
+  reduction: reduction_lib.Reduction = None,
+  *,
+  key: Array | None = None,
+) -> vlm.Seen:
+  """`models.see` of the pictures of a batch.
+
+  Args:
+    cfg: shape of the model.
+    params: its parameters.
+    batch: image, uint8 `[B, height, width, 3]` or as `models.see` wants it;
+      perhaps present, bool `[B, I, V]`, which is its `valid`; perhaps layout,
+      the fields of a `tiles.Layout` by name.
+    reduction: acts in the encoder.
+    key: of the score "random".
+  """
+  layout = batch.get("layout")
+  return vlm.see(
+    cfg,
+    params,
+    normalize(batch["image"]),
+    reduction,
+    valid=batch.get("present"),
+    layout=None if layout is None else tiles.Layout(**layout),
+    key=key,
+  )
+
+
+def text(batch: Mapping[str, Any]) -> sequence.Text:
+  """The text of a batch: tokens, mask, prompt_length, and perhaps slots."""
+  return sequence.Text(
+    tokens=batch["tokens"],
+    mask=batch["mask"],
+    prompt_length=batch["prompt_length"],
+    slots=batch.get("slots"),
+  )
+
+
+def prompt(batch: Mapping[str, Any]) -> sequence.Text:
+  """The text of a batch up to the answers; padded behind."""
+  columns = jnp.arange(batch["tokens"].shape[1])[None]
+  known = {"mask": columns < batch["prompt_length"][:, None]}
+  return text({**batch, **known})
+
+
+def worth_keeping(batch: Any, batches: int) -> bool:
+  """Whether as many trees of arrays as this one may stay on the devices."""
+  held = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+  return held * batches <= _KEPT

@@ -1,0 +1,75 @@
+"""The shipped model and its data, as the case of a search."""
+
+import functools
+
+from eos_jax import models
+from eos_jax.data import loader
+from eos_jax.tasks import cases, common, messages
+from eos_jax.training import partition, search_settings
+
+
+def config(job: search_settings.SearchJob) -> models.VLMConfig:
+  """The shape of the model; no job changes it."""
+  del job
+  return common.model()[1]
+
+
+def faults(job: search_settings.SearchJob) -> list[str]:
+  """What is wrong with the data that a job names, and with the batch sizes."""
+  found = common.batch_faults(
+    partition.make_mesh(),
+    {
+      "batch": job.batch,
+      "check_batch": job.check_batch,
+      "evaluation.batch": job.evaluation.batch,
+    },
+  )
+  if job.trains_model:
+    found += common.split_faults(job.data, "train", f"mode={job.mode!r}")
+  return found
+
+
+def check_weights(job: search_settings.SearchJob) -> None:
+  """Refuses weights that cannot be read, or are of another model."""
+  common.read_weights(config(job), job.weights_path)
+
+
+def opened(job: search_settings.SearchJob) -> cases.Case:
+  """Reads weights and data."""
+  words, cfg = common.model()
+  params = common.read_weights(cfg, job.weights_path)
+  validation = common.open_sources("validation", job.data)
+  sources, beside = validation, None
+  if job.trains_model:
+    sources = common.open_sources("train", job.data)
+  if job.mode == "bilevel":  # the policy learns on other questions
+    sources, beside = validation, sources
+  iterator = loader.question_batches(
+    sources,
+    words,
+    beside=beside,
+    batch=job.batch,
+    seed=job.seed,
+    weights=job.weights,
+  )
+  checks = loader.evaluation_set(
+    validation, words, count=job.check_questions, seed=job.seed
+  )
+  height, width = cfg.vision.size
+  return cases.Case(
+    cfg=cfg,
+    params=params,
+    fingerprint=models.weights.fingerprint(params),
+    mesh=partition.make_mesh(),
+    iterator=iterator,
+    checks=checks,
+    pictures=1,
+    batch_bytes=job.batch * 3 * height * width,
+    data=messages.data_line([*sources, *(beside or ())]),
+    judge=functools.partial(
+      common.make_evaluator, cfg, params, words, job.data, job.evaluation
+    ),
+    place=common.placed,
+    facts=common.data_facts(job.data),
+    evaluated=True,
+  )

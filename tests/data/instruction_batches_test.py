@@ -1,0 +1,117 @@
+"""Batches of instructions: endless ones that resume, and fixed sets."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from eos_jax.data import (
+  instruction_batches,
+  instruction_rows,
+  instructions,
+  processors,
+  rooms,
+  sources,
+)
+from tests.data.processors import samples
+from tests.models import tiny_families
+
+LENGTH = 120
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+  """Rows of a tiny LLaVA-1.5, and instructions."""
+  root = tmp_path_factory.mktemp("asked")
+  processor = processors.load(samples.write("tiny_llava", root / "model"))
+  path = tiny_families.instructions(root / "data", 12)
+  data = instructions.load(path, path.parent, {"all": 1.0})
+  room = rooms.Room(1, 4, (28, 28))
+  prefix = (processor.text.inner.token_to_id("<s>"),)
+  rows = instruction_rows.Rows(processor, prefix, room, LENGTH)
+  return data.parts["all"], rows
+
+
+def _same(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_an_epoch_has_every_instruction_once(asked):
+  items, rows = asked
+  stream = instruction_batches.batches(items, rows, batch=4, seed=0)
+  wanted = {rows.row(item)["tokens"].tobytes() for item in items}
+  assert len(wanted) == 12
+  for _ in range(2):
+    seen = [next(stream) for _ in range(3)]
+    assert all(batch["image"].shape == (4, 1, 28, 28, 3) for batch in seen)
+    tokens = [row.tobytes() for batch in seen for row in batch["tokens"]]
+    assert set(tokens) == wanted
+
+
+def test_a_stream_goes_on_where_it_stood(asked):
+  items, rows = asked
+  make = lambda: instruction_batches.batches(
+    items[:8], rows, batch=4, seed=1, beside=items[8:]
+  )
+  stream = make()
+  next(stream)
+  state = stream.get_state()
+  wanted = [next(stream) for _ in range(3)]
+  assert [len(pair) for pair in wanted] == [2, 2, 2]
+  other = make()
+  other.set_state(state)
+  for want in wanted:
+    _same(next(other), want)
+
+
+def test_processes_share_a_stream(asked):
+  items, rows = asked
+  make = lambda **part: next(
+    instruction_batches.batches(items, rows, seed=2, **part)
+  )
+  whole = make(batch=4)
+  for index in range(2):
+    part = make(batch=2, process_index=index, process_count=2)
+    _same(part, jax.tree.map(lambda leaf, at=index: leaf[at::2], whole))
+
+
+def test_a_fixed_set_is_filled_up(asked):
+  items, rows = asked
+  chosen = instruction_batches.chosen(items, rows, count=5, seed=3)
+  assert chosen == instruction_batches.chosen(items, rows, count=5, seed=3)
+  assert len(chosen) == 5 and len(set(chosen.items)) == 5
+  one, two = chosen.batches(4)
+  assert one["valid"].tolist() == [True] * 4
+  assert two["valid"].tolist() == [True, False, False, False]
+  assert two["index"].tolist() == [4] * 4
+  for place, item in enumerate(chosen.items[:4]):
+    row = rows.row(item)
+    _same(row, {name: one[name][place] for name in row})
+  ids = one["tokens"][0][one["loss_mask"][0]].tolist()
+  assert chosen.decode([*ids, 7, 7]) == chosen.answers[0]
+  assert chosen.stop == (ids[-1],)
+
+
+def test_instructions_with_one_picture_are_neighbours(asked):
+  items, rows = asked
+  twice = [
+    dataclasses.replace(item, name=f"{item.name} again") for item in items
+  ]
+  chosen = instruction_batches.chosen(
+    [*items, *twice], rows, count=None, seed=0
+  )
+  assert len(chosen) == 24
+  assert chosen.pictures.tolist() == np.repeat(np.arange(12), 2).tolist()
+
+
+def test_a_picture_that_cannot_be_read_is_told(asked, tmp_path):
+  items, rows = asked
+  (tmp_path / "broken.png").write_bytes(b"no picture")
+  broken = dataclasses.replace(items[0], pictures=(tmp_path / "broken.png",))
+  match = "instruction '.*': picture .*broken.png cannot be read"
+  with pytest.raises(sources.DataError, match=match):
+    next(instruction_batches.batches([broken], rows, batch=2, seed=0))
+  fixed = instruction_batches.chosen([broken], rows, count=1, seed=0)
+  with pytest.raises(sources.DataError, match=match):
+    next(fixed.batches(1))

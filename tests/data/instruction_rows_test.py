@@ -1,0 +1,189 @@
+"""Rows of published families say what `Processor.prepare` says."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from eos_jax.data import instruction_rows, instructions, processors, rooms
+from eos_jax.data.processors import onevision
+from tests.data.processors import samples
+
+QUESTION = "how many cats are there?"
+
+
+def _room(processor, pictures, tiles=(3, 3), size=(84, 84)):
+  """A room in which nothing of the tiny folders has to be scaled down."""
+  family, own = processor.style, processor.settings
+  if family == "qwen2_vl":
+    tokens = (size[0] // own.block) * (size[1] // own.block)
+    return rooms.Room(pictures, tokens, size)
+  if family == "onevision":
+    tokens = (1 + tiles[0] * tiles[1]) * own.patches**2
+    tokens += max(tiles[0] * own.patches, 1)
+    return rooms.Room(pictures, tokens, (own.side, own.side), tiles)
+  side = own.side if family == "llava" else (own.side, own.side)
+  return rooms.Room(pictures, own.tokens, side)
+
+
+@pytest.fixture
+def rows(tmp_path):
+  """Makes `Rows` of a family's tiny folder."""
+
+  def call(name, *, text_length=200, pictures=1, prefix=None, **room):
+    processor = processors.load(samples.write(name, tmp_path / name))
+    if prefix is None:
+      begins = samples.FOLDERS[name][0] == "llava"
+      prefix = (processor.text.inner.token_to_id("<s>"),) if begins else ()
+    room = _room(processor, pictures, **room)
+    return instruction_rows.Rows(processor, prefix, room, text_length)
+
+  return call
+
+
+@pytest.fixture
+def ask(tmp_path):
+  """An instruction about pictures of these sizes (height, width)."""
+
+  def call(*sizes, answer="two"):
+    files = []
+    for number, (height, width) in enumerate(sizes):
+      files.append(tmp_path / f"{number}.png")
+      samples.picture(height, width, seed=number).save(files[-1])
+    return instructions.Instruction("0", QUESTION, answer, tuple(files))
+
+  return call
+
+
+def _prepared(maker, item):
+  """What the processor says, and the prompt that it is given."""
+  content = [{"type": "image"}] * len(item.pictures)
+  content += [{"type": "text", "text": QUESTION}]
+  prompt = maker.processor.prompt([{"role": "user", "content": content}])
+  opened = [processors.open_picture(file) for file in item.pictures]
+  return maker.processor.prepare(prompt, opened)
+
+
+def _multiplied(maker, row, length, counts):
+  """A row's ids as a prompt with image tokens has them."""
+  slots = row["slots"].tolist()
+  ids = [[token] for token in row["tokens"][:length].tolist()]
+  for slot, count in reversed(list(zip(slots, counts, strict=False))):
+    ids.insert(slot, [maker.processor.text.image_id] * count)
+  return [*maker.prefix, *(i for part in ids for i in part)]
+
+
+@pytest.mark.parametrize(
+  "name, sizes, pictures",
+  [
+    ("tiny_llava", [(20, 50)], 1),
+    ("tiny_llava_pad", [(20, 50), (61, 33)], 3),
+    ("tiny_onevision", [(20, 50)], 1),
+    ("tiny_onevision", [(20, 50), (61, 33)], 3),
+    ("tiny_qwen2_vl", [(60, 80)], 1),
+    ("tiny_qwen2_vl", [(60, 40), (30, 80)], 3),
+    ("tiny_smolvlm", [(20, 50)], 20),
+    ("tiny_smolvlm", [(20, 50), (61, 33)], 40),
+  ],
+)
+def test_rows_are_prepared_prompts(name, sizes, pictures, rows, ask):
+  maker, item = rows(name, pictures=pictures), ask(*sizes)
+  row, wanted = maker.row(item), _prepared(maker, item)
+  if "layout" in row:
+    counts = row["layout"]["valid"].sum(1).tolist()
+  else:
+    counts = row["present"].sum(1).tolist()
+  count = sum(map(bool, counts))
+  assert (row["slots"][:count] < maker.text_length).all()
+  assert (row["slots"][count:] == maker.text_length).all()
+  length = int(row["prompt_length"])
+  assert _multiplied(maker, row, length, counts) == wanted.ids.tolist()
+  assert sum(counts) == wanted.pictures.tokens.sum()
+  assert not row["image"][count:].any()
+  answer = row["tokens"][row["loss_mask"]].tolist()
+  assert answer[-1] == maker.stop
+  assert maker.processor.text.inner.decode(answer).strip() == "two"
+  assert not row["loss_mask"][:length].any()
+
+
+@pytest.mark.parametrize("name", ["tiny_llava", "tiny_smolvlm"])
+def test_every_tile_is_a_picture(name, rows, ask):
+  maker, item = rows(name, pictures=20), ask((20, 50))
+  shown = _prepared(maker, item).pictures
+  image = maker.row(item)["image"]
+  parts = shown.pixels[shown.valid]
+  np.testing.assert_array_equal(image[: len(parts)], parts)
+
+
+def test_a_picture_of_tiles_has_a_layout(rows, ask):
+  maker, item = rows("tiny_onevision"), ask((20, 50))
+  shown, row = _prepared(maker, item).pictures, maker.row(item)
+  assert shown.valid.sum() > 1
+  np.testing.assert_array_equal(
+    row["image"][0][: shown.pixels.shape[1]], shown.pixels[0]
+  )
+  wanted = onevision.layout((20, 50), maker.processor.settings)
+  count = int(shown.tokens[0])
+  for name in ("index", "weight", "newline", "valid"):
+    given = row["layout"][name][0]
+    np.testing.assert_array_equal(given[:count], getattr(wanted, name))
+    assert not given[count:].any()
+
+
+def test_a_picture_lies_in_the_corner_of_its_room(rows, ask):
+  maker, item = rows("tiny_qwen2_vl"), ask((60, 40))
+  shown, image = _prepared(maker, item).pictures, maker.row(item)["image"][0]
+  down, across = shown.grid[0] * maker.processor.settings.patch
+  assert not image[down:].any() and not image[:, across:].any()
+  # Patches come block by block; features are (channel, time, y, x).
+  blocks = image[:down, :across].reshape(
+    down // 28, 2, 14, across // 28, 2, 14, 3
+  )
+  patches = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, 14, 14)
+  theirs = shown.pixels[0][shown.valid[0]].reshape(-1, 3, 2, 14, 14)
+  for frame in range(2):
+    np.testing.assert_array_equal(patches, theirs[:, :, frame])
+
+
+@pytest.mark.parametrize("size", [(200, 40), (40, 500), (500, 500), (7, 300)])
+@pytest.mark.parametrize(
+  "name, room",
+  [
+    ("tiny_qwen2_vl", {"size": (56, 84)}),
+    ("tiny_onevision", {"tiles": (1, 2)}),
+    ("tiny_onevision", {"tiles": (0, 0)}),
+  ],
+)
+def test_pictures_are_scaled_into_a_small_room(name, room, size, rows, ask):
+  maker = rows(name, **room)
+  row = maker.row(ask(size))
+  valid = row["layout"]["valid"] if "layout" in row else row["present"]
+  assert 0 < valid.sum() <= maker.room.tokens
+  assert np.isfinite(row["image"]).all() and row["image"].any()
+
+
+def test_what_does_not_fit_is_refused(rows, ask):
+  name = samples.TINY[0]
+  with pytest.raises(ValueError, match="tokens of text, but the text length"):
+    rows(name, text_length=8).row(ask((20, 50)))
+  with pytest.raises(ValueError, match="2 pictures are 2 for the model"):
+    rows(name).row(ask((20, 50), (20, 50)))
+  with pytest.raises(ValueError, match="the prompt begins with the ids"):
+    rows(name, prefix=(7, 7)).row(ask((20, 50)))
+  with pytest.raises(ValueError, match="instruction '0': there is no picture"):
+    rows(name).row(ask())
+  with pytest.raises(ValueError, match="none of the preprocessor's resolution"):
+    one = dataclasses.replace(rows("tiny_onevision"), text_length=9)
+    settings = dataclasses.replace(
+      one.processor.settings, resolutions=((48, 48),)
+    )
+    processor = dataclasses.replace(one.processor, settings=settings)
+    room = _room(processor, 1, tiles=(1, 1))
+    dataclasses.replace(one, processor=processor, room=room)
+
+
+def test_other_models_are_refused(rows):
+  maker = rows(samples.TINY[0])
+  room = dataclasses.replace(maker.room, tokens=7)
+  with pytest.raises(ValueError, match="4 visual tokens, the model reads 28"):
+    dataclasses.replace(maker, room=room)
