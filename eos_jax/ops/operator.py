@@ -93,7 +93,8 @@ def reduce_soft(
   dtype = tokens.log_mass.dtype
   _check_inputs(tokens, signals, params, spec)
   _check_count(keep, spec)
-  if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+  known = not isinstance(temperature, jax.core.Tracer)
+  if known and not float(temperature) > 0:
     raise ValueError(
       f"temperature is {temperature}, use a number > 0; the hard decision is"
       " reduce_masked"

@@ -144,19 +144,17 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
       placement=partition.batch_sharding(mesh),
     ),
     place=lambda tree: jax.device_put(tree, place(tree)),
-    facts={
-      "instructions": {
-        **dataclasses.asdict(dataclasses.replace(job.data, path="", images="")),
-        "sha256": _digest(job.data.path),
-      }
-    },
+    facts={"instructions": _data_facts(job.data)},
     evaluated=False,
   )
 
 
-def _digest(path):
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def _data_facts(data):
+  """What the questions depend on, wherever the files lie."""
+  facts = dataclasses.asdict(data)
+  del facts["images"]
+  with open(facts.pop("path"), "rb") as file:
+    return facts | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _data_line(job, data):

@@ -198,7 +198,13 @@ def test_cache_and_padding_change_nothing(family, name):
   )
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(
+  "family",
+  [
+    pytest.param(name, marks=pytest.mark.full) if name != "qwen2_vl" else name
+    for name in CONFIGS
+  ],
+)
 def test_a_soft_search_decided_hard_equals_the_plan(family):
   cfg, spec = CONFIGS[family], ops.presets.HYBRID
   params, (image, given) = small.init(cfg, jax.random.key(0)), _given(cfg)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-import safetensors.numpy
 
 from eos_jax.models import families, loading
 from tests.data.processors import samples
+from tests.models import checkpoints
 
 _TEXT = {
   "hidden_size": 32,
@@ -118,27 +118,13 @@ def write(
   samples.write(sample, folder)
   config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
   config |= fields | {"dtype": "float32"}
-  (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
   # What follows from the sizes of patches that were chosen above.
   path = folder / "processor_config.json"
   processor = json.loads(path.read_text(encoding="utf-8"))
   processor |= _PROCESSORS.get(family, {})
   path.write_text(json.dumps(processor), encoding="utf-8")
   table = weights(families.describe(config))
-  names = sorted(table)
-  if shards == 1:
-    safetensors.numpy.save_file(table, folder / loading.SINGLE)
-    return folder
-  index = {}
-  for shard in range(shards):
-    file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
-    part = {name: table[name] for name in names[shard::shards]}
-    safetensors.numpy.save_file(part, folder / file)
-    index |= dict.fromkeys(part, file)
-  (folder / loading.INDEX).write_text(
-    json.dumps({"weight_map": index}), encoding="utf-8"
-  )
-  return folder
+  return checkpoints.write(folder, table, config, shards)
 
 
 def weights(description: families.Description) -> dict[str, np.ndarray]:

@@ -95,7 +95,11 @@ def test_discrete_operators_are_masked_and_the_others_tend_to_it(name):
   )
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+@pytest.mark.parametrize(
+  "dtype",
+  [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.full)],
+  ids=str,
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_influences_nothing_and_gets_no_gradient(name, dtype):
   if name in FIXED:

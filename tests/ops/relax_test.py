@@ -57,6 +57,7 @@ def test_straight_through_has_hard_values_and_soft_gradients():
   assert np.isfinite(slope(total, through))
 
 
+@pytest.mark.full
 def test_jitter_moves_the_choice_as_much_at_any_temperature():
   moved = []
   for temperature in (0.5, 0.05, 0.005):

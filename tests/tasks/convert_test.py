@@ -68,6 +68,7 @@ def test_a_conversion_says_what_it_takes_and_is_done_once(
   assert command.read_all(out) == before
 
 
+@pytest.mark.full
 def test_a_finished_folder_that_was_changed_is_told(source, tmp_path):
   tasks.run("convert", _config(source), tmp_path / "out")
   (tmp_path / "out" / "config.json").write_text("{}", encoding="utf-8")

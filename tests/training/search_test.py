@@ -235,6 +235,7 @@ def test_hard_check_equals_the_plan_with_tokens_dropped():
   assert hard == pytest.approx(float(exact[:6].mean()))
 
 
+@pytest.mark.full
 def test_bilevel_mode_moves_policy_and_model_on_batches_of_their_own():
   problem = _problem(mode="bilevel", sites=ONE)
   state = search_lib.first_state(problem)

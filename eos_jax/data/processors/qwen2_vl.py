@@ -214,7 +214,8 @@ def fitting(
     if all(edge <= most for edge, most in zip(found, room, strict=True)):
       return settings
     scale = min(most / edge for edge, most in zip(size, room, strict=True))
-    area = math.ceil(size[0] * size[1] * scale**2 - 1e-6)
+    # One more, so that an edge that fills the room is not rounded down.
+    area = math.ceil(size[0] * size[1] * scale**2) + 1
     area = min(area, found[0] * found[1] - 1)
     least = min(settings.least, area)
     settings = dataclasses.replace(settings, most=area, least=least)
