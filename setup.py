@@ -45,6 +45,9 @@ _REQUIRES = [
   # Charts of the rendered suite and figures of the reports.
   "matplotlib>=3.9,<4",
   "tqdm>=4.66,<5",
+  # Benchmarks that are published as Parquet tables; a dependency of
+  # tensorflow-datasets too.
+  "pyarrow>=15",
   # TensorBoard files without TensorFlow.
   "tensorboardX>=2.6.2,<3",
   # A real public data set (pictures and questions) inside a package: the

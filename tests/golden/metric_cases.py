@@ -230,13 +230,12 @@ def _vqa_answer_normalise(given):
 
 def _vqav2_accuracy(given):
   text, answers = given["prediction"], given["answers"]
+  official = lambda told: round(100 * vqa.vqav2_official(told, answers), 2)
   return {
-    "official_percent": vqa.vqav2_official(text, answers),
+    "official_percent": official(text),
     "lmms_eval_score": vqa.vqav2_lmms_eval(text, answers),
     "llava_submission_answer": vqa.submitted(text),
-    "official_percent_of_llava_submission": vqa.vqav2_official(
-      vqa.submitted(text), answers
-    ),
+    "official_percent_of_llava_submission": official(vqa.submitted(text)),
   }
 
 

@@ -62,10 +62,9 @@ def scienceqa(
       f"({chr(ord('A') + place)}) {choice}"
       for place, choice in enumerate(choices)
     )
-    context = hint or "N/A"
-    return (
-      f"Context: {context}\nQuestion: {question}\nOptions: {options}{LETTER}"
-    )
+    context = hint.strip() or "N/A"
+    asked = f"Context: {context}\nQuestion: {question}\nOptions: {options}"
+    return asked.replace("  ", " ") + LETTER
   context = f"Context: {hint}\n" if hint else ""
   return context + letter(question, choices)
 

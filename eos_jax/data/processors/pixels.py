@@ -8,6 +8,7 @@ Heights come before widths everywhere, channels last.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import io
 import pathlib
 
 from jaxtyping import Bool, Float32, Int32, UInt8
@@ -68,23 +69,28 @@ class Pictures:
   tokens: Int32[np.ndarray, "I"]
 
 
-def open_picture(path: pathlib.Path | str) -> Image.Image:
-  """Reads a picture file and turns it upright by its EXIF orientation.
+def open_picture(source: pathlib.Path | str | bytes) -> Image.Image:
+  """Reads a picture and turns it upright by its EXIF orientation.
 
   The same is done by `load_image` of transformers (`image_utils.py`), which
   also drops an alpha channel; here it stays, for `rgb` to lay on white. A
   picture that is given to a processor from memory is not turned, there as
   here.
 
+  Args:
+    source: a file, or what is in one.
+
   Raises:
-    ValueError: the file cannot be read as a picture.
+    ValueError: it cannot be read as a picture.
   """
+  inside = isinstance(source, bytes)
   try:
-    with Image.open(path) as file:
+    with Image.open(io.BytesIO(source) if inside else source) as file:
       return ImageOps.exif_transpose(file)
   except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    name = f"of {len(source)} bytes" if inside else source
     raise ValueError(
-      f"picture {path} cannot be read ({error}); give a PNG, JPEG or another"
+      f"picture {name} cannot be read ({error}); give a PNG, JPEG or another"
       " file that Pillow opens"
     ) from error
 

@@ -94,17 +94,18 @@ def agreement(answer: str, people: Sequence[str]) -> float:
 
 
 def vqav2_official(answer: str, people: Sequence[str]) -> float:
-  """VQAv2 in percent, rounded to two digits, of an answer as submitted.
+  """VQAv2: the share of an answer as submitted.
 
-  Where all people gave the same string nothing is normalised.
+  Where all people gave the same string nothing is normalised. The mean over
+  questions is printed in percent, rounded to two digits.
 
   >>> vqav2_official("Yes", ["yes"] * 10), vqav2_official("yes", ["yes"] * 10)
-  (0.0, 100.0)
+  (0.0, 1.0)
   """
   answer, people = _one_line(answer), [_one_line(p) for p in people]
   if len(set(people)) > 1:
     answer, people = scored(answer), [scored(p) for p in people]
-  return round(100 * agreement(answer, people), 2)
+  return agreement(answer, people)
 
 
 def vqav2_lmms_eval(answer: str, people: Sequence[str]) -> float:

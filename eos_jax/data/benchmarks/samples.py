@@ -1,0 +1,227 @@
+"""Questions of a benchmark, and the rows that cannot be used.
+
+A row that cannot be used is never passed over in silence: a benchmark that has
+some is refused with a list of them, or they are set apart, counted, and not
+scored.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import io
+import pathlib
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from eos_jax.data import sources
+
+# A picture as it lies on the disk, or as it came inside a table.
+Source = pathlib.Path | bytes
+
+# Of the rows that cannot be used so many are listed.
+_LISTED = 20
+
+
+class RowError(ValueError):
+  """A row that cannot be used; the message says what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One question.
+
+  Attributes:
+    id: of the question; no other of the benchmark has it.
+    picture: that it is about.
+    prompt: the user's turn without the picture, as the protocol words it.
+    answers: the right ones; what they are, the benchmark's score knows.
+    groups: what breakdowns go by, such as its category.
+    choices: texts of its options by their letters, if it has some.
+  """
+
+  id: str
+  picture: Source
+  prompt: str
+  answers: tuple[str, ...]
+  groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """A row that cannot be used.
+
+  Attributes:
+    file: that it is in.
+    row: its line, or its number in the list, from 1.
+    what: is wrong with it.
+  """
+
+  file: str
+  row: int
+  what: str
+
+  def __str__(self) -> str:
+    return f"{self.file}, row {self.row}: {self.what}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+  """What a benchmark's files hold.
+
+  Attributes:
+    samples: the questions, in the order of the files.
+    faults: rows that were set apart.
+    left_out: rows that the benchmark itself does not count, by reason.
+  """
+
+  samples: tuple[Sample, ...]
+  faults: tuple[Fault, ...] = ()
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Collector:
+  """Takes rows one by one, and keeps apart those that cannot be used."""
+
+  def __init__(self):
+    self._samples: dict[str, Sample] = {}
+    self._faults: list[Fault] = []
+    self._left_out: dict[str, int] = {}
+
+  def add(self, file: str, row: int, make: Callable[[], Sample | str]) -> None:
+    """Makes a sample of a row.
+
+    Args:
+      file: where the row is.
+      row: its number, from 1.
+      make: makes it, or returns why the benchmark does not count the row.
+        Raises `RowError`, or `KeyError` where a field is missing.
+    """
+    try:
+      made = make()
+      if isinstance(made, Sample) and made.id in self._samples:
+        raise RowError(f"id {made.id!r} is there a second time; give each once")
+    except KeyError as error:
+      what = f"the field {error.args[0]!r} is missing"
+      self._faults.append(Fault(file, row, what))
+    except RowError as error:
+      self._faults.append(Fault(file, row, str(error)))
+    else:
+      if isinstance(made, str):
+        self._left_out[made] = self._left_out.get(made, 0) + 1
+      else:
+        self._samples[made.id] = made
+
+  def questions(self, *, apart: bool = False) -> Questions:
+    """All that was added.
+
+    Args:
+      apart: set rows that cannot be used apart instead of refusing them.
+
+    Raises:
+      sources.DataError: there are rows that cannot be used, which are listed,
+        or none that can.
+    """
+    faults = self._faults
+    if faults and not apart:
+      shown = [str(fault) for fault in faults[:_LISTED]]
+      if len(faults) > _LISTED:
+        shown.append(f"and {len(faults) - _LISTED} more")
+      raise sources.DataError(
+        f"{len(faults)} rows cannot be used; mend them, or set them apart"
+        " (they are then counted and not scored):\n  " + "\n  ".join(shown)
+      )
+    if not self._samples:
+      raise sources.DataError(
+        f"there are no questions to ask; {len(faults)} rows cannot be used,"
+        f" {sum(self._left_out.values())} are not counted by the benchmark"
+      )
+    return Questions(
+      tuple(self._samples.values()), tuple(faults), self._left_out
+    )
+
+
+def text(row: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
+  """A text field.
+
+  Args:
+    row: that has it.
+    name: of the field.
+    empty: whether it may be empty.
+  """
+  value = row[name]
+  if not isinstance(value, str) or not (empty or value.strip()):
+    raise RowError(f"{name} is {value!r}; expected a text")
+  return value
+
+
+def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+  """A field that is a list of texts, at least one."""
+  value = row[name]
+  if (
+    not isinstance(value, list | tuple)
+    or not value
+    or not all(isinstance(item, str) for item in value)
+  ):
+    raise RowError(f"{name} is {value!r}; expected a list of texts")
+  return tuple(value)
+
+
+def one_of(value: Any, known: Iterable[str], name: str) -> str:
+  """A text that is one of a few."""
+  known = tuple(known)
+  if value not in known:
+    raise RowError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+  return value
+
+
+def number(row: Mapping[str, Any], name: str) -> int:
+  """A whole number, which tables may hold as a text."""
+  value = row[name]
+  try:
+    found = int(value)
+  except (TypeError, ValueError) as error:
+    raise RowError(f"{name} is {value!r}; expected a whole number") from error
+  if isinstance(value, bool | float) and value != found:
+    raise RowError(f"{name} is {value!r}; expected a whole number")
+  return found
+
+
+def picture_file(path: pathlib.Path) -> pathlib.Path:
+  """A picture file that is there and has a picture's beginning."""
+  if not path.is_file():
+    raise RowError(f"the picture {path} does not exist")
+  _check(path, str(path))
+  return path
+
+
+def picture_bytes(value: Any) -> bytes:
+  """A picture inside a table: bytes, or an object that has them."""
+  found = value.get("bytes") if isinstance(value, Mapping) else value
+  if not isinstance(found, bytes) or not found:
+    raise RowError("image has no bytes; expected an encoded picture")
+  _check(io.BytesIO(found), "image")
+  return found
+
+
+def picture_base64(value: Any) -> bytes:
+  """A picture as base64 text."""
+  if not isinstance(value, str) or not value.strip():
+    raise RowError("image is empty; expected a picture in base64")
+  try:
+    found = base64.b64decode(value, validate=True)
+  except binascii.Error as error:
+    raise RowError(f"image is no base64 ({error})") from error
+  _check(io.BytesIO(found), "image")
+  return found
+
+
+def _check(file, name):
+  """Reads the header alone; pixels are read when they are shown."""
+  try:
+    with Image.open(file):
+      pass
+  except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    raise RowError(f"{name} is no picture ({error})") from error

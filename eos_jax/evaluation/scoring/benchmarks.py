@@ -1,0 +1,218 @@
+"""Scores of whole benchmarks, with the breakdowns that papers print.
+
+Where a benchmark's own code and lmms-eval's differ, the protocol decides:
+"llava" is the code that LLaVA's numbers come from, "lmms_eval" the other.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import statistics
+from typing import Any, Protocol
+
+from eos_jax.evaluation.scoring import letters, texts, vqa, yes_no
+
+
+class Sample(Protocol):
+  """A question as `data.benchmarks.samples.Sample` has it."""
+
+  id: str
+  answers: Sequence[str]
+  groups: Mapping[str, str]
+  choices: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """What a benchmark says of a model.
+
+  Attributes:
+    value: the number that papers print.
+    unit: of it, such as "%".
+    parts: further numbers, by name: breakdowns and counts.
+  """
+
+  value: float
+  unit: str
+  parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+Answered = Sequence[tuple[Any, str]]  # samples and the texts given
+
+
+def _percent(shares):
+  return 100 * sum(shares) / len(shares)
+
+
+def _grouped(answered: Answered, shares) -> dict[str, float]:
+  """Percent of each group of each kind of groups."""
+  found: dict[str, list[float]] = {}
+  for (sample, _), share in zip(answered, shares, strict=True):
+    for kind, group in sample.groups.items():
+      found.setdefault(f"{kind}: {group}", []).append(share)
+  return {name: _percent(found[name]) for name in sorted(found)}
+
+
+def _mean(share: Callable[[Any, str, str], float]):
+  """A benchmark whose score is the mean of each question's."""
+
+  def score(answered: Answered, protocol: str) -> Score:
+    shares = [float(share(sample, text, protocol)) for sample, text in answered]
+    return Score(_percent(shares), "%", _grouped(answered, shares))
+
+  return score
+
+
+def _vqav2(sample, text, protocol):
+  if protocol == "llava":
+    return vqa.vqav2_official(vqa.submitted(text), sample.answers)
+  return vqa.vqav2_lmms_eval(text, sample.answers)
+
+
+def _gqa(sample, text, protocol):
+  answer = sample.answers[0]
+  if protocol == "llava":
+    return texts.gqa_converted(text) == answer
+  bare = letters.without_punctuation
+  return bare(text) == bare(answer)
+
+
+def _seed(sample, text, protocol):
+  answer = sample.answers[0]
+  if protocol == "llava":
+    return text == answer
+  return letters.seed_lmms_eval(text, answer)
+
+
+def _scienceqa(sample, text, protocol):
+  answer = sample.answers[0]
+  if protocol == "llava":
+    letter = letters.scienceqa_llava(text)
+    return letter in sample.choices and letter == answer
+  return letters.scienceqa_lmms_eval(text, answer)
+
+
+def pope(answered: Answered, protocol: str) -> Score:
+  """F1 in percent: mean over the splits (llava), or over all (lmms_eval)."""
+  splits: dict[str, list[tuple[str, str]]] = {}
+  for sample, text in answered:
+    pair = (text, sample.answers[0])
+    splits.setdefault(sample.groups["split"], []).append(pair)
+  parts, f1 = {}, []
+  for split, pairs in sorted(splits.items()):
+    if protocol == "llava":
+      counts = yes_no.pope_counts(pairs)
+      names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+      found = {name: getattr(counts, name) for name in names}
+      parts |= {
+        f"{split} {name}": float(getattr(counts, name))
+        for name in ("tp", "fp", "tn", "fn")
+      }
+    else:
+      found = yes_no.pope_lmms_eval_scores(pairs)
+    f1.append(found["f1"])
+    parts |= {f"{split} {name}": 100 * share for name, share in found.items()}
+  if protocol == "llava":
+    return Score(100 * statistics.fmean(f1), "% F1", parts)
+  whole = [pair for pairs in splits.values() for pair in pairs]
+  found = yes_no.pope_lmms_eval_scores(whole)
+  return Score(100 * found["f1"], "% F1", parts)
+
+
+def mme(answered: Answered, protocol: str) -> Score:
+  """Perception and cognition together, at most 2800; papers print either."""
+  rows = [
+    (
+      sample.groups["subtask"],
+      sample.groups["picture"],
+      sample.answers[0],
+      text,
+    )
+    for sample, text in answered
+  ]
+  official = protocol == "llava"
+  read = yes_no.mme_official if official else yes_no.mme_lmms_eval
+  scores = yes_no.mme_scores(rows, read)
+  sums = {
+    "perception": yes_no.mme_sum(scores, yes_no.PERCEPTION),
+    "cognition": yes_no.mme_sum(scores, yes_no.COGNITION),
+  }
+  return Score(sum(sums.values()), "of 2800", sums | scores)
+
+
+def mmbench(answered: Answered, protocol: str) -> Score:
+  """CircularEval in percent: all passes of a question have to be right.
+
+  An answer whose letter cannot be inferred is wrong; no judge is asked.
+  """
+  infer = letters.mmbench_vlmevalkit
+  if protocol == "lmms_eval":
+    infer = letters.mmbench_lmms_eval
+  right: dict[int, dict[int, bool]] = {}
+  first, unknown = {}, 0
+  for sample, text in answered:
+    index = int(sample.id)
+    letter = infer(text, sample.choices)
+    unknown += letter is None
+    question = index % letters.PASS
+    right.setdefault(question, {})[index] = letter == sample.answers[0]
+    if index < letters.PASS:
+      first[question] = (sample, text)
+  asked = [question for question in right if question in first]
+  hits = [float(letters.hits_every_pass(right[q])) for q in asked]
+  vanilla = [float(right[q][q]) for q in asked]
+  parts = {"vanilla": _percent(vanilla), "not inferred": float(unknown)}
+  parts |= _grouped([first[q] for q in asked], hits)
+  return Score(_percent(hits), "%", parts)
+
+
+def mmstar(answered: Answered, protocol: str) -> Score:
+  """Share of right answers (llava), or mean over 18 subjects (lmms_eval)."""
+
+  def right(sample, text):
+    answer = sample.answers[0]
+    if protocol == "llava":
+      return letters.mmstar_official(text, answer)
+    return letters.extracted(text) == answer
+
+  shares = [float(right(sample, text)) for sample, text in answered]
+  parts = _grouped(answered, shares)
+  value = _percent(shares)
+  if protocol == "lmms_eval":
+    subjects = [v for n, v in parts.items() if n.startswith("l2_category: ")]
+    value = statistics.fmean(subjects)
+  return Score(value, "%", parts)
+
+
+def ocrbench(answered: Answered, protocol: str) -> Score:
+  """Hits, of 1000 in the whole benchmark; and those of each type."""
+  narrow, total = protocol == "lmms_eval", 0
+  parts: dict[str, float] = {}
+  for sample, text in answered:
+    hit = texts.ocrbench(
+      text, sample.answers, sample.groups["dataset"], narrow=narrow
+    )
+    kind = f"type: {sample.groups['type']}"
+    parts[kind] = parts.get(kind, 0.0) + hit
+    total += hit
+  return Score(float(total), f"of {len(answered)}", parts)
+
+
+# By benchmark. MM-Vet is scored by a judge: `texts.mmvet` sums its marks up.
+SCORES: dict[str, Callable[[Answered, str], Score]] = {
+  "vqav2": _mean(_vqav2),
+  "gqa": _mean(_gqa),
+  "textvqa": _mean(lambda s, text, _: vqa.textvqa(text, s.answers)),
+  "textvqa_ocr": _mean(lambda s, text, _: vqa.textvqa(text, s.answers)),
+  "pope": pope,
+  "mme": mme,
+  "mmbench": mmbench,
+  "seed": _mean(_seed),
+  "mmstar": mmstar,
+  "ocrbench": ocrbench,
+  "scienceqa": _mean(_scienceqa),
+  "chartqa": _mean(lambda s, t, _: texts.chartqa_relaxed(t, s.answers[0])),
+  "ai2d": _mean(lambda s, text, _: letters.ai2d(text, s.answers[0])),
+  "realworldqa": _mean(
+    lambda s, text, _: letters.realworldqa(text, s.answers[0])
+  ),
+}

@@ -1,0 +1,191 @@
+"""Official files become questions, and rows that cannot be used are told."""
+
+import base64
+import json
+import shutil
+
+import pytest
+
+from eos_jax.data import benchmarks, processors, sources
+from eos_jax.data.benchmarks import prompts
+from tests.data.benchmarks import minis
+
+COUNTS = {
+  "vqav2": 3,
+  "gqa": 2,
+  "textvqa": 2,
+  "textvqa_ocr": 2,
+  "pope": 6,
+  "mme": 6,
+  "mmbench": 4,
+  "seed": 2,
+  "mmstar": 3,
+  "ocrbench": 2,
+  "scienceqa": 2,
+  "chartqa": 3,
+  "ai2d": 2,
+  "realworldqa": 2,
+  "mmvet": 2,
+}
+LEFT_OUT = {
+  "gqa": {"not in the balanced set": 1},
+  "seed": {"it is about a video": 1},
+  "scienceqa": {"it has no picture": 1},
+}
+
+
+def test_every_benchmark_has_a_miniature():
+  assert set(COUNTS) == set(benchmarks.READERS) == set(minis.WRITERS)
+
+
+@pytest.mark.parametrize("protocol", prompts.PROTOCOLS)
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_benchmark_is_read(name, protocol, tmp_path):
+  found = benchmarks.read(name, minis.write(name, tmp_path), protocol)
+  assert len(found.samples) == COUNTS[name] and not found.faults
+  assert dict(found.left_out) == LEFT_OUT.get(name, {})
+  for sample in found.samples:
+    assert processors.open_picture(sample.picture).size == (16, 12)
+    assert sample.prompt and all(sample.answers)
+    assert not sample.choices or name == "mmvet" or sample.answers[0].isupper()
+
+
+def _prompts(name, protocol, folder):
+  found = benchmarks.read(name, minis.write(name, folder), protocol)
+  return [sample.prompt for sample in found.samples]
+
+
+def test_protocols_word_questions_differently(tmp_path):
+  letter = "Answer with the option's letter from the given choices directly."
+  assert _prompts("mmbench", "llava", tmp_path / "a")[1] == (
+    f"A hint.\nAnd this?\nA. red\nB. blue\n{letter}"
+  )
+  assert _prompts("mmbench", "lmms_eval", tmp_path / "a")[1] == (
+    f"A hint. And this? There are several options:\nA. red\nB. blue\n\n{letter}"
+  )
+  assert _prompts("scienceqa", "llava", tmp_path / "b") == [
+    f"Context: {hint}\nQuestion: Which?\nOptions: (A) red (B) blue\n{letter}"
+    for hint in ("N/A", "Look.")
+  ]
+  assert _prompts("textvqa_ocr", "llava", tmp_path / "c")[0] == (
+    "what brand is it?\nReference OCR token: STOP\nAnswer the question using a"
+    " single word or phrase."
+  )
+  assert _prompts("textvqa", "lmms_eval", tmp_path / "c")[0].startswith(
+    "What brand is it?\nAnswer"
+  )
+  assert "yes or no" not in _prompts("mme", "llava", tmp_path / "d")[0]
+
+
+def _change(path, change):
+  value = json.loads(path.read_text(encoding="utf-8"))
+  change(value)
+  path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def _refusal(name, folder):
+  with pytest.raises(sources.DataError) as error:
+    benchmarks.read(name, folder, "llava")
+  return str(error.value)
+
+
+def test_rows_that_cannot_be_used_are_refused_or_set_apart(tmp_path):
+  folder = minis.write("chartqa", tmp_path)
+  rows = [
+    {"imgname": "1.png", "query": "How many?", "label": "10"},
+    {"imgname": "9.png", "query": "How many?", "label": "10"},
+    {"imgname": "1.png", "query": " ", "label": "10"},
+    {"imgname": "1.png", "label": "10"},
+    ["no object"],
+  ]
+  (folder / "test_human.json").write_text(json.dumps(rows), encoding="utf-8")
+  said = _refusal("chartqa", folder).splitlines()
+  assert said[0].startswith("4 rows cannot be used; mend them")
+  assert said[1].startswith("  test_human.json, row 2: the picture ")
+  assert said[2:] == [
+    "  test_human.json, row 3: query is ' '; expected a text",
+    "  test_human.json, row 4: the field 'query' is missing",
+    "  test_human.json, row 5: it is list; expected an object",
+  ]
+  found = benchmarks.read("chartqa", folder, "llava", apart=True)
+  assert [sample.id for sample in found.samples] == ["augmented/1", "human/1"]
+  assert [fault.row for fault in found.faults] == [2, 3, 4, 5]
+
+
+def test_lines_of_json(tmp_path):
+  folder = minis.write("pope", tmp_path)
+  path = folder / "coco_pope_random.json"
+  lines = path.read_text(encoding="utf-8").splitlines()
+  maybe = lines[1].replace('"no"', '"maybe"')
+  text = "\n".join([lines[0], lines[0], "{", maybe])
+  path.write_text(text, encoding="utf-8")
+  said = _refusal("pope", folder)
+  assert "row 2: id 'random/1' is there a second time" in said
+  assert "row 3: no JSON" in said
+  assert "row 4: label is 'maybe'; expected one of yes, no" in said
+
+
+def test_pictures_in_tables(tmp_path):
+  folder = minis.write("mmbench", tmp_path)
+  path = next(folder.glob("*.tsv"))
+  lines = path.read_text(encoding="utf-8").splitlines()
+  cells = [line.split("\t") for line in lines]
+  cells[1][-1] = "no base64!"
+  cells[2][-1] = base64.b64encode(b"no picture").decode()
+  cells[3][cells[0].index("answer")] = "C"
+  cells[4][-1] = "9"
+  text = "\n".join("\t".join(row) for row in cells)
+  path.write_text(text + "\n", encoding="utf-8")
+  said = _refusal("mmbench", folder)
+  assert "row 2: image is no base64" in said
+  assert "row 3: image is no picture" in said
+  assert "row 4: answer is 'C'; expected one of A, B" in said
+  assert "row 5: image names the row 9, which has none" in said
+
+
+def test_later_passes_may_name_the_row_of_their_picture(tmp_path):
+  folder = minis.write("mmbench", tmp_path)
+  path = next(folder.glob("*.tsv"))
+  lines = path.read_text(encoding="utf-8").splitlines()
+  cells = [line.split("\t") for line in lines]
+  cells[3][-1], cells[4][-1] = "3", "4"
+  text = "\n".join("\t".join(row) for row in cells)
+  path.write_text(text + "\n", encoding="utf-8")
+  found = benchmarks.read("mmbench", folder, "llava").samples
+  assert found[2].picture == found[0].picture
+
+
+def test_questions_that_nobody_answered(tmp_path):
+  folder = minis.write("vqav2", tmp_path)
+  path = folder / "v2_mscoco_val2014_annotations.json"
+
+  def change(value):
+    value["annotations"][0]["answers"] = []
+    value["annotations"][1]["question_id"] = 5
+
+  _change(path, change)
+  said = _refusal("vqav2", folder)
+  assert "row 1: answers is empty; expected those of ten people" in said
+  assert "row 2: question_id 71 is not in v2_mscoco_val2014_annot" in said
+
+
+def test_files_that_are_missing_or_of_another_form(tmp_path):
+  assert "has no SEED-Bench.json; give the folder" in _refusal("seed", tmp_path)
+  folder = minis.write("seed", tmp_path / "seed")
+  (folder / "SEED-Bench.json").write_text("{}", encoding="utf-8")
+  assert "expected a list under 'questions'" in _refusal("seed", folder)
+  (folder / "SEED-Bench.json").write_text("{", encoding="utf-8")
+  assert "cannot be read" in _refusal("seed", folder)
+  folder = minis.write("mmstar", tmp_path / "mmstar")
+  (folder / "mmstar.parquet").write_bytes(b"PAR1 and nothing")
+  assert "expected a Parquet table" in _refusal("mmstar", folder)
+  folder = minis.write("gqa", tmp_path / "gqa")
+  shutil.rmtree(folder / "images")
+  assert _refusal("gqa", folder).startswith("2 rows cannot be used")
+
+
+def test_names_that_are_not_known(tmp_path):
+  with pytest.raises(ValueError, match="use one of vqav2, gqa"):
+    benchmarks.read("vqa", tmp_path, "llava")
+  with pytest.raises(ValueError, match="use one of lmms_eval, llava"):
+    benchmarks.read("vqav2", tmp_path, "lmms")
