@@ -1,16 +1,33 @@
-"""Judges one plan: accuracy with standard errors, and cost, beside dense.
+"""Judges plans: accuracy and cost, beside dense and hand-made operators.
 
 `--config=configs/evaluate.py --config.plan=runs/search/plans/16.json` asks the
-whole test split; `:ci` asks a few questions on a small data set, for tests.
+shipped model the whole test split; `:ci` asks a few questions on a small data
+set, for tests.
+
+`:llava_1_5_7b`, `:llava_onevision_7b`, `:qwen2_vl_7b`, `:smolvlm_500m` ask a
+published model benchmarks:
+`--config.model.path=FOLDER --config.data.folder=BENCHMARKS
+--config.data.names="('pope','gqa')" --config.plans="('plans/64.json',)"`.
 """
 
 import ml_collections
 
+# The room for the picture of a question, as in `configs/search.py`.
+PUBLISHED = {
+  "llava_1_5_7b": {"pictures": 1},
+  "llava_onevision_7b": {"pictures": 1, "tiles": (2, 2)},
+  "qwen2_vl_7b": {"pictures": 1, "size": (672, 672)},
+  "smolvlm_500m": {"pictures": 17},
+}
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """Returns the config; `arg` is "" or "ci"."""
+  """Returns the config; `arg` is "", "ci" or one of `PUBLISHED`."""
+  if arg in PUBLISHED:
+    return _published(**PUBLISHED[arg])
   if arg not in ("", "ci"):
-    raise ValueError(f"variant {arg!r} is unknown; use '' or 'ci'")
+    known = ", ".join(("ci", *PUBLISHED))
+    raise ValueError(f"variant {arg!r} is unknown; use '' or one of {known}")
   config = ml_collections.ConfigDict()
   config.task = "evaluate"
   config.plan = ""  # the plan's JSON file
@@ -30,4 +47,32 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   if arg == "ci":
     config.data.suite = "tiny"
     config.evaluation.questions, config.evaluation.batch = 32, 16
+  return config.lock()
+
+
+def _published(pictures, tiles=(), size=()):
+  """A model in the user's folder, and benchmarks in their official files."""
+  config = ml_collections.ConfigDict()
+  config.task = "evaluate_published"
+  config.model = ml_collections.ConfigDict()
+  config.model.path = ""  # folder of the checkpoint, or of a converted one
+  config.model.dtype = "bfloat16"  # "" = that of the checkpoint
+  config.mesh = ()  # devices along data, fsdp and tensor; () = all along data
+
+  config.data = ml_collections.ConfigDict()
+  config.data.folder = ""  # has a folder of each benchmark, by its name
+  config.data.names = ()
+  config.data.protocol = "lmms_eval"  # or "llava": prompts, scores, lengths
+  config.data.style = ""  # of the conversation; "vicuna" for LLaVA-1.5's own
+  config.data.apart = False  # True: set rows that cannot be used apart
+  config.data.count = 0  # of questions of each benchmark; 0 = all
+  config.data.text_length = 512
+  config.data.answer_length = 0  # 0 = the protocol's
+  config.data.pictures, config.data.tiles = pictures, tiles
+  config.data.size = size
+
+  config.plans = ()  # JSON files of plans
+  # Hand-made operators at these layer averages; random, grid and pool join.
+  config.budgets, config.presets = (), ()
+  config.batch, config.seed = 8, 0
   return config.lock()

@@ -4,7 +4,7 @@ The counterparts of `loader.question_batches` and `loader.EvaluationSet` for
 models and data of the user.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -130,34 +130,42 @@ class InstructionSet:
     )
 
   def decode(self, ids: Sequence[int]) -> str:
-    """The text of an answer, up to its end."""
-    ids = list(ids)
-    if self.rows.stop in ids:
-      ids = ids[: ids.index(self.rows.stop)]
-    return self.rows.processor.text.decode(ids).strip()
+    """The text of an answer, up to its end; spaces at its ends go."""
+    return self.rows.decode(ids)
 
-  def batches(self, batch: int) -> Iterator[dict[str, Any]]:
-    """All in order, the last batch filled up.
+  def batches(self, batch: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    """All in order, the last batch filled up; as of `in_order`."""
+    make = lambda place: _row(self.rows, self.items[place])
+    return in_order(make, len(self), batch, start)
 
-    Args:
-      batch: instructions a batch.
 
-    Yields:
-      What `Rows.row` returns with a leading axis B, valid bool `[B]` (False
-      where a row only fills the batch up) and index int32 `[B]`.
+def in_order(
+  make: Callable[[int], dict[str, Any]], count: int, batch: int, start: int
+) -> Iterator[dict[str, Any]]:
+  """A fixed number of rows as batches, the last one filled up.
 
-    Raises:
-      sources.DataError: an instruction or its picture cannot be used.
-    """
-    for start in range(0, len(self), batch):
-      index = np.arange(start, start + batch, dtype=np.int32)
-      valid = index < len(self)
-      index = np.minimum(index, len(self) - 1)
-      # What fills up is not made again.
-      made = {place: _row(self.rows, self.items[place]) for place in set(index)}
-      rows = [made[place] for place in index]
-      whole = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-      yield {**whole, "valid": valid, "index": index}
+  Args:
+    make: the row of a number.
+    count: of all rows.
+    batch: rows a batch.
+    start: number of batches to pass over.
+
+  Yields:
+    What `make` returns with a leading axis B, valid bool `[B]` (False where a
+    row only fills the batch up) and index int32 `[B]`.
+
+  Raises:
+    sources.DataError: a row or its picture cannot be used.
+  """
+  for first in range(start * batch, count, batch):
+    index = np.arange(first, first + batch, dtype=np.int32)
+    valid = index < count
+    index = np.minimum(index, count - 1)
+    # What fills up is not made again.
+    made = {place: make(int(place)) for place in set(index)}
+    rows = [made[place] for place in index]
+    whole = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    yield {**whole, "valid": valid, "index": index}
 
 
 def chosen(

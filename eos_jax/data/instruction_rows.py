@@ -6,6 +6,8 @@ which it stands. A picture in the sense of the model is what its encoder reads
 at once: for SmolVLM every tile is one, with its name in the text before it.
 """
 
+from collections.abc import Sequence
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -58,44 +60,76 @@ class Rows:
       _AROUND[self.processor.style][1]
     )
 
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of an answer, up to its end; spaces at its ends go."""
+    ids = list(ids)
+    if self.stop in ids:
+      ids = ids[: ids.index(self.stop)]
+    return self.processor.text.decode(ids).strip()
+
   def row(self, item: instructions.Instruction) -> dict[str, Any]:
-    """One instruction.
+    """One instruction with its answer.
 
     Args:
       item: what is asked, shown and answered.
 
     Returns:
-      What `rooms.show` gives, and slots int32 `[I]`, T where there is no
-      picture; tokens int32 `[T]`; mask and loss_mask bool `[T]`;
-      prompt_length int32.
+      What `ask` does, with the answer behind the prompt, and loss_mask bool
+      `[T]`, True on the answer and what ends it.
 
     Raises:
-      ValueError: text or pictures do not fit, a picture cannot be read, or the
-        tokenizer joins prompt and answer.
+      ValueError: as by `ask`, or the tokenizer joins prompt and answer.
     """
-    try:
-      return self._row(item)
-    except ValueError as error:
-      raise ValueError(f"instruction {item.name!r}: {error}") from error
+    with _naming(item.name):
+      shown, prompt = self._show(item.question, item.pictures)
+      between, end = _AROUND[self.processor.style]
+      asked, slots = self._split(prompt)
+      ids, _ = self._split(f"{prompt}{between}{item.answer}{end}")
+      if ids[: len(asked)] != asked:
+        raise ValueError(
+          f"the tokenizer joins the end of the prompt and the answer"
+          f" {item.answer!r}; begin the answer with a word"
+        )
+      row = self._filled(shown, ids, slots, len(asked))
+      columns = np.arange(self.text_length)
+      return row | {"loss_mask": row["mask"] & (columns >= len(asked))}
 
-  def _row(self, item):
-    opened = [processors.open_picture(file) for file in item.pictures]
+  def ask(
+    self, name: str, question: str, pictures: Sequence[Any]
+  ) -> dict[str, Any]:
+    """One question without an answer.
+
+    Args:
+      name: of the question, for messages.
+      question: the user's turn, behind the pictures.
+      pictures: files, or the bytes of some.
+
+    Returns:
+      What `rooms.show` gives, and slots int32 `[I]`, T where there is no
+      picture; tokens int32 `[T]`; mask bool `[T]`; prompt_length int32.
+
+    Raises:
+      ValueError: text or pictures do not fit, or a picture cannot be read.
+    """
+    with _naming(name):
+      shown, prompt = self._show(question, pictures)
+      asked, slots = self._split(prompt)
+      return self._filled(shown, asked, slots, len(asked))
+
+  def _show(self, question, pictures):
+    """Arrays of the pictures, and the text up to the answer."""
+    opened = [processors.open_picture(picture) for picture in pictures]
     content = [{"type": "image"} for _ in opened]
-    content.append({"type": "text", "text": item.question})
+    content.append({"type": "text", "text": question})
     prompt = self.processor.prompt([{"role": "user", "content": content}])
-    shown, prompt = rooms.show(self.processor, opened, prompt, self.room)
-    between, end = _AROUND[self.processor.style]
-    asked, slots = self._split(prompt)
-    ids, _ = self._split(f"{prompt}{between}{item.answer}{end}")
-    if ids[: len(asked)] != asked:
-      raise ValueError(
-        f"the tokenizer joins the end of the prompt and the answer"
-        f" {item.answer!r}; begin the answer with a word"
-      )
+    return rooms.show(self.processor, opened, prompt, self.room)
+
+  def _filled(self, shown, ids, slots, prompt_length):
+    """A row, filled up to its room."""
     if len(ids) > self.text_length:
       raise ValueError(
         f"there are {len(ids)} tokens of text, but the text length is"
-        f" {self.text_length}; raise it, or shorten the instruction"
+        f" {self.text_length}; raise it, or shorten the text"
       )
     tokens, mask = text_lib.row(
       ids, self.text_length, pad_id=self.processor.text.pad_id
@@ -106,8 +140,7 @@ class Rows:
       "slots": np.array(slots + [self.text_length] * missing, np.int32),
       "tokens": tokens,
       "mask": mask,
-      "loss_mask": mask & (np.arange(self.text_length) >= len(asked)),
-      "prompt_length": np.int32(len(asked)),
+      "prompt_length": np.int32(prompt_length),
     }
 
   def _split(self, text) -> tuple[list[int], list[int]]:
@@ -127,3 +160,12 @@ class Rows:
       else:
         kept.append(token)
     return kept, slots
+
+
+@contextlib.contextmanager
+def _naming(name):
+  """Says of which instruction or question an error is."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"instruction {name!r}: {error}") from error

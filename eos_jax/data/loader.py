@@ -321,18 +321,21 @@ class EvaluationSet:
       np.int32,
     )
 
-  def batches(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
+  def batches(
+    self, batch: int, start: int = 0
+  ) -> Iterator[dict[str, np.ndarray]]:
     """All questions in order, the last batch filled up.
 
     Args:
       batch: questions a batch.
+      start: number of batches to pass over.
 
     Yields:
       Dicts as of `question_batches`, and valid bool `[B]` (False where a row
       only fills the batch up) and index int32 `[B]` (place in `items`).
     """
-    for start in range(0, len(self), batch):
-      places = np.arange(start, start + batch)
+    for first in range(start * batch, len(self), batch):
+      places = np.arange(first, first + batch)
       valid = places < len(self)
       places = np.minimum(places, len(self) - 1)
       rows, images = [], {}

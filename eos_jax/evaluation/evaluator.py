@@ -82,6 +82,44 @@ class Answers:
   left_at: np.ndarray | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+  """Answers to the questions of a batch.
+
+  Attributes:
+    places: numbers of the questions.
+    texts: the answers.
+    lengths: tokens of the prompts behind the picture.
+    fates: arrays of `Answers`, or None where pictures are not drawn.
+  """
+
+  places: tuple[int, ...]
+  texts: tuple[str, ...]
+  lengths: tuple[int, ...]
+  fates: list[np.ndarray] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  """Questions on the devices.
+
+  Attributes:
+    asked: the texts, and which picture each has.
+    pictures: each once.
+    places: numbers of the questions.
+    valid: which rows are real.
+    noise: random key.
+    seen: pictures as encoded without a plan.
+  """
+
+  asked: dict[str, Any]
+  pictures: dict[str, Any]
+  places: np.ndarray
+  valid: np.ndarray
+  noise: jax.Array
+  seen: models.Seen
+
+
 class Questions(Protocol):
   """A fixed list of questions with pictures.
 
@@ -101,8 +139,8 @@ class Questions(Protocol):
   stop: tuple[int, ...]
   drawn: bool
 
-  def batches(self, batch: int) -> Iterator[dict[str, Any]]:
-    """All in order, as `models.inputs` wants them.
+  def batches(self, batch: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    """All in order from the `start`-th batch on, as `models.inputs` wants them.
 
     Beside that index int32 `[B]`, and valid bool `[B]`, False where a row only
     fills the last batch up.
@@ -158,19 +196,19 @@ class Evaluator:
     self._kept: list[Any] | None = None
     self._lengths: dict[int, int] = {}
 
-  def _batches(self):
-    """Batch, pictures, which rows are real, noise and pictures as encoded.
+  def _batches(self, start):
+    """Batches from the `start`-th on, with their pictures as encoded.
 
     Read and encoded once, where all of it may stay on the devices.
     """
     if self._kept is not None:
-      yield from self._kept
+      yield from self._kept[start:]
       return
     questions, batch = self._questions, self._batch
     slots = _slots(questions.pictures, batch, self._placement)
     count = -(-len(questions.pictures) // batch)
     kept: list[Any] | None = []
-    for number, raw in enumerate(questions.batches(batch)):
+    for number, raw in enumerate(questions.batches(batch, start), start):
       valid, index = np.asarray(raw.pop("valid")), raw.pop("index")
       lengths = raw["prompt_length"].tolist()
       self._lengths |= dict(zip(index.tolist(), lengths, strict=True))
@@ -185,13 +223,19 @@ class Evaluator:
       )
       noise = jax.random.fold_in(self._key, number)
       seen = self._see(self._params, pictures, noise, plan=None)
-      whole = (asked, pictures, valid, noise, seen)
+      whole = _Batch(asked, pictures, index[valid], valid, noise, seen)
       if kept is not None:
         kept.append(whole)
         if not models.inputs.worth_keeping((asked, pictures, seen), count):
           kept = None
       yield whole
-    self._kept = kept
+    self._kept = None if start else kept
+
+  def with_questions(self, questions: Questions) -> "Evaluator":
+    """Other questions to the same model; shares programs of the same shapes."""
+    other = copy.copy(self)
+    other._questions, other._kept, other._lengths = questions, None, {}
+    return other
 
   def with_params(self, params: Any) -> "Evaluator":
     """The same questions to a model with other parameters; shares programs."""
@@ -230,26 +274,47 @@ class Evaluator:
     """The questions that are asked."""
     return self._questions
 
-  def predict(self, plan: ops.ReductionPlan | None) -> Answers:
-    """Greedy answers to all questions (None: by the dense model)."""
+  def told(
+    self, plan: ops.ReductionPlan | None, start: int = 0
+  ) -> Iterator[Told]:
+    """Greedy answers, batch after batch.
+
+    Args:
+      plan: None = the dense model.
+      start: number of batches to pass over, whose answers are known.
+    """
     names = [site.site for site in plan.sites] if plan else []
     in_encoder = any(name.startswith("vision.") for name in names)
     later = _later_sites(plan)
-    predictions, fates = [], []
-    for batch, pictures, valid, noise, seen in self._batches():
+    for batch in self._batches(start):
+      seen = batch.seen
       if in_encoder:
-        seen = self._see(self._params, pictures, noise, plan=plan)
-      seen = self._spread(seen, batch["rows"])
+        seen = self._see(self._params, batch.pictures, batch.noise, plan=plan)
+      seen = self._spread(seen, batch.asked["rows"])
       if "decoder.0" in names:
-        seen = self._reduce(self._params, seen, batch, plan=plan)
-      ids, found = self._answer(self._params, seen, batch, plan=later)
-      predictions += [
-        self._questions.decode(row.tolist()) for row in np.asarray(ids)[valid]
+        seen = self._reduce(self._params, seen, batch.asked, plan=plan)
+      ids, fates = self._answer(self._params, seen, batch.asked, plan=later)
+      told = [
+        self._questions.decode(row.tolist())
+        for row in np.asarray(ids)[batch.valid]
       ]
-      if found is not None:
-        fates.append([np.asarray(x)[valid] for x in found])
-    whole = map(np.concatenate, zip(*fates, strict=True))
-    return Answers(predictions, *whole)
+      if fates is not None:
+        fates = [np.asarray(x)[batch.valid] for x in fates]
+      yield Told(
+        tuple(batch.places.tolist()),
+        tuple(told),
+        tuple(self._lengths[place] for place in batch.places.tolist()),
+        fates,
+      )
+
+  def predict(self, plan: ops.ReductionPlan | None) -> Answers:
+    """Greedy answers to all questions (None: by the dense model)."""
+    told = list(self.told(plan))
+    texts = [text for batch in told for text in batch.texts]
+    if not self._questions.drawn:
+      return Answers(texts)
+    fates = zip(*(batch.fates for batch in told), strict=True)
+    return Answers(texts, *map(np.concatenate, fates))
 
   def evaluate(
     self, name: str, limit: float | None, plan: ops.ReductionPlan | None

@@ -12,6 +12,7 @@ from eos_jax.tasks import (
   benchmark,
   convert,
   evaluate,
+  evaluate_published,
   finetune,
   pretrain,
   report,
@@ -19,6 +20,7 @@ from eos_jax.tasks import (
 )
 from eos_jax.training import (
   benchmark_settings,
+  evaluate_settings,
   model_settings,
   search_settings,
   settings,
@@ -49,6 +51,11 @@ TASKS = {
   ),
   "convert": Task(model_settings.ConvertJob, convert.run, convert.check),
   "evaluate": Task(settings.EvaluateJob, evaluate.run, evaluate.check),
+  "evaluate_published": Task(
+    evaluate_settings.EvaluatePublishedJob,
+    evaluate_published.run,
+    evaluate_published.check,
+  ),
   "finetune": Task(settings.FinetuneJob, finetune.run, finetune.check),
   "pretrain": Task(settings.PretrainSettings, pretrain.run),
   "report": Task(settings.ReportJob, report.run, reads="search"),

@@ -11,10 +11,25 @@ from typing import Any
 
 PROTOCOLS = ("lmms_eval", "llava")
 
+# Most tokens of an answer: for all benchmarks, and for those with another.
+_LENGTHS = {
+  "llava": (128, {"mmbench": 1024, "scienceqa": 1024, "mmvet": 1024}),
+  "lmms_eval": (
+    16,
+    {"pope": 128, "ocrbench": 128, "mmbench": 1024, "mmvet": 1024},
+  ),
+}
+
 SHORT = "\nAnswer the question using a single word or phrase."
 WORD = "\nAnswer the question with a single word."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 _YES_NO = " Please answer yes or no."
+
+
+def answer_length(benchmark: str, protocol: str) -> int:
+  """Most tokens of an answer, as a protocol has it."""
+  most, others = _LENGTHS[protocol]
+  return others.get(benchmark, most)
 
 
 def listed(choices: Sequence[str]) -> str:

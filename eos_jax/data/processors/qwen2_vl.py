@@ -216,7 +216,7 @@ def fitting(
     scale = min(most / edge for edge, most in zip(size, room, strict=True))
     # One more, so that an edge that fills the room is not rounded down.
     area = math.ceil(size[0] * size[1] * scale**2) + 1
-    area = min(area, found[0] * found[1] - 1)
+    area = min(area, found[0] * found[1] - 1, settings.most - 1)
     least = min(settings.least, area)
     settings = dataclasses.replace(settings, most=area, least=least)
 

@@ -1,0 +1,79 @@
+"""The questions of a benchmark as batches for a published model."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+from jaxtyping import Int32
+import numpy as np
+
+from eos_jax.data import instruction_batches, instruction_rows, sources
+from eos_jax.data.benchmarks.samples import Sample
+from eos_jax.data.questions import Question
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSet:
+  """Questions in the order of the files.
+
+  Attributes:
+    name: of the benchmark.
+    samples: the questions.
+    rows: makes rows of them.
+  """
+
+  name: str
+  samples: tuple[Sample, ...]
+  rows: instruction_rows.Rows
+
+  def __len__(self) -> int:
+    return len(self.samples)
+
+  @property
+  def questions(self) -> tuple[Question, ...]:
+    """The questions, each with the first of its answers."""
+    return tuple(
+      Question(sample.prompt, sample.answers[0], self.name)
+      for sample in self.samples
+    )
+
+  @property
+  def answers(self) -> tuple[str, ...]:
+    """The first answer of each."""
+    return tuple(sample.answers[0] for sample in self.samples)
+
+  @functools.cached_property
+  def pictures(self) -> Int32[np.ndarray, "samples"]:
+    """Numbers of the pictures; neighbours may share one."""
+    numbers, before = [], None
+    for sample in self.samples:
+      same = sample.picture == before
+      numbers.append((numbers[-1] if numbers else -1) + (not same))
+      before = sample.picture
+    return np.array(numbers, np.int32)
+
+  @property
+  def stop(self) -> tuple[int, ...]:
+    """Ids that end an answer."""
+    return (self.rows.stop,)
+
+  @property
+  def drawn(self) -> bool:
+    """Plans are not drawn on these pictures."""
+    return False
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of an answer, up to its end; spaces at its ends go."""
+    return self.rows.decode(ids)
+
+  def batches(self, batch: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    """All in order; as of `instruction_batches.in_order`."""
+    return instruction_batches.in_order(self._row, len(self), batch, start)
+
+  def _row(self, place):
+    sample = self.samples[place]
+    try:
+      return self.rows.ask(sample.id, sample.prompt, (sample.picture,))
+    except ValueError as error:
+      raise sources.DataError(f"{self.name}, {error}") from error

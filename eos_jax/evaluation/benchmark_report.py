@@ -1,0 +1,149 @@
+"""A model on benchmarks, dense and under plans, as tables for people."""
+
+from collections.abc import Mapping, Sequence
+import csv
+import dataclasses
+import html
+import io
+import statistics
+from typing import Any
+
+# Benchmarks that say little of vision, and why; they do not count in means.
+APART = {
+  "scienceqa": "a model without the picture answers most of it",
+  "textvqa_ocr": "the words of the picture are in the prompt",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """A model under a plan.
+
+  Attributes:
+    name: of the plan, or "dense".
+    layer_average: visual tokens, mean over decoder layers.
+    final: visual tokens after the last site.
+    flops: of a prefill with a prompt of mean length and one picture.
+    kv_bytes: of the cache behind it.
+    scores: of each benchmark, as of `scoring.benchmarks.Score`.
+    reason: why there is no such plan, else "".
+  """
+
+  name: str
+  layer_average: float = float("nan")
+  final: int = 0
+  flops: int = 0
+  kv_bytes: int = 0
+  scores: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  reason: str = ""
+
+
+def counted(names: Sequence[str], dense: Line) -> list[str]:
+  """The benchmarks that the mean is over: scored, not apart, not 0 dense."""
+  return [
+    name
+    for name in names
+    if name not in APART and name in dense.scores and dense.scores[name].value
+  ]
+
+
+def share_of_dense(line: Line, dense: Line, names: Sequence[str]) -> float:
+  """Mean of a plan's scores, each in percent of the dense model's."""
+  ratios = [
+    100 * line.scores[name].value / dense.scores[name].value for name in names
+  ]
+  return statistics.fmean(ratios) if ratios else float("nan")
+
+
+def rows(lines: Sequence[Line], names: Sequence[str]) -> list[list[str]]:
+  """The table as texts, the head first; `lines` begin with dense."""
+  dense = lines[0]
+  whole = counted(names, dense)
+  head = ["plan", "tokens", "final", "TFLOPs", "KV MiB", *names]
+  table = [[*head, "% of dense"]]
+  for line in lines:
+    if line.reason:
+      table.append([line.name, line.reason, *[""] * (len(head) - 1)])
+      continue
+    scores = [
+      f"{line.scores[name].value:.2f}" if name in line.scores else "-"
+      for name in names
+    ]
+    table.append(
+      [
+        line.name,
+        f"{line.layer_average:.1f}",
+        str(line.final),
+        f"{line.flops / 1e12:.4g}",
+        f"{line.kv_bytes / 2**20:.4g}",
+        *scores,
+        f"{share_of_dense(line, dense, whole):.1f}",
+      ]
+    )
+  return table
+
+
+def notes(
+  lines: Sequence[Line], names: Sequence[str], protocol: str
+) -> list[str]:
+  """What has to be known to read the table."""
+  whole = counted(names, lines[0])
+  found = [
+    f"Protocol {protocol}: numbers of another one are not comparable.",
+    "Tokens: visual ones, mean over decoder layers; of one picture, as FLOPs of"
+    " a prefill and the cache are.",
+    f"% of dense: mean over {', '.join(whole) or 'no benchmark'}.",
+  ]
+  found += [
+    f"{name} is not in it: {why}."
+    for name, why in APART.items()
+    if name in names
+  ]
+  units = {
+    name: score.unit
+    for line in lines
+    for name, score in line.scores.items()
+    if score.unit != "%"
+  }
+  found += [f"{name} is {unit}." for name, unit in units.items()]
+  return found
+
+
+def as_markdown(table: list[list[str]], lines: list[str]) -> str:
+  """The table and its notes."""
+  head, *body = table
+  parts = [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
+  parts += [_row(cells) for cells in body]
+  return "\n".join([*parts, "", *(f"- {line}" for line in lines), ""])
+
+
+def _row(cells):
+  return f"| {' | '.join(cells)} |"
+
+
+def as_csv(table: list[list[str]]) -> str:
+  """The table alone."""
+  file = io.StringIO()
+  csv.writer(file, lineterminator="\n").writerows(table)
+  return file.getvalue()
+
+
+def as_html(title: str, table: list[list[str]], lines: list[str]) -> str:
+  """A page that needs nothing else."""
+
+  def cells(row, tag):
+    return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+
+  head, *body = table
+  lined = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in body)
+  said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+  return (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    f"<title>{html.escape(title)}</title><style>"
+    "body{font:16px/1.5 system-ui,sans-serif;margin:24px auto;max-width:1080px}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "td,th{padding:3px 10px;text-align:right;border-bottom:1px solid #e4e4e4}"
+    "td:first-child,th:first-child{text-align:left}</style></head><body>"
+    f"<h1>{html.escape(title)}</h1><table><thead><tr>{cells(head, 'th')}</tr>"
+    f"</thead><tbody>{lined}</tbody></table><ul>{said}</ul></body></html>\n"
+  )

@@ -1,0 +1,188 @@
+"""A published model on benchmarks, from files on disk."""
+
+import json
+import runpy
+import signal
+import subprocess
+import time
+
+import pytest
+
+from eos_jax import main, ops, tasks
+from eos_jax.data import benchmarks
+from eos_jax.evaluation import evaluator
+from eos_jax.evaluation.scoring import benchmarks as scoring
+from tests import command
+from tests.data.benchmarks import minis
+from tests.models import tiny_families
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+  """A tiny LLaVA-1.5, all benchmarks in small, and a plan."""
+  root = tmp_path_factory.mktemp("files")
+  model = tiny_families.write("llava_1_5", root / "model")
+  for name in minis.WRITERS:
+    minis.write(name, root / "benchmarks" / name)
+  plan = ops.ReductionPlan(
+    "mine",
+    "llava_1_5",
+    16,
+    3,
+    (ops.PlannedSite("decoder.1", 5, ops.presets.MERGE),),
+  )
+  (root / "mine.json").write_text(plan.to_json(), encoding="utf-8")
+  return {
+    "model.path": model,
+    "data.folder": root / "benchmarks",
+    "plans": (str(root / "mine.json"),),
+  }
+
+
+def _config(files, **changes):
+  path = command.ROOT / "configs" / "evaluate.py"
+  config = runpy.run_path(path)["get_config"]("llava_1_5_7b").to_dict()
+  assert config.pop("task") == "evaluate_published"
+  given = files | {"model.dtype": "float32", "data.answer_length": 3}
+  for name, value in (given | changes).items():
+    *groups, field = name.split(".")
+    inner = config
+    for group in groups:
+      inner = inner[group]
+    assert field in inner, name
+    inner[field] = value if isinstance(value, tuple | int) else str(value)
+  return config
+
+
+def _run(files, out, **changes):
+  tasks.run("evaluate_published", _config(files, **changes), out)
+  text = (out / "results.json").read_text(encoding="utf-8")
+  return json.loads(text)
+
+
+def test_two_benchmarks_under_a_plan(files, tmp_path, capsys, monkeypatch):
+  names = {"data.names": ("chartqa", "scienceqa")}
+  out = tmp_path / "out"
+  results = _run(files, out, **names, budgets=(4.0,))
+  lines = {line["name"]: line for line in results["lines"]}
+  assert list(lines) == ["dense", "mine", "random@4", "grid@4", "pool@4"]
+  assert lines["mine"]["layer_average"] == pytest.approx((16 + 5 + 5) / 3)
+  assert lines["grid@4"]["final"] == 4
+  said = capsys.readouterr().out
+  assert "scienceqa is not in it: a model without the picture" in said
+  assert "scienceqa: 2 questions, 1 left out: it has no picture" in said
+  # The scores are those of the answers that were written down.
+  folder = files["data.folder"] / "chartqa"
+  samples = benchmarks.read("chartqa", folder, "lmms_eval").samples
+  path = out / "predictions" / "mine" / "chartqa.jsonl"
+  told = path.read_text(encoding="utf-8").splitlines()[1:]
+  told = [json.loads(line) for line in told]
+  assert [line["id"] for line in told] == [sample.id for sample in samples]
+  pairs = list(zip(samples, (line["text"] for line in told), strict=True))
+  score = scoring.SCORES["chartqa"](pairs, "lmms_eval")
+  assert lines["mine"]["scores"]["chartqa"]["value"] == score.value
+  assert (out / "report.html").exists() and (out / "table.csv").exists()
+  # What is known is not asked again.
+  monkeypatch.setattr(evaluator.Evaluator, "told", None)
+  assert _run(files, out, **names, budgets=(4.0,)) == results
+
+
+def test_other_circumstances_are_refused(files, tmp_path):
+  out = tmp_path / "out"
+  _run(files, out, **{"data.names": ("ai2d",)}, plans=())
+  path = out / "predictions" / "dense" / "ai2d.jsonl"
+  text = path.read_text(encoding="utf-8").replace("weights", "others")
+  path.write_text(text, encoding="utf-8")
+  with pytest.raises(main.EXPECTED, match="under other circumstances: others"):
+    _run(files, out, **{"data.names": ("ai2d",)}, plans=())
+
+
+def test_what_does_not_fit_is_told_at_once(files, tmp_path):
+  with pytest.raises(main.EXPECTED) as error:
+    _run(
+      files,
+      tmp_path / "out",
+      **{"data.names": ("pope", "seed"), "data.folder": tmp_path},
+      batch=7,
+    )
+  said = str(error.value)
+  assert "config.data.folder, pope: " in said and "coco_pope_*.json" in said
+  assert "config.data.folder, seed: " in said
+  assert "config.batch: batch size 7" in said
+  with pytest.raises(main.EXPECTED, match="names has 'popes'; did you mean"):
+    _run(files, tmp_path / "out", **{"data.names": ("popes",)})
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("protocol", benchmarks.prompts.PROTOCOLS)
+def test_every_benchmark_by_the_command_line(protocol, files, tmp_path):
+  names = tuple(minis.WRITERS)
+  args = [
+    f"--config.{name}={value!r}"
+    if isinstance(value, tuple)
+    else f"--config.{name}={value}"
+    for name, value in {
+      **files,
+      "model.dtype": "float32",
+      "data.answer_length": 3,
+      "data.names": names,
+      "data.protocol": protocol,
+    }.items()
+  ]
+  out = tmp_path / "out"
+  done = command.run(out, *args, config="evaluate:llava_1_5_7b")
+  assert done.returncode == 0, done.stderr[-3000:]
+  text = (out / "results.json").read_text(encoding="utf-8")
+  for line in json.loads(text)["lines"]:
+    assert set(line["scores"]) == set(names) - {"mmvet"}
+  made = {path.stem for path in (out / "submissions" / "mine").iterdir()}
+  assert made == {"vqav2", "textvqa", "gqa", "seed", "mmvet"}
+
+
+@pytest.mark.full
+def test_one_that_is_killed_goes_on(files, tmp_path):
+  root = tmp_path / "many"
+  minis.write("chartqa", root / "chartqa")
+  rows = [
+    {"imgname": "1.png", "query": f"How many {n}?", "label": str(n)}
+    for n in range(400)
+  ]
+  path = root / "chartqa" / "test_human.json"
+  path.write_text(json.dumps(rows), encoding="utf-8")
+  args = [
+    f"--config.model.path={files['model.path']}",
+    f"--config.data.folder={root}",
+    "--config.data.names=('chartqa',)",
+    "--config.data.answer_length=3",
+    "--config.model.dtype=float32",
+    "--config.batch=4",
+  ]
+  whole = tmp_path / "whole"
+  config = "evaluate:llava_1_5_7b"
+  done = command.run(whole, *args, config=config)
+  assert done.returncode == 0, done.stderr[-3000:]
+  out = tmp_path / "out"
+  made = command.options(out, *args, config=config)
+  file = out / "predictions" / "dense" / "chartqa.jsonl"
+  process = subprocess.Popen(**made, stdout=subprocess.DEVNULL)
+  while process.poll() is None and (
+    not file.exists() or file.read_text(encoding="utf-8").count("\n") < 20
+  ):
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  before = file.read_text(encoding="utf-8").splitlines()
+  assert 20 <= len(before) < 402
+  done = command.run(out, *args, config=config)
+  assert done.returncode == 0, done.stderr[-3000:]
+  after = file.read_text(encoding="utf-8").splitlines()
+  kept = 1 + (len(before) - 1) // 4 * 4
+  assert after[:kept] == before[:kept]
+  same = whole / "predictions" / "dense" / "chartqa.jsonl"
+  assert after == same.read_text(encoding="utf-8").splitlines()
+  results = [
+    (folder / "results.json").read_text(encoding="utf-8")
+    for folder in (whole, out)
+  ]
+  assert results[0] == results[1]
