@@ -6,7 +6,7 @@ import pathlib
 from eos_jax import cost, models
 from eos_jax.data import loader
 from eos_jax.tasks import common, comparison, messages
-from eos_jax.training import finetune, settings
+from eos_jax.training import finetune, partition, settings
 
 TRAINED = "finetuned"
 
@@ -18,11 +18,12 @@ def check(job: settings.FinetuneJob) -> None:
   common.read_weights(cfg, job.weights_path)
   faults = common.split_faults(job.data, "train", "finetuning")
   faults += common.batch_faults(
+    partition.make_mesh(),
     {
       "batch": job.batch,
       "check_batch": job.check_batch,
       "evaluation.batch": job.evaluation.batch,
-    }
+    },
   )
   if faults:
     raise settings.ConfigError(faults)

@@ -13,7 +13,7 @@ import numpy as np
 from eos_jax import files, models
 from eos_jax.data import generator, language_only, sources
 from eos_jax.tasks import common, messages
-from eos_jax.training import pretrain, settings
+from eos_jax.training import partition, pretrain, settings
 
 
 def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
@@ -23,10 +23,11 @@ def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
   shapes = jax.eval_shape(
     functools.partial(models.init, cfg), jax.random.key(0)
   )
-  pixels = 3 * math.prod(cfg.vision.size)
+  mesh = partition.make_mesh()
+  batch_bytes = job.vision.batch * 3 * math.prod(cfg.vision.size)
   print(
     f"parameters: {messages.count_parameters(shapes)} (trained)",
-    messages.mesh_line(shapes, job.vision.batch * pixels),
+    messages.mesh_line(mesh, shapes, batch_bytes),
     messages.data_line(train),
     ", ".join(f"{name} {getattr(job, name).steps}" for name in pretrain.STAGES)
     + " steps",

@@ -296,7 +296,11 @@ def initial_state(
 ) -> search.SearchState:
   """State before the first step of a budget: fresh optimiser, multiplier 0."""
   if problem.settings.trains_model and model is None:
-    model = {name: problem.params[name] for name in TRAINED}
+    # Copies: steps take over the memory of their state, and the unreduced
+    # model is needed as it was.
+    model = {
+      name: jax.tree.map(jnp.array, problem.params[name]) for name in TRAINED
+    }
   return search.init_state(
     policy,
     constraints=problem.constraints(limit),
