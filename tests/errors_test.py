@@ -87,8 +87,8 @@ def test_all_impossible_values_are_listed(tmp_path):
     ),
     (
       "search:big",
-      "configs/search.py:big: variant 'big' is unknown; use '',"
-      " 'tiny', 'family' or 'ci'",
+      "configs/search.py:big: variant 'big' is unknown; use '' or one of tiny,"
+      " family, ci, llava_1_5_7b, llava_onevision_7b, qwen2_vl_7b, smolvlm_500m",
     ),
   ],
   ids=["file", "variant"],
@@ -101,7 +101,7 @@ def test_unknown_configs(tmp_path, config, reason):
 def test_unknown_tasks(tmp_path):
   assert command.error(tmp_path / "w", "--config.task=dance") == (
     "error: config.task is 'dance'; use one of benchmark, convert, evaluate,"
-    " finetune, pretrain, report, search"
+    " evaluate_published, finetune, pretrain, report, search, search_published"
   )
 
 

@@ -67,7 +67,7 @@ def test_text_in_front_of_the_picture_is_a_longer_prefix(cfg, plan):
 
 @pytest.mark.parametrize(
   "cfg",
-  [pytest.param(CFG, marks=pytest.mark.full), AXES],
+  [CFG, pytest.param(AXES, marks=pytest.mark.full)],
   ids=["one axis", "three axes"],
 )
 def test_a_sample_without_a_picture_is_text_alone(cfg):

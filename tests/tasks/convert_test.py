@@ -77,6 +77,7 @@ def test_a_finished_folder_that_was_changed_is_told(source, tmp_path):
   ]
 
 
+@pytest.mark.full
 def test_one_that_was_stopped_is_done_again(source, tmp_path, monkeypatch):
   out = tmp_path / "out"
 

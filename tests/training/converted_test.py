@@ -123,7 +123,7 @@ def test_what_an_earlier_conversion_left_is_replaced(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patched:
-    patched.setattr(converted, "_sums", stop)  # the last but one thing done
+    patched.setattr(converted, "sums", stop)  # the last but one thing done
     with pytest.raises(KeyboardInterrupt):
       converted.save(folder, written[0], twice)
   assert (folder / converted.PARAMETERS).exists()
@@ -214,14 +214,14 @@ def test_sums_tell_places_and_values_however_an_array_is_cut():
   place = jax.sharding.NamedSharding(
     _mesh(1, 4, 2), jax.sharding.PartitionSpec("fsdp", "tensor")
   )
-  sums = converted._sums(
+  sums = converted.sums(
     {
       "value": value,
       "turned": value[::-1],
       "changed": value.at[7, 11, 3].multiply(-1),
     }
   )
-  cut = converted._sums({"value": jax.device_put(value, place)})
+  cut = converted.sums({"value": jax.device_put(value, place)})
   bits = np.asarray(value).view(np.uint16).astype(np.uint64).ravel()
   by_hand = (bits * (2 * np.arange(bits.size, dtype=np.uint64) + 1)).sum()
   assert sums["value"] == cut["value"] == by_hand % 2**32

@@ -451,6 +451,7 @@ def test_absent_pictures_count_for_nothing():
   np.testing.assert_allclose(measured(alone)[1], measured(only)[1], rtol=1e-5)
 
 
+@pytest.mark.full
 def test_a_step_moves_the_policy_by_several_pictures_a_row():
   problem = _problem(sites=ONE)
   state = search_lib.first_state(problem)

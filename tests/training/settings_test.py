@@ -91,10 +91,10 @@ def test_every_fault_is_listed_at_once():
     == """\
 the config has faults:
   config.learning_rat is unknown; did you mean 'learning_rate'?
-  config.data.suite is 'heldout'; did you mean 'held_out'?
   config.budgets must be a tuple, got 48
   config.steps must be int, got 'ten' (str)
   config.learning_rate is missing
+  config.data.suite is 'heldout'; did you mean 'held_out'?
   config.evaluation.batch is 0; use 1 or more
   config.evaluation.presets has 'tomme'; did you mean 'tome'?"""
   )
