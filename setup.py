@@ -45,6 +45,8 @@ _REQUIRES = [
   # Charts of the rendered suite and figures of the reports.
   "matplotlib>=3.9,<4",
   "tqdm>=4.66,<5",
+  # The sheet that MMBench's server wants.
+  "openpyxl>=3.1,<4",
   # Benchmarks that are published as Parquet tables; a dependency of
   # tensorflow-datasets too.
   "pyarrow>=15",
@@ -95,6 +97,7 @@ setuptools.setup(
     "eos_jax": [
       "data/*.json",
       "data/*.md",
+      "evaluation/*.json",
       "models/plans/*.json",
       "models/weights/*",
       "ops/*.json",

@@ -14,7 +14,7 @@ import ml_collections
 
 # The room for the picture of a question, as in `configs/search.py`.
 PUBLISHED = {
-  "llava_1_5_7b": {"pictures": 1},
+  "llava_1_5_7b": {"pictures": 1, "style": "vicuna", "aspect": "pad"},
   "llava_onevision_7b": {"pictures": 1, "tiles": (2, 2)},
   "qwen2_vl_7b": {"pictures": 1, "size": (672, 672)},
   "smolvlm_500m": {"pictures": 17},
@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def _published(pictures, tiles=(), size=()):
+def _published(pictures, tiles=(), size=(), style="", aspect=""):
   """A model in the user's folder, and benchmarks in their official files."""
   config = ml_collections.ConfigDict()
   config.task = "evaluate_published"
@@ -63,7 +63,9 @@ def _published(pictures, tiles=(), size=()):
   config.data.folder = ""  # has a folder of each benchmark, by its name
   config.data.names = ()
   config.data.protocol = "lmms_eval"  # or "llava": prompts, scores, lengths
-  config.data.style = ""  # of the conversation; "vicuna" for LLaVA-1.5's own
+  # Conversation and squares of LLaVA-1.5 as its authors have them; "" = as the
+  # folder has them.
+  config.data.style, config.data.aspect = style, aspect
   config.data.apart = False  # True: set rows that cannot be used apart
   config.data.count = 0  # of questions of each benchmark; 0 = all
   config.data.text_length = 512
@@ -72,7 +74,8 @@ def _published(pictures, tiles=(), size=()):
   config.data.size = size
 
   config.plans = ()  # JSON files of plans
-  # Hand-made operators at these layer averages; random, grid and pool join.
+  # Random selection, a grid and pooling stand beside at these layer averages,
+  # () = those of the plans; and further hand-made operators.
   config.budgets, config.presets = (), ()
   config.batch, config.seed = 8, 0
   return config.lock()

@@ -172,6 +172,7 @@ def _published(config, budgets, pictures, tiles=(), size=()):
   config.data = ml_collections.ConfigDict()
   config.data.path = ""  # LLaVA's instruction JSON
   config.data.images = ""  # folder of its pictures; "" = that of the JSON file
+  config.data.apart = False  # True: set entries that cannot be used apart
   # Shares of the pictures. The policy is searched on validation and judged on
   # test; train is for mode = "joint" and "bilevel".
   config.data.train, config.data.validation = 0.0, 0.8

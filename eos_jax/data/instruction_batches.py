@@ -7,6 +7,7 @@ models and data of the user.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import os
 from typing import Any
 
 import grain
@@ -19,6 +20,8 @@ from eos_jax.data.questions import Question
 
 # Instructions have no kinds: all of them are one task.
 TASK = "instructions"
+# That read and preprocess pictures.
+THREADS = min(8, os.cpu_count() or 1)
 
 
 class _Source:
@@ -76,7 +79,11 @@ def batches(
   if beside is not None:
     dataset = grain.experimental.ZipMapDataset(streams)
   return loader.iterate(
-    dataset, batch, process_index=process_index, process_count=process_count
+    dataset,
+    batch,
+    process_index=process_index,
+    process_count=process_count,
+    threads=THREADS,
   )
 
 
@@ -144,8 +151,10 @@ def in_order(
 ) -> Iterator[dict[str, Any]]:
   """A fixed number of rows as batches, the last one filled up.
 
+  Rows are made by several threads, up to two batches ahead.
+
   Args:
-    make: the row of a number.
+    make: the row of a number; called by several threads.
     count: of all rows.
     batch: rows a batch.
     start: number of batches to pass over.
@@ -157,15 +166,20 @@ def in_order(
   Raises:
     sources.DataError: a row or its picture cannot be used.
   """
-  for first in range(start * batch, count, batch):
-    index = np.arange(first, first + batch, dtype=np.int32)
+  first = start * batch
+  # What fills up is not made again.
+  rows = iter(
+    grain.MapDataset.range(first, count)
+    .map(lambda place: make(int(place)))
+    .to_iter_dataset(grain.ReadOptions(THREADS, prefetch_buffer_size=2 * batch))
+  )
+  for start in range(first, count, batch):
+    index = np.arange(start, start + batch, dtype=np.int32)
     valid = index < count
-    index = np.minimum(index, count - 1)
-    # What fills up is not made again.
-    made = {place: make(int(place)) for place in set(index)}
-    rows = [made[place] for place in index]
-    whole = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    yield {**whole, "valid": valid, "index": index}
+    made = [next(rows) for _ in range(valid.sum())]
+    made += made[-1:] * (batch - len(made))
+    whole = jax.tree.map(lambda *leaves: np.stack(leaves), *made)
+    yield {**whole, "valid": valid, "index": np.minimum(index, count - 1)}
 
 
 def chosen(

@@ -16,14 +16,14 @@ import numpy as np
 from eos_jax.data import instructions, processors, rooms
 from eos_jax.data.processors import text as text_lib
 
-# What stands between prompt and answer, and what ends the answer, by the style
-# of the conversation.
+# What stands between prompt and answer, what ends the answer, and what follows
+# where there is another turn, by the style of the conversation.
 _AROUND = {
-  "llava": (" ", "</s>"),
-  "vicuna": (" ", "</s>"),
-  "onevision": ("", "<|im_end|>"),
-  "qwen2_vl": ("", "<|im_end|>"),
-  "smolvlm": (" ", "<end_of_utterance>"),
+  "llava": (" ", "</s>", ""),
+  "vicuna": (" ", "</s>", ""),
+  "onevision": ("", "<|im_end|>", ""),
+  "qwen2_vl": ("", "<|im_end|>", "\n"),
+  "smolvlm": (" ", "<end_of_utterance>", "\n"),
 }
 
 
@@ -68,31 +68,55 @@ class Rows:
     return self.processor.text.decode(ids).strip()
 
   def row(self, item: instructions.Instruction) -> dict[str, Any]:
-    """One instruction with its answer.
+    """One instruction with its answers.
+
+    As in LLaVA's trainer, all turns are one text, each answer and what ends it
+    counts in the loss, and what has no room behind the first prompt is cut off.
 
     Args:
       item: what is asked, shown and answered.
 
     Returns:
-      What `ask` does, with the answer behind the prompt, and loss_mask bool
-      `[T]`, True on the answer and what ends it.
+      What `ask` does, where prompt_length is that of the first question, with
+      the rest of the conversation behind it, and loss_mask bool `[T]`, True on
+      answers and what ends them.
 
     Raises:
-      ValueError: as by `ask`, or the tokenizer joins prompt and answer.
+      ValueError: as by `ask`, there is no room for a token of the first answer,
+        or the tokenizer joins a prompt and its answer.
     """
     with _naming(item.name):
-      shown, prompt = self._show(item.question, item.pictures)
-      between, end = _AROUND[self.processor.style]
-      asked, slots = self._split(prompt)
-      ids, _ = self._split(f"{prompt}{between}{item.answer}{end}")
-      if ids[: len(asked)] != asked:
-        raise ValueError(
-          f"the tokenizer joins the end of the prompt and the answer"
-          f" {item.answer!r}; begin the answer with a word"
-        )
+      shown, text = self._show(item.question, item.pictures)
+      between, end, after = _AROUND[self.processor.style]
+      asked, slots = self._split(text)
+      if len(asked) >= self.text_length:
+        self._too_long(len(asked) + 1)
+      loss_mask, start = np.zeros(self.text_length, bool), asked
+      answers = (item.answer, *(answer for _, answer in item.later))
+      further = [question for question, _ in item.later]
+      for answer, question in zip(answers, [*further, None], strict=True):
+        text += between + answer + end
+        ids, _ = self._split(text)
+        if ids[: len(start)] != start:
+          raise ValueError(
+            "the tokenizer joins the end of the prompt and the answer"
+            f" {answer!r}; begin the answer with a word"
+          )
+        loss_mask[len(start) : len(ids)] = True
+        if question is not None:
+          text += after + self._next(question)
+          start, _ = self._split(text)
+      ids = ids[: self.text_length]
       row = self._filled(shown, ids, slots, len(asked))
-      columns = np.arange(self.text_length)
-      return row | {"loss_mask": row["mask"] & (columns >= len(asked))}
+      return row | {"loss_mask": loss_mask}
+
+  def _next(self, question):
+    """A later turn of the user, up to where it is answered."""
+    turns = [
+      {"role": "user", "content": content} for content in ("?", question)
+    ]
+    before = self.processor.prompt(turns[:1], reply=False)
+    return self.processor.prompt(turns).removeprefix(before)
 
   def ask(
     self, name: str, question: str, pictures: Sequence[Any]
@@ -127,10 +151,7 @@ class Rows:
   def _filled(self, shown, ids, slots, prompt_length):
     """A row, filled up to its room."""
     if len(ids) > self.text_length:
-      raise ValueError(
-        f"there are {len(ids)} tokens of text, but the text length is"
-        f" {self.text_length}; raise it, or shorten the text"
-      )
+      self._too_long(len(ids))
     tokens, mask = text_lib.row(
       ids, self.text_length, pad_id=self.processor.text.pad_id
     )
@@ -142,6 +163,12 @@ class Rows:
       "mask": mask,
       "prompt_length": np.int32(prompt_length),
     }
+
+  def _too_long(self, count):
+    raise ValueError(
+      f"there are {count} tokens of text, but the text length is"
+      f" {self.text_length}; raise it, or shorten the text"
+    )
 
   def _split(self, text) -> tuple[list[int], list[int]]:
     """Ids without prefix and pictures, and the pictures' columns."""

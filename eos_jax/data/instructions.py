@@ -6,9 +6,10 @@ A file is a list of entries
       {"from": "human", "value": "<image>\nHow many cars are there?"},
       {"from": "gpt", "value": "Two."}]}
 
-with the pictures in a folder beside it; "image" may be a list of names. The
-first question of an entry and its answer are read. Entries without a picture
-are left out and counted: there is nothing in them to reduce.
+with the pictures in a folder beside it; "image" may be a list of names. A
+conversation may have any number of turns, all of them after the pictures.
+Entries without a picture are left out and counted: there is nothing in them to
+reduce. Ids need not differ: those of the published mixes do not.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ import json
 import math
 import pathlib
 from typing import Any
+
+from eos_jax.data import faults as faults_lib
 
 PLACEHOLDER = "<image>"
 _SPEAKERS = ("human", "gpt")
@@ -29,19 +32,21 @@ _SHAPE = (
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One question about pictures, and the answer that is wanted.
+  """Questions about pictures, and the answers that are wanted.
 
   Attributes:
     name: its id, or its place in the file where it has none.
     question: without placeholders of pictures, which stand in front of it.
     answer: the text that the model should give.
     pictures: files, in the order in which they are shown.
+    later: further questions with their answers, in their order.
   """
 
   name: str
   question: str
   answer: str
   pictures: tuple[pathlib.Path, ...]
+  later: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +56,20 @@ class Instructions:
   Attributes:
     parts: the instructions that serve each purpose, in the file's order.
     without_picture: entries that were left out.
+    faults: entries that were set apart.
   """
 
   parts: Mapping[str, tuple[Instruction, ...]]
   without_picture: int
+  faults: tuple[faults_lib.Fault, ...] = ()
 
 
 def load(
   path: pathlib.Path | str,
   images: pathlib.Path | str,
   shares: Mapping[str, float],
+  *,
+  apart: bool = False,
 ) -> Instructions:
   """Reads a file of instructions and deals them out.
 
@@ -72,10 +81,11 @@ def load(
     path: the JSON file.
     images: the folder that pictures are named in.
     shares: of each purpose, above 0, together 1.
+    apart: set entries that cannot be used apart instead of refusing the file.
 
   Raises:
-    ValueError: the file cannot be read, is not of this shape, a picture is
-      missing, shares are impossible, or a purpose got no entry.
+    ValueError: the file cannot be read, has entries that cannot be used, which
+      are listed, shares are impossible, or a purpose got no entry.
   """
   bounds = _bounds(shares)
   path, images = pathlib.Path(path), pathlib.Path(images)
@@ -86,24 +96,31 @@ def load(
       f" {path} names"
     )
   parts: dict[str, list[Instruction]] = {name: [] for name in shares}
-  without = 0
-  for place, entry in enumerate(entries):
-    where = f"{path}: entry {place}"
-    names = _pictures(entry, where)
-    if not names:
-      without += 1
+  without, faults = 0, []
+  for place, entry in enumerate(entries, 1):
+    try:
+      names = _pictures(entry)
+      if not names:
+        without += 1
+        continue
+      item = _instruction(entry, names, images, str(place))
+    except faults_lib.RowError as error:
+      faults.append(faults_lib.Fault(path.name, place, str(error)))
       continue
-    item = _instruction(entry, names, images, where, str(place))
     parts[_part(names[0], bounds)].append(item)
+  if faults and not apart:
+    raise ValueError(f"{path}: {faults_lib.listed(faults)}")
   for name, items in parts.items():
     if not items:
       raise ValueError(
         f"{path}: no entry falls to {name!r}, whose share is {shares[name]:g}"
-        f" of {len(entries) - without} entries with pictures; give more"
+        f" of {sum(map(len, parts.values()))} entries with pictures; give more"
         " entries, or that part a larger share"
       )
   return Instructions(
-    {name: tuple(items) for name, items in parts.items()}, without
+    {name: tuple(items) for name, items in parts.items()},
+    without,
+    tuple(faults),
   )
 
 
@@ -150,11 +167,11 @@ def _entries(path) -> list[Any]:
   return entries
 
 
-def _pictures(entry, where) -> list[str]:
+def _pictures(entry) -> list[str]:
   """Names of an entry's pictures."""
   if not isinstance(entry, dict):
-    raise ValueError(
-      f"{where} is {type(entry).__name__}; expected an object as in {_SHAPE}"
+    raise faults_lib.RowError(
+      f"it is {type(entry).__name__}; expected an object as in {_SHAPE}"
     )
   names = entry.get("image", entry.get("images"))
   if names is None:
@@ -163,49 +180,71 @@ def _pictures(entry, where) -> list[str]:
   if not isinstance(names, list) or not all(
     isinstance(name, str) and name for name in names
   ):
-    raise ValueError(
-      f"{where}: image is {names!r}; expected a file name or a list of them"
+    raise faults_lib.RowError(
+      f"image is {names!r}; expected a file name or a list of them"
     )
   return names
 
 
-def _instruction(entry, names, images, where, place):
-  """The first question and answer of a checked entry."""
-  question, answer = _first_turns(entry.get("conversations"), where)
+def _instruction(entry, names, images, place):
+  """The turns of a checked entry."""
+  (question, answer), *later = _turns(entry.get("conversations"))
   marks = question.count(PLACEHOLDER)
   if marks not in (0, len(names)):
-    raise ValueError(
-      f"{where}: the question has {marks} {PLACEHOLDER} for {len(names)}"
-      " pictures; expected one a picture, or none"
+    raise faults_lib.RowError(
+      f"the question has {marks} {PLACEHOLDER} for {len(names)} pictures;"
+      " expected one a picture, or none"
     )
   question = question.replace(PLACEHOLDER, "").strip()
-  for name, text in (("question", question), ("answer", answer)):
+  for name, text in (
+    ("the question", question),
+    ("the answer", answer),
+    *(("a later question", asked) for asked, _ in later),
+    *(("a later answer", told) for _, told in later),
+  ):
     if not text:
-      raise ValueError(f"{where}: the {name} is empty; expected a text")
+      raise faults_lib.RowError(f"{name} is empty; expected a text")
+  if any(PLACEHOLDER in text for pair in later for text in pair):
+    raise faults_lib.RowError(
+      f"a later turn has {PLACEHOLDER}; expected all pictures in the first"
+    )
   files = tuple(images / name for name in names)
   for file in files:
     if not file.is_file():
-      raise ValueError(
-        f"{where}: the picture {file} does not exist; expected it in the"
-        " folder of the pictures"
+      raise faults_lib.RowError(
+        f"the picture {file} does not exist; expected it in the folder of the"
+        " pictures"
       )
-  return Instruction(str(entry.get("id", place)), question, answer, files)
+  name = str(entry.get("id", place))
+  return Instruction(name, question, answer, files, tuple(later))
 
 
-def _first_turns(turns, where) -> tuple[str, str]:
-  """What is asked first, and answered."""
+def _turns(turns) -> list[tuple[str, str]]:
+  """Questions and answers of a conversation, stripped."""
   wanted = (
-    f"{where}: conversations must begin with"
-    ' {"from": "human", "value": text} and {"from": "gpt", "value": text}'
+    'conversations must be turns of {"from": "human", "value": text} and'
+    ' {"from": "gpt", "value": text} by turns'
   )
-  if not isinstance(turns, list) or len(turns) < 2:
-    count = len(turns) if isinstance(turns, list) else type(turns).__name__
-    raise ValueError(f"{wanted}; got {count} for a list of two or more turns")
-  for speaker, turn in zip(_SPEAKERS, turns[:2], strict=True):
+  if not isinstance(turns, list):
+    raise faults_lib.RowError(f"{wanted}; got {type(turns).__name__}")
+  # What precedes the first question goes, as in LLaVA's trainer.
+  if turns and isinstance(turns[0], dict) and turns[0].get("from") == "gpt":
+    turns = turns[1:]
+  if len(turns) < 2 or len(turns) % 2:
+    raise faults_lib.RowError(
+      f"{wanted}; got {len(turns)} from the first question on, and every"
+      " question needs an answer"
+    )
+  texts = []
+  for number, turn in enumerate(turns):
+    speaker = _SPEAKERS[number % 2]
     if (
       not isinstance(turn, dict)
       or turn.get("from") != speaker
       or not isinstance(turn.get("value"), str)
     ):
-      raise ValueError(f"{wanted}; the turn of {speaker!r} is {turn!r}")
-  return turns[0]["value"], turns[1]["value"].strip()
+      raise faults_lib.RowError(
+        f"{wanted}; the turn of {speaker!r} is {turn!r}"
+      )
+    texts.append(turn["value"].strip())
+  return list(zip(texts[::2], texts[1::2], strict=True))

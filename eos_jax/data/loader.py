@@ -70,6 +70,7 @@ def iterate(
   process_index: int = 0,
   process_count: int = 1,
   workers: int = 0,
+  threads: int = 1,
 ) -> grain.DatasetIterator:
   """Batches of a stream of examples.
 
@@ -79,13 +80,15 @@ def iterate(
     process_index: which part of the stream to read, in 0..process_count - 1.
     process_count: into how many parts the stream is cut.
     workers: grain worker processes (they need absl flags to be parsed).
+    threads: that make examples; more pay where most of it is decoding of
+      pictures, which leaves Python's lock.
   """
   if not 0 <= process_index < process_count:
     raise ValueError(
       f"process_index {process_index} is not in 0..{process_count - 1}"
     )
   dataset = dataset[process_index::process_count]
-  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2 * batch)
+  options = grain.ReadOptions(threads, prefetch_buffer_size=2 * batch)
   stream = dataset.to_iter_dataset(options).batch(batch, drop_remainder=True)
   if workers:
     stream = stream.mp_prefetch(

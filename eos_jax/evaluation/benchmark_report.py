@@ -106,44 +106,79 @@ def notes(
     if score.unit != "%"
   }
   found += [f"{name} is {unit}." for name, unit in units.items()]
+  unscored = [name for name in names if name not in lines[0].scores]
+  if unscored:
+    found.append(
+      f"{', '.join(unscored)}: the right answers are not here; hand in what is"
+      " in submissions/."
+    )
   return found
 
 
-def as_markdown(table: list[list[str]], lines: list[str]) -> str:
-  """The table and its notes."""
-  head, *body = table
-  parts = [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
-  parts += [_row(cells) for cells in body]
-  return "\n".join([*parts, "", *(f"- {line}" for line in lines), ""])
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A table with what has to be known to read it.
+
+  Attributes:
+    title: of the section.
+    table: texts, the head first; may be empty.
+    notes: sentences.
+  """
+
+  title: str
+  table: Sequence[Sequence[str]]
+  notes: Sequence[str]
+
+
+def as_markdown(sections: Sequence[Section]) -> str:
+  """Tables and their notes."""
+  parts = []
+  for section in sections:
+    parts += [f"## {section.title}", ""]
+    if section.table:
+      head, *body = section.table
+      parts += [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
+      parts += [*(_row(cells) for cells in body), ""]
+    parts += [*(f"- {line}" for line in section.notes), ""]
+  return "\n".join(parts)
 
 
 def _row(cells):
   return f"| {' | '.join(cells)} |"
 
 
-def as_csv(table: list[list[str]]) -> str:
-  """The table alone."""
+def as_csv(table: Sequence[Sequence[str]]) -> str:
+  """A table alone."""
   file = io.StringIO()
   csv.writer(file, lineterminator="\n").writerows(table)
   return file.getvalue()
 
 
-def as_html(title: str, table: list[list[str]], lines: list[str]) -> str:
+def as_html(title: str, sections: Sequence[Section]) -> str:
   """A page that needs nothing else."""
 
   def cells(row, tag):
     return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
 
-  head, *body = table
-  lined = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in body)
-  said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+  parts = []
+  for section in sections:
+    parts.append(f"<h2>{html.escape(section.title)}</h2>")
+    if section.table:
+      head, *body = section.table
+      lined = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in body)
+      parts.append(
+        f'<div class="wide"><table><thead><tr>{cells(head, "th")}</tr></thead>'
+        f"<tbody>{lined}</tbody></table></div>"
+      )
+    said = "".join(f"<li>{html.escape(line)}</li>" for line in section.notes)
+    parts.append(f"<ul>{said}</ul>")
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     f"<title>{html.escape(title)}</title><style>"
     "body{font:16px/1.5 system-ui,sans-serif;margin:24px auto;max-width:1080px}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "td,th{padding:3px 10px;text-align:right;border-bottom:1px solid #e4e4e4}"
-    "td:first-child,th:first-child{text-align:left}</style></head><body>"
-    f"<h1>{html.escape(title)}</h1><table><thead><tr>{cells(head, 'th')}</tr>"
-    f"</thead><tbody>{lined}</tbody></table><ul>{said}</ul></body></html>\n"
+    "td:first-child,th:first-child{text-align:left}"
+    ".wide{overflow-x:auto}</style></head><body>"
+    f"<h1>{html.escape(title)}</h1>{''.join(parts)}</body></html>\n"
   )

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -14,9 +15,15 @@ from eos_jax import cost, files, models, ops
 from eos_jax.data import benchmarks, instruction_rows, processors, rooms
 from eos_jax.data import sources as sources_lib
 from eos_jax.data.benchmarks import batches
-from eos_jax.evaluation import benchmark_report, evaluator, predictions
+from eos_jax.evaluation import (
+  benchmark_report,
+  evaluator,
+  predictions,
+  published_numbers,
+  submissions,
+)
 from eos_jax.evaluation.scoring import benchmarks as scoring
-from eos_jax.evaluation.scoring import vqa
+from eos_jax.evaluation.scoring import letters
 from eos_jax.models import loading
 from eos_jax.tasks import common, published_model
 from eos_jax.training import (
@@ -26,7 +33,7 @@ from eos_jax.training import (
   workdir,
 )
 
-# Always beside presets that are asked for: what needs no idea at all.
+# Always beside plans: what needs no idea at all.
 PLAIN = ("random", "grid", "pool")
 
 
@@ -67,6 +74,7 @@ def run(
       placement=partition.batch_sharding(found.mesh),
     )
 
+  watch = _Watch()
   lines = []
   total = sum(_batches(job, asked) for asked in found.sets)
   total *= sum(not reason for _, _, reason in found.plans)
@@ -82,14 +90,50 @@ def run(
         book = _book(job, asked, plan, fingerprint, path)
         bar.update(book.done)
         if not book.finished:
-          one = judge(_steps(job, asked)).with_questions(asked)
-          for batch in one.told(plan, start=book.done):
-            book.add(batch.texts, batch.lengths)
-            bar.update()
+          timed = dataclasses.replace(asked, watch=watch.add)
+          one = judge(_steps(job, asked)).with_questions(timed)
+          with watch:
+            for batch in one.told(plan, start=book.done):
+              book.add(batch.texts, batch.lengths)
+              bar.update()
         told[asked.name] = book
-      lines.append(_line(job, found, name, plan, told))
-      _submit(folder / "submissions" / name, found.sets, told)
+      lines.append(_line(job, found, name, plan, told, folder))
+      for asked in found.sets:
+        submissions.write(
+          folder / "submissions" / name,
+          asked.name,
+          list(zip(asked.samples, told[asked.name].texts, strict=True)),
+        )
   _write(job, found, lines, folder)
+  print(watch.line(), flush=True)
+
+
+class _Watch:
+  """How long the model waited for pictures."""
+
+  def __init__(self):
+    self._asked = self._waited = self._since = 0.0
+    self._pictures = 0
+
+  def __enter__(self):
+    self._since = time.perf_counter()
+
+  def __exit__(self, *error):
+    self._asked += time.perf_counter() - self._since
+
+  def add(self, seconds: float, pictures: int) -> None:
+    """A batch came after so many seconds."""
+    self._waited += seconds
+    self._pictures += pictures
+
+  def line(self) -> str:
+    """What is told at the end."""
+    if not self._asked:
+      return "All answers were there already."
+    return (
+      f"{self._pictures:,} pictures were read while the model answered; it"
+      f" waited for them {100 * self._waited / self._asked:.1f} % of the time."
+    )
 
 
 def _steps(job, asked):
@@ -121,7 +165,15 @@ def _book(job, asked, plan, fingerprint, path):
     raise workdir.WorkdirError(str(error)) from error
 
 
-def _line(job, found, name, plan, told):
+def _judged(path, samples):
+  """The score of MM-Vet from the marks that a judge gave."""
+  try:
+    return scoring.mmvet(samples, files.read_json(path))
+  except ValueError as error:
+    raise sources_lib.DataError(f"{path}: {error}") from error
+
+
+def _line(job, found, name, plan, told, folder):
   """Scores and costs of a plan."""
   scores = {
     asked.name: scoring.SCORES[asked.name](
@@ -130,7 +182,12 @@ def _line(job, found, name, plan, told):
     )
     for asked in found.sets
     if asked.name in scoring.SCORES
+    and all(sample.answers for sample in asked.samples)
   }
+  marks = folder / "submissions" / name / "mmvet_marks.json"
+  for asked in found.sets:
+    if asked.name == "mmvet" and marks.is_file():
+      scores["mmvet"] = _judged(marks, asked.samples)
   prompts = [book.prompt_tokens for book in told.values()]
   budget = cost.budget_of(
     plan,
@@ -147,36 +204,6 @@ def _line(job, found, name, plan, told):
   )
 
 
-def _submit(folder, sets, told):
-  """Answers in the form in which servers and judges want them."""
-  makers = {
-    "vqav2": lambda name, text: {
-      "question_id": int(name),
-      "answer": vqa.submitted(text),
-    },
-    "textvqa": lambda name, text: {"question_id": int(name), "answer": text},
-    "gqa": lambda name, text: {"questionId": name, "prediction": text},
-    "seed": lambda name, text: {"question_id": name, "prediction": text},
-  }
-  for asked in sets:
-    pairs = [
-      (sample.id, text)
-      for sample, text in zip(
-        asked.samples, told[asked.name].texts, strict=True
-      )
-    ]
-    if asked.name == "mmvet":  # for the judge
-      files.write_json(_made(folder) / "mmvet.json", dict(pairs))
-    elif asked.name in makers:
-      listed = [makers[asked.name](*pair) for pair in pairs]
-      files.write_json(_made(folder) / f"{asked.name}.json", listed)
-
-
-def _made(folder):
-  folder.mkdir(parents=True, exist_ok=True)
-  return folder
-
-
 def _write(job, found, lines, folder):
   """Tables in four forms, and the summary."""
   names = [asked.name for asked in found.sets]
@@ -188,11 +215,15 @@ def _write(job, found, lines, folder):
     for asked, questions in zip(found.sets, found.found, strict=True)
     if questions.faults
   ]
-  markdown = benchmark_report.as_markdown(table, notes)
+  title = f"{found.cfg.name} on benchmarks"
+  sections = [
+    benchmark_report.Section("Scores and costs", table, notes),
+    _beside(job, found, lines),
+  ]
+  markdown = benchmark_report.as_markdown(sections)
   files.write_text(folder / "table.md", markdown)
   files.write_text(folder / "table.csv", benchmark_report.as_csv(table))
-  title = f"{found.cfg.name} on benchmarks"
-  page = benchmark_report.as_html(title, table, notes)
+  page = benchmark_report.as_html(title, sections)
   files.write_text(folder / "report.html", page)
   value = {
     "model": found.cfg.name,
@@ -214,6 +245,32 @@ def _write(job, found, lines, folder):
     " predictions/ and submissions/",
     sep="\n",
     flush=True,
+  )
+
+
+def _beside(job, found, lines):
+  """Published numbers, or why there are none beside."""
+  rows, dense = found.sets[0].rows, lines[0]
+  names, reason = published_numbers.comparable(
+    {
+      asked.name: len(asked)
+      for asked, questions in zip(found.sets, found.found, strict=True)
+      if asked.name in dense.scores and not (job.data.count or questions.faults)
+    },
+    layers=found.cfg.decoder.layers,
+    width=found.cfg.decoder.width,
+    tokens=found.cfg.tokens,
+    protocol=job.data.protocol,
+    style=rows.processor.style,
+    aspect=getattr(rows.processor.settings, "aspect", ""),
+  )
+  if reason:
+    notes = [f"There are none beside: {reason}."]
+    return benchmark_report.Section("Published numbers", [], notes)
+  return benchmark_report.Section(
+    "Published numbers",
+    published_numbers.table([x for x in lines if not x.reason], names),
+    published_numbers.notes(),
   )
 
 
@@ -244,7 +301,7 @@ def _open(job):
   source = attempt("model.path", lambda: published_model.source(job.model))
   processor = attempt(
     "model.path",
-    lambda: processors.load(job.model.path, style=job.data.style or None),
+    lambda: _processor(job),
   )
   root = pathlib.Path(job.data.folder)
   read = [
@@ -272,15 +329,39 @@ def _open(job):
     raise settings.ConfigError(found)
   plans = _plans(cfg, job)
   sets = tuple(
-    batches.BenchmarkSet(name, _first(questions.samples, job.data.count), rows)
+    batches.BenchmarkSet(
+      name, _first(name, questions.samples, job.data.count), rows
+    )
     for name, questions in zip(job.data.names, read, strict=True)
   )
   return _Opened(source, cfg, mesh, sets, tuple(read), plans)
 
 
-def _first(samples: Sequence[Any], count: int) -> tuple[Any, ...]:
-  """The first samples; all passes of a question of MMBench count as one."""
-  return tuple(samples[:count] if count else samples)
+def _processor(job):
+  """The processor of the model's folder, told how to read pictures."""
+  found = processors.load(job.model.path, style=job.data.style or None)
+  if not job.data.aspect:
+    return found
+  if not hasattr(found.settings, "aspect"):
+    raise ValueError(
+      f"data.aspect is {job.data.aspect!r}, and models like {job.model.path}"
+      " take pictures of any shape; use ''"
+    )
+  settings_ = dataclasses.replace(found.settings, aspect=job.data.aspect)
+  return dataclasses.replace(found, settings=settings_)
+
+
+def _first(name: str, samples: Sequence[Any], count: int) -> tuple[Any, ...]:
+  """The first samples, but none whose score needs others that are cut off."""
+  if not count:
+    return tuple(samples)
+  if name == "mme":  # both questions of a picture
+    return tuple(samples[: count + count % 2])
+  if name == "mmbench":  # all passes of a question
+    number = lambda sample: int(sample.id) % letters.PASS
+    kept = set(list(dict.fromkeys(map(number, samples)))[:count])
+    return tuple(sample for sample in samples if number(sample) in kept)
+  return tuple(samples[:count])
 
 
 def _rows(processor, cfg, data):
@@ -291,6 +372,8 @@ def _rows(processor, cfg, data):
 def _plans(cfg, job):
   """Dense, the plans in files, and presets at each budget: name, plan, why not.
 
+  Where no budgets are named, they are those of the plans.
+
   Raises:
     settings.ConfigError: a plan is not one of this model, or two have one name.
   """
@@ -298,8 +381,12 @@ def _plans(cfg, job):
   for path in job.plans:
     plan = common.fitting_plan(cfg, path, "config.plans")
     listed.append((plan.name, plan, ""))
-  presets = dict.fromkeys((*job.presets, *PLAIN)) if job.budgets else ()
-  for limit in job.budgets:
+  presets = dict.fromkeys((*job.presets, *PLAIN))
+  averages = (
+    round(float(cost.layer_average(cost.layer_counts(plan))), 2)
+    for _, plan, _ in listed[1:]
+  )
+  for limit in job.budgets or dict.fromkeys(averages):
     for name in presets:
       full = f"{name}@{limit:g}"
       try:

@@ -127,6 +127,8 @@ def _data_line(job, data):
   without = ""
   if data.without_picture:
     without = f"; {data.without_picture:,} without a picture are left out"
+  if data.faults:
+    without += f"; {len(data.faults):,} cannot be used and are set apart"
   return f"data: instructions in {job.data.path}, {counts}{without}"
 
 
@@ -167,7 +169,9 @@ def _open(job):
 
 def _instructions(data):
   path = pathlib.Path(data.path)
-  return instructions.load(path, data.images or path.parent, data.shares)
+  return instructions.load(
+    path, data.images or path.parent, data.shares, apart=data.apart
+  )
 
 
 def _rows(processor, cfg, data):

@@ -5,6 +5,7 @@ import dataclasses
 
 from eos_jax import ops
 from eos_jax.data import benchmarks
+from eos_jax.data.processors import llava
 from eos_jax.training import model_settings, settings
 
 
@@ -19,6 +20,8 @@ class BenchmarkSettings(settings.Checked):
     protocol: whose prompts and scores, of `data.benchmarks.prompts.PROTOCOLS`.
     style: of the conversation; "" = that of the model's family, "vicuna" is
       that of LLaVA-1.5's authors.
+    aspect: of LLaVA-1.5: "pad" pictures to a square, as its authors do, or
+      "crop" one out; "" = as the model's folder says.
     apart: set rows that cannot be used apart and count them, instead of
       refusing the benchmark.
     count: of questions of each benchmark, from the first on; 0 = all.
@@ -33,6 +36,7 @@ class BenchmarkSettings(settings.Checked):
   names: tuple[str, ...] = dataclasses.field(metadata=settings.HARMLESS)
   protocol: str
   style: str
+  aspect: str
   apart: bool
   count: int
   text_length: int
@@ -53,6 +57,8 @@ class BenchmarkSettings(settings.Checked):
     if self.protocol not in benchmarks.prompts.PROTOCOLS:
       known = settings.nearest(self.protocol, benchmarks.prompts.PROTOCOLS)
       yield f"protocol is {self.protocol!r}; {known}"
+    if self.aspect not in ("", *llava.ASPECTS):
+      yield f"aspect is {self.aspect!r}; use one of '', 'crop', 'pad'"
     yield from self.at_least(0, "count", "answer_length")
     yield from self.at_least(1, "text_length", "pictures")
     for name, least in (("tiles", 0), ("size", 1)):
@@ -73,8 +79,9 @@ class EvaluatePublishedJob(settings.Checked):
     mesh: devices along the axes data, fsdp and tensor; () = all along data.
     data: the benchmarks.
     plans: JSON files of plans.
-    budgets: layer averages at which presets stand beside dense and plans.
-    presets: hand-made operators.
+    budgets: layer averages at which random selection, a grid and pooling stand
+      beside dense and plans; () = those of the plans.
+    presets: further hand-made operators.
     batch: questions a batch.
     seed: draws the noise of the preset "random".
   """

@@ -316,6 +316,8 @@ class InstructionSettings(settings.Checked):
   Attributes:
     path: the JSON file.
     images: folder of its pictures; "" = the one that the file is in.
+    apart: set entries that cannot be used apart and count them, instead of
+      refusing the file.
     train, validation, test: share of the pictures, with their instructions,
       for each purpose; together 1. The policy is searched and checked on
       `validation`, plans are judged on `test`, and `train`, which may be 0, is
@@ -331,6 +333,7 @@ class InstructionSettings(settings.Checked):
 
   path: str
   images: str
+  apart: bool
   train: float
   validation: float
   test: float

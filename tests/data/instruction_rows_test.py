@@ -45,12 +45,12 @@ def rows(tmp_path):
 def ask(tmp_path):
   """An instruction about pictures of these sizes (height, width)."""
 
-  def call(*sizes, answer="two"):
+  def call(*sizes, answer="two", later=()):
     files = []
     for number, (height, width) in enumerate(sizes):
       files.append(tmp_path / f"{number}.png")
       samples.picture(height, width, seed=number).save(files[-1])
-    return instructions.Instruction("0", QUESTION, answer, tuple(files))
+    return instructions.Instruction("0", QUESTION, answer, tuple(files), later)
 
   return call
 
@@ -104,6 +104,60 @@ def test_rows_are_prepared_prompts(name, sizes, pictures, rows, ask):
   assert answer[-1] == maker.stop
   assert maker.processor.text.inner.decode(answer).strip() == "two"
   assert not row["loss_mask"][:length].any()
+
+
+@pytest.mark.parametrize(
+  "name, style",
+  [
+    ("tiny_llava", None),
+    ("tiny_llava", "vicuna"),
+    ("tiny_onevision", None),
+    ("tiny_qwen2_vl", None),
+    ("tiny_smolvlm", None),
+  ],
+)
+def test_all_answers_of_a_conversation_count(name, style, rows, ask):
+  maker = rows(name, pictures=20, text_length=300)
+  if style:
+    processor = dataclasses.replace(maker.processor, style=style, template="")
+    maker = dataclasses.replace(maker, processor=processor)
+  later = (("how many dogs?", "one dog"), ("and cats?", "two"))
+  item = ask((20, 50), later=later)
+  row = maker.row(item)
+  first = maker.row(dataclasses.replace(item, later=()))
+  for field in ("prompt_length", "slots", "image"):
+    np.testing.assert_array_equal(row[field], first[field])
+  length = int(first["mask"].sum())
+  for field in ("tokens", "loss_mask"):
+    np.testing.assert_array_equal(row[field][:length], first[field][:length])
+  # Runs of tokens that count are the answers, each with its end.
+  edges = np.flatnonzero(np.diff(np.pad(row["loss_mask"], 1).astype(int)))
+  runs = [row["tokens"][a:b].tolist() for a, b in edges.reshape(-1, 2)]
+  assert [run[-1] for run in runs] == [maker.stop] * 3
+  decode = maker.processor.text.inner.decode
+  assert [decode(run).strip() for run in runs] == ["two", "one dog", "two"]
+  # Between them is what the family's format says.
+  turns = [{"role": "user", "content": QUESTION}]
+  for question, answer in (("", "two"), *later):
+    if question:
+      turns.append({"role": "user", "content": question})
+    turns.append({"role": "assistant", "content": answer})
+  whole = maker.processor.prompt(turns, reply=False)
+  wanted = [t for t in maker.processor.text.encode(whole)]
+  text = "".join(decode(row["tokens"][row["mask"]].tolist()).split())
+  assert text.endswith("".join(decode(wanted).split())[-60:])
+
+
+def test_what_has_no_room_behind_the_prompt_is_cut_off(rows, ask):
+  later = (("how many dogs?", "one dog"), ("and cats?", "two"))
+  whole = rows("tiny_llava").row(ask((20, 50), later=later))
+  length, prompt = int(whole["mask"].sum()), int(whole["prompt_length"])
+  for room in (length - 1, length - 9, prompt + 1):
+    row = rows("tiny_llava", text_length=room).row(ask((20, 50), later=later))
+    for field in ("tokens", "mask", "loss_mask"):
+      np.testing.assert_array_equal(row[field], whole[field][:room])
+  with pytest.raises(ValueError, match=f"there are {prompt + 1} tokens"):
+    rows("tiny_llava", text_length=prompt).row(ask((20, 50)))
 
 
 @pytest.mark.parametrize("name", ["tiny_llava", "tiny_smolvlm"])

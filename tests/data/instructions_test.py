@@ -20,6 +20,16 @@ def _entry(picture, question="<image>\nWhat is it?", answer="A cat.", **more):
   } | more
 
 
+def _longer(question, answer):
+  """An entry with a second turn."""
+  entry = _entry("0")
+  entry["conversations"] += [
+    {"from": "human", "value": question},
+    {"from": "gpt", "value": answer},
+  ]
+  return entry
+
+
 @pytest.fixture
 def write(tmp_path):
   """Writes entries and the pictures "0" to "39"; returns both paths."""
@@ -51,10 +61,12 @@ def test_parts_are_disjoint_and_stay_when_entries_are_added(write):
     assert {item.pictures for item in items} == shown[name]
 
 
-def test_first_question_and_answer(write):
+def test_questions_and_answers(write):
   later = [{"from": "human", "value": "and?"}, {"from": "gpt", "value": "no"}]
   entry = _entry("3", "What?\n<image>", " Two cats. ")
-  entry["conversations"] += later
+  # What precedes the first question goes.
+  said = {"from": "gpt", "value": "Welcome."}
+  entry["conversations"] = [said, *entry["conversations"], *later]
   several = _entry("4", "<image><image>Which?") | {"image": ["4", "5"]}
   unnamed = _entry("6", "no placeholder")
   del unnamed["id"]
@@ -62,11 +74,13 @@ def test_first_question_and_answer(write):
   found = instructions.load(path, images, {"all": 1.0})
   assert found.without_picture == 0
   assert found.parts["all"] == (
-    instructions.Instruction("id 3", "What?", "Two cats.", (images / "3",)),
+    instructions.Instruction(
+      "id 3", "What?", "Two cats.", (images / "3",), (("and?", "no"),)
+    ),
     instructions.Instruction(
       "id 4", "Which?", "A cat.", (images / "4", images / "5")
     ),
-    instructions.Instruction("2", "no placeholder", "A cat.", (images / "6",)),
+    instructions.Instruction("3", "no placeholder", "A cat.", (images / "6",)),
   )
 
 
@@ -83,23 +97,36 @@ def test_entries_without_picture_are_counted(write):
     ("[{", "is no JSON"),
     ({"a": 1}, "holds dict; expected a list"),
     ([], "holds an empty list"),
-    ([_entry("0"), 3], "entry 1 is int"),
-    ([_entry("0", image=7)], "entry 0: image is 7; expected a file name"),
-    ([_entry("none.jpg")], "entry 0: the picture .*none.jpg does not exist"),
+    ([_entry("0"), 3], "instructions.json, row 2: it is int"),
+    ([_entry("0", image=7)], "row 1: image is 7; expected a file name"),
+    ([_entry("none.jpg")], "row 1: the picture .*none.jpg does not exist"),
     ([_entry("0", "<image><image>?")], "has 2 <image> for 1 pictures"),
-    ([_entry("0", "<image>")], "entry 0: the question is empty"),
-    ([_entry("0", answer=" ")], "entry 0: the answer is empty"),
-    ([_entry("0", conversations="no")], "got str for a list of two or more"),
-    ([_entry("0", conversations=[{}])], "got 1 for a list of two or more"),
+    ([_entry("0", "<image>")], "row 1: the question is empty"),
+    ([_entry("0", answer=" ")], "row 1: the answer is empty"),
+    ([_entry("0", conversations="no")], "got str"),
+    ([_entry("0", conversations=[{}])], "got 1 from the first question on"),
     (
-      [_entry("0", conversations=[{"from": "gpt", "value": "a"}] * 2)],
+      [_entry("0", conversations=[{"from": "gpt", "value": "a"}] * 3)],
       "the turn of 'human' is {'from': 'gpt'",
     ),
+    ([_longer("<image> and?", "no")], "a later turn has <image>"),
+    ([_longer("", "no")], "a later question is empty"),
+    ([_longer("and?", " ")], "a later answer is empty"),
+    ([3, _entry("0"), 4], "2 rows cannot be used; mend them"),
   ],
 )
 def test_faults_say_where_and_what(entries, message, write):
   with pytest.raises(ValueError, match=message):
     instructions.load(*write(entries), {"all": 1.0})
+
+
+def test_faults_can_be_set_apart(write):
+  entries = [3, _entry("0"), _entry("1", answer=""), _entry("2")]
+  found = instructions.load(*write(entries), {"all": 1.0}, apart=True)
+  assert [item.name for item in found.parts["all"]] == ["id 0", "id 2"]
+  assert [fault.row for fault in found.faults] == [1, 3]
+  with pytest.raises(ValueError, match="no entry falls to 'all'"):
+    instructions.load(*write([3]), {"all": 1.0}, apart=True)
 
 
 def test_missing_file_folder_and_part(write, tmp_path):

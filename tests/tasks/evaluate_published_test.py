@@ -12,6 +12,7 @@ from eos_jax import main, ops, tasks
 from eos_jax.data import benchmarks
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation.scoring import benchmarks as scoring
+from eos_jax.tasks import evaluate_published
 from tests import command
 from tests.data.benchmarks import minis
 from tests.models import tiny_families
@@ -63,12 +64,18 @@ def _run(files, out, **changes):
 def test_two_benchmarks_under_a_plan(files, tmp_path, capsys, monkeypatch):
   names = {"data.names": ("chartqa", "scienceqa")}
   out = tmp_path / "out"
-  results = _run(files, out, **names, budgets=(4.0,))
+  results = _run(files, out, **names)
   lines = {line["name"]: line for line in results["lines"]}
-  assert list(lines) == ["dense", "mine", "random@4", "grid@4", "pool@4"]
+  # Always beside plans, at their budgets.
+  assert list(lines) == [
+    *("dense", "mine"),
+    *("random@8.67", "grid@8.67", "pool@8.67"),
+  ]
   assert lines["mine"]["layer_average"] == pytest.approx((16 + 5 + 5) / 3)
-  assert lines["grid@4"]["final"] == 4
+  assert lines["grid@8.67"]["final"] == 8
   said = capsys.readouterr().out
+  assert "There are none beside: those here are of LLaVA-1.5-7B" in said
+  assert "pictures were read while the model answered" in said
   assert "scienceqa is not in it: a model without the picture" in said
   assert "scienceqa: 2 questions, 1 left out: it has no picture" in said
   # The scores are those of the answers that were written down.
@@ -84,7 +91,55 @@ def test_two_benchmarks_under_a_plan(files, tmp_path, capsys, monkeypatch):
   assert (out / "report.html").exists() and (out / "table.csv").exists()
   # What is known is not asked again.
   monkeypatch.setattr(evaluator.Evaluator, "told", None)
-  assert _run(files, out, **names, budgets=(4.0,)) == results
+  assert _run(files, out, **names) == results
+  assert "All answers were there already." in capsys.readouterr().out
+
+
+def test_budgets_and_operators_that_are_asked_for(files, tmp_path):
+  names = {"data.names": ("chartqa",), "plans": (), "data.count": 1}
+  results = _run(
+    files, tmp_path / "out", **names, budgets=(4.0,), presets=("tome", "grid")
+  )
+  found = [line["name"] for line in results["lines"]]
+  assert found == ["dense", "tome@4", "grid@4", "random@4", "pool@4"]
+  assert results["questions"]["chartqa"]["asked"] == 1
+
+
+def test_a_judge_may_come_later(files, tmp_path):
+  out = tmp_path / "out"
+  names = {"data.names": ("mmvet",), "plans": ()}
+  assert _run(files, out, **names)["lines"][0]["scores"] == {}
+  path = out / "submissions" / "dense" / "mmvet_marks.json"
+  path.write_text('{"v1_0": {"score": [0.5]}}', encoding="utf-8")
+  with pytest.raises(main.EXPECTED, match="the mark of 'v1_1' is None"):
+    _run(files, out, **names)
+  path.write_text('{"v1_0": {"score": [0.5]}, "v1_1": 1.0}', encoding="utf-8")
+  score = _run(files, out, **names)["lines"][0]["scores"]["mmvet"]
+  assert score["value"] == pytest.approx(75)
+
+
+def test_hidden_answers_are_handed_in(files, tmp_path, capsys):
+  root = tmp_path / "benchmarks"
+  minis.vqav2_test(root / "vqav2")
+  out = tmp_path / "out"
+  names = {"data.names": ("vqav2",), "plans": (), "data.folder": root}
+  assert _run(files, out, **names)["lines"][0]["scores"] == {}
+  assert (
+    "vqav2: the right answers are not here; hand" in capsys.readouterr().out
+  )
+  text = (out / "submissions" / "dense" / "vqav2.json").read_text("utf-8")
+  assert [row["question_id"] for row in json.loads(text)] == [70, 71]
+
+
+@pytest.mark.parametrize(
+  "name, count, kept", [("mme", 3, 4), ("mmbench", 1, 2), ("pope", 3, 3)]
+)
+def test_the_first_questions_stay_whole(name, count, kept, tmp_path):
+  samples = benchmarks.read(name, minis.write(name, tmp_path), "llava").samples
+  found = evaluate_published._first(name, samples, count)
+  assert len(found) == kept
+  score = scoring.SCORES[name]([(s, s.answers[0]) for s in found], "llava")
+  assert score.value > 0
 
 
 def test_other_circumstances_are_refused(files, tmp_path):
@@ -124,6 +179,7 @@ def test_every_benchmark_by_the_command_line(protocol, files, tmp_path):
     else f"--config.{name}={value}"
     for name, value in {
       **files,
+      "budgets": (8.0,),
       "model.dtype": "float32",
       "data.answer_length": 3,
       "data.names": names,
@@ -137,7 +193,10 @@ def test_every_benchmark_by_the_command_line(protocol, files, tmp_path):
   for line in json.loads(text)["lines"]:
     assert set(line["scores"]) == set(names) - {"mmvet"}
   made = {path.stem for path in (out / "submissions" / "mine").iterdir()}
-  assert made == {"vqav2", "textvqa", "gqa", "seed", "mmvet"}
+  assert made == {
+    *("vqav2", "textvqa", "textvqa_ocr", "gqa", "seed", "mmvet"),
+    *("mme", "mmbench", "pope_random", "pope_popular", "pope_adversarial"),
+  }
 
 
 @pytest.mark.full

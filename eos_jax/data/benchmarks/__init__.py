@@ -11,7 +11,6 @@ import pathlib
 from eos_jax.data.benchmarks import prompts, readers
 from eos_jax.data.benchmarks.samples import (
   Collector,
-  Fault,
   Questions,
   Sample,
 )
@@ -39,7 +38,6 @@ READERS: dict[str, Callable[[pathlib.Path, str, Collector], None]] = {
 __all__ = [
   "READERS",
   "Collector",
-  "Fault",
   "Questions",
   "Sample",
   "prompts",

@@ -1,8 +1,9 @@
 """The questions of a benchmark as batches for a published model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import time
 from typing import Any
 
 from jaxtyping import Int32
@@ -21,27 +22,29 @@ class BenchmarkSet:
     name: of the benchmark.
     samples: the questions.
     rows: makes rows of them.
+    watch: is told how long the model waited for a batch, and its pictures.
   """
 
   name: str
   samples: tuple[Sample, ...]
   rows: instruction_rows.Rows
+  watch: Callable[[float, int], None] = lambda seconds, pictures: None
 
   def __len__(self) -> int:
     return len(self.samples)
 
   @property
   def questions(self) -> tuple[Question, ...]:
-    """The questions, each with the first of its answers."""
+    """The questions, each with the first of its answers, or ""."""
     return tuple(
-      Question(sample.prompt, sample.answers[0], self.name)
+      Question(sample.prompt, "".join(sample.answers[:1]), self.name)
       for sample in self.samples
     )
 
   @property
   def answers(self) -> tuple[str, ...]:
-    """The first answer of each."""
-    return tuple(sample.answers[0] for sample in self.samples)
+    """The first answer of each, or ""."""
+    return tuple(question.answer for question in self.questions)
 
   @functools.cached_property
   def pictures(self) -> Int32[np.ndarray, "samples"]:
@@ -69,7 +72,15 @@ class BenchmarkSet:
 
   def batches(self, batch: int, start: int = 0) -> Iterator[dict[str, Any]]:
     """All in order; as of `instruction_batches.in_order`."""
-    return instruction_batches.in_order(self._row, len(self), batch, start)
+    rows = instruction_batches.in_order(self._row, len(self), batch, start)
+    while True:
+      before = time.perf_counter()
+      made = next(rows, None)
+      if made is None:
+        return
+      shown = np.unique(self.pictures[made["index"]])
+      self.watch(time.perf_counter() - before, len(shown))
+      yield made
 
   def _row(self, place):
     sample = self.samples[place]

@@ -13,7 +13,6 @@ from typing import Any
 from eos_jax.data.benchmarks import prompts, tables
 from eos_jax.data.benchmarks.samples import (
   Collector,
-  RowError,
   Sample,
   number,
   one_of,
@@ -23,10 +22,14 @@ from eos_jax.data.benchmarks.samples import (
   text,
   texts,
 )
+from eos_jax.data.faults import RowError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 POPE_SPLITS = ("random", "popular", "adversarial")
 _LABELS = ("yes", "no")
+# Columns of MMBench that its server does not want back.
+_NOT_SUBMITTED = ("hint", "category", "source", "image", "comment")
+_NOT_SUBMITTED += ("l2-category",)
 
 
 def _each(rows: list[Any], make: Callable[[Any], Sample | str]):
@@ -54,17 +57,24 @@ def _add(collector: Collector, path: pathlib.Path, rows) -> None:
 
 
 def vqav2(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """VQAv2, val2014: `v2_OpenEnded_mscoco_*_questions.json`, its annotations."""
+  """VQAv2: `v2_OpenEnded_mscoco_*_questions.json`, its annotations.
+
+  Of val2014 as a rule; those of test2015 and test-dev2015 are not published.
+  """
   del protocol  # both word it alike
   questions = tables.find(folder, "v2_OpenEnded_mscoco_*_questions.json")[0]
   split = questions.name.split("_")[3]
-  people = tables.find(folder, f"v2_mscoco_{split}_annotations.json")[0]
-  listed = tables.listed(people, tables.read_json(people), "annotations")
-  known = {
-    row.get("question_id"): row for row in listed if isinstance(row, Mapping)
-  }
+  pictures = split.replace("-dev", "")  # test-dev2015 has those of test2015
+  hidden = split.startswith("test")
+  known: dict[Any, Any] = {}
+  if not hidden:
+    people = tables.find(folder, f"v2_mscoco_{split}_annotations.json")[0]
+    listed = tables.listed(people, tables.read_json(people), "annotations")
+    known = {
+      row.get("question_id"): row for row in listed if isinstance(row, Mapping)
+    }
 
-  def make(row):
+  def told(row):
     answered = known.get(row["question_id"])
     if answered is None:
       raise RowError(
@@ -73,16 +83,18 @@ def vqav2(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     answers = [text(answer, "answer") for answer in answered["answers"]]
     if not answers:
       raise RowError("answers is empty; expected those of ten people")
-    name = f"COCO_{split}_{number(row, 'image_id'):012d}.jpg"
+    return tuple(answers), {
+      "answer type": text(answered, "answer_type"),
+      "question type": text(answered, "question_type"),
+    }
+
+  def make(row):
+    name = f"COCO_{pictures}_{number(row, 'image_id'):012d}.jpg"
     return Sample(
       str(row["question_id"]),
-      picture_file(folder / split / name),
+      picture_file(folder / pictures / name),
       prompts.short(text(row, "question")),
-      tuple(answers),
-      {
-        "answer type": text(answered, "answer_type"),
-        "question type": text(answered, "question_type"),
-      },
+      *(((), {}) if hidden else told(row)),
     )
 
   rows = tables.listed(questions, tables.read_json(questions), "questions")
@@ -166,6 +178,7 @@ def pope(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
       prompts.short(text(row, "text")),
       (label,),
       {"split": split},
+      repeated={"question": row["text"]},
     )
 
   for path in tables.find(folder, "coco_pope_*.json"):
@@ -199,6 +212,11 @@ def mme(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
         prompts.mme(question),
         (label,),
         {"subtask": subtask, "picture": f"{subtask}/{path.stem}"},
+        repeated={
+          "picture": (there[0] if there else pictures[0]).name,
+          "question": question,
+          "answer": answer.strip(),
+        },
       )
 
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -207,13 +225,39 @@ def mme(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
       for place, line in enumerate(lines, 1)
       if line.strip()
     ]
-    made = [(row["place"], functools.partial(make, row)) for row in rows]
-    for place, one in made:
-      collector.add(f"{subtask}/{path.name}", place, one)
+    made = [_tried(make, row) for row in rows]
+    for row, one in zip(rows, made, strict=True):
+      chosen = functools.partial(_of_pair, one, made)
+      collector.add(f"{subtask}/{path.name}", row["place"], chosen)
+
+
+def _tried(make, row):
+  """A sample, or why there is none."""
+  try:
+    return make(row)
+  except RowError as error:
+    return error
+
+
+def _of_pair(one, made):
+  """One of the samples of a picture, if it has both."""
+  if isinstance(one, RowError):
+    raise one
+  if len(made) != 2:
+    raise RowError(f"its picture has {len(made)} questions; MME has two")
+  if any(isinstance(other, RowError) for other in made):
+    raise RowError(
+      "the other question of its picture cannot be used, and MME scores both"
+      " together"
+    )
+  return one
 
 
 def mmbench(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """MMBench: `mmbench_dev*.tsv`; rows of later passes have numbers + k 10^6."""
+  """MMBench: `mmbench_dev*.tsv`; rows of later passes have numbers + k 10^6.
+
+  The test split, which has no answers, serves as well.
+  """
   path = tables.find(folder, "*mmbench*dev*.tsv", "*MMBench*.tsv", "*.tsv")[0]
   pictures: dict[int, bytes] = {}
 
@@ -238,13 +282,18 @@ def mmbench(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
       str(index),
       picture,
       prompts.mmbench(row, protocol),
-      (one_of(row["answer"], choices, "answer"),),
+      (one_of(row["answer"], choices, "answer"),) if "answer" in row else (),
       {
         name: row[name]
         for name in ("category", "l2-category")
         if prompts.is_text(row.get(name))
       },
       choices,
+      {
+        name: "" if value is None else value
+        for name, value in row.items()
+        if name not in _NOT_SUBMITTED
+      },
     )
 
   _add(collector, path, _numbered(tables.tab_separated(path), make))

@@ -1,9 +1,4 @@
-"""Questions of a benchmark, and the rows that cannot be used.
-
-A row that cannot be used is never passed over in silence: a benchmark that has
-some is refused with a list of them, or they are set apart, counted, and not
-scored.
-"""
+"""Questions of a benchmark, and the rows that cannot be used."""
 
 import base64
 import binascii
@@ -15,17 +10,12 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from eos_jax.data import faults as faults_lib
 from eos_jax.data import sources
+from eos_jax.data.faults import Fault, RowError
 
 # A picture as it lies on the disk, or as it came inside a table.
 Source = pathlib.Path | bytes
-
-# Of the rows that cannot be used so many are listed.
-_LISTED = 20
-
-
-class RowError(ValueError):
-  """A row that cannot be used; the message says what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +26,11 @@ class Sample:
     id: of the question; no other of the benchmark has it.
     picture: that it is about.
     prompt: the user's turn without the picture, as the protocol words it.
-    answers: the right ones; what they are, the benchmark's score knows.
+    answers: the right ones; what they are, the benchmark's score knows. None
+      where its authors keep them to themselves.
     groups: what breakdowns go by, such as its category.
     choices: texts of its options by their letters, if it has some.
+    repeated: what a submission repeats of its row, in that order.
   """
 
   id: str
@@ -47,24 +39,7 @@ class Sample:
   answers: tuple[str, ...]
   groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
   choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-  """A row that cannot be used.
-
-  Attributes:
-    file: that it is in.
-    row: its line, or its number in the list, from 1.
-    what: is wrong with it.
-  """
-
-  file: str
-  row: int
-  what: str
-
-  def __str__(self) -> str:
-    return f"{self.file}, row {self.row}: {self.what}"
+  repeated: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +101,7 @@ class Collector:
     """
     faults = self._faults
     if faults and not apart:
-      shown = [str(fault) for fault in faults[:_LISTED]]
-      if len(faults) > _LISTED:
-        shown.append(f"and {len(faults) - _LISTED} more")
-      raise sources.DataError(
-        f"{len(faults)} rows cannot be used; mend them, or set them apart"
-        " (they are then counted and not scored):\n  " + "\n  ".join(shown)
-      )
+      raise sources.DataError(faults_lib.listed(faults))
     if not self._samples:
       raise sources.DataError(
         f"there are no questions to ask; {len(faults)} rows cannot be used,"

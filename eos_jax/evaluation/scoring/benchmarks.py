@@ -197,7 +197,40 @@ def ocrbench(answered: Answered, protocol: str) -> Score:
   return Score(float(total), f"of {len(answered)}", parts)
 
 
-# By benchmark. MM-Vet is scored by a judge: `texts.mmvet` sums its marks up.
+def mmvet(samples: Sequence[Sample], marks: Any) -> Score:
+  """MM-Vet from the marks of a judge, the mean of its runs.
+
+  Args:
+    samples: that were asked.
+    marks: what MM-Vet's own evaluator writes: by id an object whose score is a
+      list with a mark of 0 to 1 a run; or the mark itself.
+
+  Raises:
+    ValueError: a mark is missing, or is none.
+  """
+  if not isinstance(marks, Mapping):
+    raise ValueError(f"it holds {type(marks).__name__}; expected an object")
+  rows = []
+  for sample in samples:
+    given = marks.get(sample.id)
+    given = given.get("score") if isinstance(given, Mapping) else given
+    runs = given if isinstance(given, list) else [given]
+    if not runs or not all(
+      isinstance(mark, int | float) and 0 <= mark <= 1 for mark in runs
+    ):
+      raise ValueError(
+        f"the mark of {sample.id!r} is {given!r}; expected a number from 0 to"
+        " 1, or a list of them, for every question"
+      )
+    needed = sample.groups["capabilities"].split(",")
+    rows.append((needed, statistics.fmean(runs)))
+  found = texts.mmvet(rows)
+  value = found.pop("total")
+  parts = {name: mark for name, mark in found.items() if mark is not None}
+  return Score(value, "%", parts)
+
+
+# By benchmark. MM-Vet is scored by a judge, see `mmvet`.
 SCORES: dict[str, Callable[[Answered, str], Score]] = {
   "vqav2": _mean(_vqav2),
   "gqa": _mean(_gqa),

@@ -306,6 +306,29 @@ def mmvet(folder):
     _save(folder / "images" / f"{name}.png")
 
 
+def vqav2_test(folder):
+  """Two questions of test-dev, whose answers nobody has."""
+  questions = [
+    {"image_id": 7, "question": question, "question_id": 70 + n}
+    for n, question in enumerate(("Is it?", "How many?"))
+  ]
+  name = "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+  _json(folder / name, {"questions": questions})
+  _save(folder / "test2015" / f"COCO_test2015_{7:012d}.jpg")
+
+
+def mmbench_test(folder):
+  """The questions of `mmbench` without answers."""
+  mmbench(folder)
+  path = next(folder.glob("*.tsv"))
+  lines = path.read_text(encoding="utf-8").splitlines()
+  cells = [line.split("\t") for line in lines]
+  path.unlink()
+  kept = ["\t".join([*row[:7], *row[8:]]) for row in cells]
+  path = folder / "mmbench_test_20230712.tsv"
+  path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+
 WRITERS = {
   "vqav2": vqav2,
   "gqa": gqa,

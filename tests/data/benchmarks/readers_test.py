@@ -155,6 +155,31 @@ def test_later_passes_may_name_the_row_of_their_picture(tmp_path):
   assert found[2].picture == found[0].picture
 
 
+def test_splits_whose_answers_are_hidden(tmp_path):
+  for write, name, count in (
+    (minis.vqav2_test, "vqav2", 2),
+    (minis.mmbench_test, "mmbench", 4),
+  ):
+    write(tmp_path / name)
+    found = benchmarks.read(name, tmp_path / name, "llava").samples
+    assert [sample.answers for sample in found] == [()] * count
+    assert processors.open_picture(found[0].picture).size == (16, 12)
+
+
+def test_both_questions_of_a_picture_of_mme_or_none(tmp_path):
+  folder = minis.write("mme", tmp_path)
+  path = folder / "existence" / "a.txt"
+  path.write_text("Is it?\tYes\nIs it not?\tMaybe\n", encoding="utf-8")
+  path = folder / "existence" / "b.txt"
+  path.write_text("Is it?\tYes\n", encoding="utf-8")
+  said = _refusal("mme", folder)
+  assert "existence/a.txt, row 1: the other question of its picture" in said
+  assert "existence/a.txt, row 2: the answer is 'maybe'" in said
+  assert "existence/b.txt, row 1: its picture has 1 questions; MME has" in said
+  found = benchmarks.read("mme", folder, "llava", apart=True)
+  assert len(found.samples) == 2 and len(found.faults) == 3
+
+
 def test_questions_that_nobody_answered(tmp_path):
   folder = minis.write("vqav2", tmp_path)
   path = folder / "v2_mscoco_val2014_annotations.json"

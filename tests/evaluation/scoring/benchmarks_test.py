@@ -5,7 +5,6 @@ import pytest
 from eos_jax.data import benchmarks
 from eos_jax.data.benchmarks import prompts
 from eos_jax.evaluation.scoring import benchmarks as scoring
-from eos_jax.evaluation.scoring import texts
 from tests.data.benchmarks import minis
 
 # By benchmark: texts in the order of the questions, and by protocol the value
@@ -144,17 +143,13 @@ def test_scores_by_hand(name, protocol, tmp_path):
 
 def test_marks_of_a_judge_are_summed_up(tmp_path):
   samples = benchmarks.read("mmvet", minis.write("mmvet", tmp_path), "llava")
-  needed = [s.groups["capabilities"].split(",") for s in samples.samples]
-  found = texts.mmvet(zip(needed, [0.5, 1.0], strict=True))
-  assert found == {
-    "total": 75.0,
-    "rec": 100.0,
-    "ocr": 50.0,
-    "know": None,
-    "gen": None,
-    "spat": None,
-    "math": 50.0,
-  }
+  marks = {"v1_0": {"score": [0.4, 0.6]}, "v1_1": 1.0}
+  found = scoring.mmvet(samples.samples, marks)
+  assert found.value == pytest.approx(75)
+  assert found.parts == pytest.approx({"rec": 100, "ocr": 50, "math": 50})
+  for mark in (None, 2, [], "1"):
+    with pytest.raises(ValueError, match="the mark of 'v1_1' is"):
+      scoring.mmvet(samples.samples, marks | {"v1_1": mark})
 
 
 def test_half_of_a_picture_of_mme_is_refused(tmp_path):

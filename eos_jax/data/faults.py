@@ -1,0 +1,44 @@
+"""Rows of a data file that cannot be used.
+
+Such a row is never passed over in silence: a file that has some is refused with
+a list of them, or they are set apart, counted, and not used.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+# So many are listed.
+_LISTED = 20
+
+
+class RowError(ValueError):
+  """A row that cannot be used; the message says what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """A row that cannot be used.
+
+  Attributes:
+    file: that it is in.
+    row: its line, or its number in the list, from 1.
+    what: is wrong with it.
+  """
+
+  file: str
+  row: int
+  what: str
+
+  def __str__(self) -> str:
+    return f"{self.file}, row {self.row}: {self.what}"
+
+
+def listed(faults: Sequence[Fault]) -> str:
+  """What is said where a file with such rows is refused."""
+  shown = [str(fault) for fault in faults[:_LISTED]]
+  if len(faults) > _LISTED:
+    shown.append(f"and {len(faults) - _LISTED} more")
+  return (
+    f"{len(faults)} rows cannot be used; mend them, or set them apart (they"
+    " are then counted and not used):\n  " + "\n  ".join(shown)
+  )

@@ -1,0 +1,119 @@
+"""Numbers that papers print of LLaVA-1.5-7B, beside ones of our own.
+
+There are two lineages of tables that do not agree even where they name the same
+method, and numbers of other prompts, pictures or scores are not comparable at
+all: `comparable` says which may stand beside one another.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import pathlib
+from typing import Any
+
+from eos_jax import files
+from eos_jax.evaluation import benchmark_report
+
+_PATH = pathlib.Path(__file__).parent / "published_numbers.json"
+
+# How far a layer average may be from a budget that it stands beside.
+_CLOSE = 0.05
+
+
+@functools.cache
+def known() -> Mapping[str, Any]:
+  """What is in `published_numbers.json`."""
+  return files.read_json(_PATH)
+
+
+def comparable(
+  asked: Mapping[str, int],
+  *,
+  layers: int,
+  width: int,
+  tokens: int,
+  protocol: str,
+  style: str,
+  aspect: str,
+) -> tuple[list[str], str]:
+  """The benchmarks whose published numbers may stand beside ours.
+
+  Args:
+    asked: scored questions of each benchmark.
+    layers: of the model's decoder.
+    width: of the model's decoder.
+    tokens: visual ones of a picture.
+    protocol: whose prompts and scores.
+    style: of the conversation.
+    aspect: what was done to pictures that are no square, or "".
+
+  Returns:
+    Their names, and why there is none, or "".
+  """
+  if (layers, width, tokens) != (32, 4096, 576):
+    return [], f"those here are of {known()['model']}, the model is another"
+  given = protocol, style, aspect
+  if given != ("llava", "vicuna", "pad"):
+    return [], (
+      "they are of the protocol llava with the conversation vicuna and padded"
+      f" pictures, these of {', '.join(filter(None, given))}"
+    )
+  official = known()["questions"]
+  names = [
+    name
+    for name, count in asked.items()
+    if name in official and (not official[name] or count in official[name])
+  ]
+  if not names:
+    return [], f"only {', '.join(official)} are known, asked as a whole"
+  return names, ""
+
+
+def table(
+  lines: Sequence[benchmark_report.Line], names: Sequence[str]
+) -> list[list[str]]:
+  """Ours and published numbers at equal budgets as texts, the head first.
+
+  Args:
+    lines: a model under plans, the first without one.
+    names: of the benchmarks, from `comparable`.
+
+  Returns:
+    Rows of all published budgets that a line comes near to.
+  """
+  head = ["tokens", "method", "lineage", "source", *names]
+  made, rows = [head], known()["rows"]
+  for budget in sorted({row["budget"] for row in rows}, reverse=True):
+    ours = [
+      line
+      for line in lines
+      if abs(line.layer_average - budget) <= _CLOSE * budget
+    ]
+    if not ours:
+      continue
+    made += [
+      [f"{line.layer_average:.1f}", line.name, "here", ""]
+      + [f"{line.scores[name].value:.1f}" for name in names]
+      for line in ours
+    ]
+    made += [
+      [str(budget), row["method"], row["lineage"], row["source"]]
+      + [_printed(row["scores"].get(name)) for name in names]
+      for row in rows
+      if row["budget"] == budget and row["scores"].keys() & set(names)
+    ]
+  return made
+
+
+def _printed(value):
+  return "-" if value is None else f"{value:g}"
+
+
+def notes() -> list[str]:
+  """What has to be known to read the table."""
+  lineages = known()["lineages"].items()
+  return [
+    f"{known()['model']}. {known()['protocol']}",
+    *(f"Lineage {name}: {what}." for name, what in lineages),
+    "Tokens of published rows are as their sources count them, as a rule the"
+    " mean over layers.",
+  ]
