@@ -26,15 +26,16 @@ PHASES = {
 FAST_COMPILATION = "--xla_backend_optimization_level=0"
 
 
-def options(workdir, *args, config="search:ci", cache=""):
+def options(workdir, *args, config="search:ci", cache="", devices=1):
   """Arguments of `subprocess` for a task."""
   cache = cache or workdir.parent / "cache"
-  # One device as on a user's machine; a run finds what others compiled.
+  # A run finds what others compiled.
   environment = {
     **{k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "XLA_FLAGS": FAST_COMPILATION,
+    "XLA_FLAGS": FAST_COMPILATION
+    + f" --xla_force_host_platform_device_count={devices}",
   }
   name, _, variant = config.partition(":")
   config = f"configs/{name}.py" + (f":{variant}" if variant else "")
@@ -49,9 +50,9 @@ def options(workdir, *args, config="search:ci", cache=""):
   }
 
 
-def run(workdir, *args, config="search:ci", cache=""):
+def run(workdir, *args, **settings):
   """Runs a task to its end."""
-  made = options(workdir, *args, config=config, cache=cache)
+  made = options(workdir, *args, **settings)
   return subprocess.run(**made, capture_output=True, check=False)
 
 

@@ -252,6 +252,28 @@ def write_latency(
   )
 
 
+def pictures_summary(value: Row, folder: pathlib.Path) -> str:
+  """Rates of preprocessing, a line for each family."""
+  lines = [
+    "Pictures a second, JPEG of 640 x 480 to a model's array; median of rounds:"
+  ]
+  lines += [
+    f"  {name:<18}"
+    + ", ".join(
+      f"{rate['median']:7.1f} with {threads} thread(s)"
+      for threads, rate in rates.items()
+    )
+    for name, rates in value["rates"].items()
+  ]
+  lines.append(f"Look at {folder}/pictures.json")
+  return "\n".join(lines)
+
+
+def write_pictures(folder: pathlib.Path, value: Row) -> None:
+  """Writes pictures.json."""
+  files.write_json(folder / "pictures.json", value)
+
+
 def _save(path, figure):
   with files.whole(path) as file:
     figure.savefig(file, format="png", dpi=150)

@@ -16,6 +16,7 @@ from eos_jax.evaluation import (
   evaluator,
   latency,
   ledger,
+  picture_rate,
   programs,
   timing_report,
 )
@@ -68,6 +69,8 @@ def run(job: benchmark_settings.BenchmarkJob, folder: pathlib.Path) -> None:
       _deploy(job, folder, book)
     if "latency" in job.measure:
       _latency(job, folder, book)
+    if "pictures" in job.measure:
+      _pictures(job, folder, book)
 
 
 def candidates(
@@ -286,3 +289,28 @@ def _latency(job, folder, book):
   }
   timing_report.write_latency(folder, table, value)
   print(timing_report.latency_summary(table, value, folder), flush=True)
+
+
+def _pictures(job, folder, book):
+  cores = os.cpu_count() or 1
+  content = {
+    "what": "pictures",
+    "cores": cores,
+    **{name: getattr(job, name) for name in ("pictures", "repeats", "seconds")},
+  }
+
+  def measure():
+    rates = picture_rate.rates(
+      picture_rate.draw(job.pictures, job.seed),
+      sorted({1, cores}),
+      repeats=job.repeats,
+      seconds=job.seconds,
+    )
+    return {
+      family: {n: dataclasses.asdict(rate) for n, rate in by_threads.items()}
+      for family, by_threads in rates.items()
+    }
+
+  value = {**content, "rates": book.once(content, measure)}
+  timing_report.write_pictures(folder, value)
+  print(timing_report.pictures_summary(value, folder), flush=True)

@@ -6,7 +6,7 @@ import dataclasses
 from eos_jax import ops
 from eos_jax.training import settings
 
-MEASURES = ("deploy", "latency")
+MEASURES = ("deploy", "latency", "pictures")
 MODELS = ("tiny", "wide", "llava_1_5_7b")
 
 
@@ -22,7 +22,8 @@ class BenchmarkJob(settings.Checked):
   settings, and a run that was stopped goes on.
 
   Attributes:
-    measure: "deploy" (dense beside plans), "latency" (a table of layer times).
+    measure: "deploy" (dense beside plans), "latency" (a table of layer times),
+      "pictures" (how fast pictures are preprocessed).
     models: names of the models that "deploy" measures (`MODELS`).
     model: name of the one that "latency" measures.
     batches: samples at once, each in turn.
@@ -33,7 +34,8 @@ class BenchmarkJob(settings.Checked):
     steps: tokens that are decoded behind the first one.
     repeats: rounds that a time is the median of.
     seconds: after which a measurement makes no further round beyond the third.
-    pictures: that are shown to one program to see that it serves them all.
+    pictures: that are shown to one program to see that it serves them all;
+      that "pictures" preprocesses.
     points: numbers of tokens that the latency table has.
     seed: of pictures, texts and random weights.
   """

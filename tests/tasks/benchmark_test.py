@@ -98,7 +98,7 @@ def test_all_impossible_values_are_listed():
       seconds=-1.0,
     )
   assert error.value.faults == (
-    "config.measure has 'speed'; use one of deploy, latency",
+    "config.measure has 'speed'; use one of deploy, latency, pictures",
     "config.models has 'large'; use one of llava_1_5_7b, tiny, wide",
     "config.presets has 'prun'; did you mean 'prune'?",
     "config.model is 'wild'; did you mean 'wide'?",
@@ -143,7 +143,7 @@ def test_the_short_form_measures_and_writes_everything(tmp_path):
   assert done.returncode == 0, done.stderr[-3000:]
   assert "1 program(s) of the prefill and 1 of the step" in done.stdout
   value = json.loads((path / "deploy.json").read_text())
-  assert value["models"]["tiny"]["compilations"]["pictures"] == 50
+  assert value["models"]["tiny"]["compilations"]["pictures"] == 8
   reached = [row for row in value["rows"] if not row["reason"]]
   assert [row["name"] for row in reached] == ["prune"]
   assert len(value["rows"]) == 2
@@ -158,6 +158,7 @@ def test_the_short_form_measures_and_writes_everything(tmp_path):
     assert (path / name).stat().st_size > 1000
   # The second run finds every time in the ledger.
   files = ("deploy.json", "latency.json", "deploy.md", "latency_check.json")
+  files += ("pictures.json",)
   before = {name: (path / name).read_text() for name in files}
   again = command.run(path, *args, config="benchmark:ci")
   assert again.returncode == 0, again.stderr[-3000:]

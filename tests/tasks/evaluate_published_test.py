@@ -200,6 +200,34 @@ def test_every_benchmark_by_the_command_line(protocol, files, tmp_path):
 
 
 @pytest.mark.full
+def test_several_devices_answer_as_one(files, tmp_path):
+  args = [
+    f"--config.model.path={files['model.path']}",
+    f"--config.data.folder={files['data.folder']}",
+    f"--config.plans={files['plans']!r}",
+    "--config.data.names=('chartqa','mme')",
+    "--config.data.answer_length=3",
+    "--config.model.dtype=float32",
+  ]
+  told = {}
+  for mesh, devices in (("(1,1,1)", 1), ("(2,2,1)", 4), ("(2,1,2)", 4)):
+    out = tmp_path / mesh
+    done = command.run(
+      out,
+      *args,
+      f"--config.mesh={mesh}",
+      config="evaluate:llava_1_5_7b",
+      devices=devices,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for path in sorted((out / "predictions").rglob("*.jsonl")):
+      told.setdefault(path.relative_to(out), []).append(path.read_bytes())
+  assert len(told) == 5 * 2
+  for one, *others in told.values():
+    assert [one] * 2 == others
+
+
+@pytest.mark.full
 def test_one_that_is_killed_goes_on(files, tmp_path):
   root = tmp_path / "many"
   minis.write("chartqa", root / "chartqa")
