@@ -1,6 +1,6 @@
 """What several tasks need: the model, its weights, data, the evaluator."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import importlib.resources
 import pathlib
@@ -115,6 +115,26 @@ def fitting_plan(
   if faults := plan_faults(cfg, plan, f"{field}: {path}"):
     raise settings.ConfigError(faults)
   return plan
+
+
+class Attempts:
+  """Collects what is wrong with a config, so that all of it is told at once."""
+
+  def __init__(self):
+    self.faults: list[str] = []
+
+  def __call__(self, field: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives; None, and a fault of the field, where it refuses."""
+    try:
+      return make()
+    except (ValueError, sources.DataError) as error:
+      self.faults.append(f"config.{field}: {error}")
+      return None
+
+  def check(self) -> None:
+    """Raises `settings.ConfigError` if there are faults."""
+    if self.faults:
+      raise settings.ConfigError(self.faults)
 
 
 def batch_faults(

@@ -12,7 +12,7 @@ import jax
 import tqdm
 
 from eos_jax import cost, files, models, ops
-from eos_jax.data import benchmarks, instruction_rows, processors, rooms
+from eos_jax.data import benchmarks, processors
 from eos_jax.data import sources as sources_lib
 from eos_jax.data.benchmarks import batches
 from eos_jax.evaluation import (
@@ -288,15 +288,7 @@ def _data_lines(found):
 @functools.lru_cache(maxsize=1)  # checked once, then run
 def _open(job):
   """All that a job names but the weights; every fault is listed."""
-  found: list[str] = []
-
-  def attempt(field, make):
-    try:
-      return make()
-    except (ValueError, sources_lib.DataError) as error:
-      found.append(f"config.{field}: {error}")
-      return None
-
+  attempt = common.Attempts()
   mesh = attempt("mesh", lambda: partition.make_mesh(job.mesh or None))
   source = attempt("model.path", lambda: published_model.source(job.model))
   processor = attempt(
@@ -314,9 +306,8 @@ def _open(job):
     for name in job.data.names
   ]
   if mesh is not None:
-    found += common.batch_faults(mesh, {"batch": job.batch})
-  if found:
-    raise settings.ConfigError(found)
+    attempt.faults += common.batch_faults(mesh, {"batch": job.batch})
+  attempt.check()
   shapes = loading.shapes(source.description.cfg)
   attempt("mesh", lambda: partition.param_shardings(mesh, shapes))
   cfg = attempt(
@@ -324,9 +315,10 @@ def _open(job):
   )
   rows = None
   if cfg is not None:
-    rows = attempt("model.path", lambda: _rows(processor, cfg, job.data))
-  if found:
-    raise settings.ConfigError(found)
+    rows = attempt(
+      "model.path", lambda: published_model.rows(processor, cfg, job.data)
+    )
+  attempt.check()
   plans = _plans(cfg, job)
   sets = tuple(
     batches.BenchmarkSet(
@@ -362,11 +354,6 @@ def _first(name: str, samples: Sequence[Any], count: int) -> tuple[Any, ...]:
     kept = set(list(dict.fromkeys(map(number, samples)))[:count])
     return tuple(sample for sample in samples if number(sample) in kept)
   return tuple(samples[:count])
-
-
-def _rows(processor, cfg, data):
-  room = rooms.Room(data.pictures, cfg.tokens, cfg.vision.size, cfg.tiles)
-  return instruction_rows.Rows(processor, cfg.prefix, room, data.text_length)
 
 
 def _plans(cfg, job):

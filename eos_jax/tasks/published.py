@@ -13,12 +13,11 @@ from eos_jax.data import (
   instruction_rows,
   instructions,
   processors,
-  rooms,
 )
 from eos_jax.evaluation import evaluator
 from eos_jax.models import loading
 from eos_jax.tasks import cases, common, published_model
-from eos_jax.training import partition, search_settings, settings
+from eos_jax.training import partition, search_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,21 +134,12 @@ def _data_line(job, data):
 @functools.lru_cache(maxsize=1)  # checked once, then run
 def _open(job):
   """All that a job names but the weights; every fault is listed."""
-  found: list[str] = []
-
-  def attempt(field, make):
-    try:
-      return make()
-    except ValueError as error:
-      found.append(f"config.{field}: {error}")
-      return None
-
+  attempt = common.Attempts()
   mesh = attempt("mesh", lambda: partition.make_mesh(job.mesh or None))
   source = attempt("model.path", lambda: published_model.source(job.model))
   processor = attempt("model.path", lambda: processors.load(job.model.path))
   data = attempt("data.path", lambda: _instructions(job.data))
-  if found:
-    raise settings.ConfigError(found)
+  attempt.check()
   shapes = loading.shapes(source.description.cfg)
   attempt("mesh", lambda: partition.param_shardings(mesh, shapes))
   cfg = attempt(
@@ -157,12 +147,13 @@ def _open(job):
   )
   rows = example = None
   if cfg is not None:
-    rows = attempt("model.path", lambda: _rows(processor, cfg, job.data))
+    rows = attempt(
+      "model.path", lambda: published_model.rows(processor, cfg, job.data)
+    )
   if rows is not None:
     first = next(iter(data.parts.values()))[0]
     example = attempt("data.path", lambda: rows.row(first))
-  if found:
-    raise settings.ConfigError(found)
+  attempt.check()
   row_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(example))
   return _Opened(source, cfg, mesh, data, rows, row_bytes)
 
@@ -172,8 +163,3 @@ def _instructions(data):
   return instructions.load(
     path, data.images or path.parent, data.shares, apart=data.apart
   )
-
-
-def _rows(processor, cfg, data):
-  room = rooms.Room(data.pictures, cfg.tokens, cfg.vision.size, cfg.tiles)
-  return instruction_rows.Rows(processor, cfg.prefix, room, data.text_length)

@@ -13,19 +13,24 @@ import jax.numpy as jnp
 import tqdm
 
 from eos_jax import models
+from eos_jax.data import instruction_rows, processors, rooms
 from eos_jax.models import families, loading
 from eos_jax.tasks import common
 from eos_jax.training import converted, fits, model_settings, partition
 
 
 class Room(Protocol):
-  """Settings of the room that a picture has.
+  """Settings of the room that a row has.
 
   Attributes:
-    tiles: rows and columns of tiles, or ().
-    size: height and width, or ().
+    text_length: tokens of text.
+    pictures: of a row.
+    tiles: rows and columns of tiles of a picture, or ().
+    size: height and width of a picture, or ().
   """
 
+  text_length: int
+  pictures: int
   tiles: tuple[int, ...]
   size: tuple[int, ...]
 
@@ -101,6 +106,27 @@ def with_room(
     vision = dataclasses.replace(cfg.vision, image_size=tuple(room.size))
     cfg = dataclasses.replace(cfg, vision=vision)
   return cfg
+
+
+def rows(
+  processor: processors.Processor, cfg: models.VLMConfig, room: Room
+) -> instruction_rows.Rows:
+  """What makes rows of questions for a model.
+
+  Args:
+    processor: of the model's folder.
+    cfg: from `with_room`.
+    room: of a row.
+
+  Raises:
+    ValueError: the processor is not that of the model.
+  """
+  return instruction_rows.Rows(
+    processor,
+    cfg.prefix,
+    rooms.Room(room.pictures, cfg.tokens, cfg.vision.size, cfg.tiles),
+    room.text_length,
+  )
 
 
 def load(
