@@ -111,17 +111,20 @@ class _Coming:
 
   def prompt_rows(self, wanted):
     """Attention of the last prompt row, and of its text on average."""
-    last = sequence.last_prompt_row(self._seq)[:, None]
-    rows = last
+    rows = []
+    if "last_row" in wanted:
+      rows.append(sequence.last_prompt_row(self._seq)[:, None])
     if "text_rows" in wanted:
-      rows = jnp.concatenate([last, _text_columns(self._seq)], axis=1)
-    weights = self.rows(rows)
-    if "text_rows" not in wanted:
-      return {"last_row": weights[:, 0]}
-    mask = sequence.prompt_mask(self._seq.text).astype(jnp.float32)
-    count = jnp.maximum(jnp.sum(mask, axis=1), 1.0)
-    mean = jnp.einsum("brv,br->bv", weights[:, 1:], mask) / count[:, None]
-    return {"last_row": weights[:, 0], "text_rows": mean}
+      rows.append(_text_columns(self._seq))
+    weights, found = self.rows(jnp.concatenate(rows, axis=1)), {}
+    if "last_row" in wanted:
+      found["last_row"], weights = weights[:, 0], weights[:, 1:]
+    if "text_rows" in wanted:
+      mask = sequence.prompt_mask(self._seq.text).astype(jnp.float32)
+      count = jnp.maximum(jnp.sum(mask, axis=1), 1.0)
+      mean = jnp.einsum("brv,br->bv", weights, mask) / count[:, None]
+      found["text_rows"] = mean
+    return found
 
   def received(self):
     """Attention that visual tokens receive on average over prompt rows."""
