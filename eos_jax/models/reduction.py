@@ -319,7 +319,7 @@ def reduce_at(
       for name in ("class_row", "vision_keys", "learned", "noise")
       if getattr(signals, name) is None
     },
-    grid=state.grid,
+    grid=state.grid if _reads_grid(reduction, site) else None,
   )
   tokens = ops.TokenSet(
     x=x,
@@ -356,6 +356,13 @@ def reduce_at(
     gated=state.gated or gate_key is not None,
   )
   return reduced.tokens.x, state, reduced
+
+
+def _reads_grid(reduction, site):
+  """Whether places count; where a plan gives them no weight they need not."""
+  spec = spec_at(reduction, site)
+  known = isinstance(reduction, ops.ReductionPlan) and not spec.omega[1]
+  return not known or "grid" in ops.required_signals(spec)
 
 
 def _draws(reduction, site, state):

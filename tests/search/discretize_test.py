@@ -254,3 +254,50 @@ def test_multipliers_say_whether_a_limit_binds():
       assert found[0] == pytest.approx(2 * found[1], abs=2)
     else:
       assert found == counts
+
+
+def test_small_parts_of_mixtures_are_left_out():
+  where = _space(free=("where", "how_many", "scores", "affinity"))
+  spec = where.spec
+  policy_ = search.init_policy(
+    where, constraints=search.limits(layer_average=40.0)
+  )
+  shares = np.array([[0.5, 0.3, 0.2], [0.95, 0.04, 0.01], [0.08, 0.9, 0.02]])
+  shares = np.pad(shares, [(0, 0), (0, len(spec.scores) - 3)])
+  policy_["pi"] = np.log(shares + 1e-9).astype(np.float32)
+  policy_["omega"] = np.log(
+    np.array([[0.5, 0.5], [0.99, 0.01], [0.01, 0.99]], np.float32)
+  )
+  make = lambda **options: search.discretize(
+    policy_,
+    where,
+    constraints=search.limits(layer_average=40.0),
+    model="m",
+    **options,
+  )
+  plan = make(negligible=0.1)
+  first, second, third = (site.spec for site in plan.sites)
+  names = spec.scores
+  assert first.scores == names[:3]
+  assert first.pi == pytest.approx((0.5, 0.3, 0.2), abs=1e-5)
+  assert second.scores == names[:1] and second.pi == (1.0,)
+  assert third.scores == names[1:2] and third.omega == (0.0, 1.0)
+  assert second.omega == (1.0, 0.0)
+  assert first.omega == pytest.approx((0.5, 0.5))
+  assert [s.keep for s in plan.sites] == [s.keep for s in make().sites]
+  assert all(site.spec.scores == names for site in make().sites)
+
+
+def test_what_is_left_out_is_the_rest_of_a_mixture():
+  where = _space()
+  params = search.decode(
+    search.init_policy(where, constraints=search.limits(layer_average=40.0)),
+    where,
+  )
+  same = search.simplify(params, 0.0)
+  np.testing.assert_allclose(same.pi, params.pi, rtol=1e-6)
+  alone = search.simplify(params, 0.9)  # the greatest stays whatever it has
+  np.testing.assert_allclose(np.sum(alone.pi, axis=1), 1, rtol=1e-6)
+  for whole, kept in zip(np.asarray(params.pi), alone.pi, strict=True):
+    assert (kept > 0).tolist() == (whole == whole.max()).tolist()
+  assert (np.asarray(same.gamma) == np.asarray(params.gamma)).all()
