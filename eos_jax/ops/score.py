@@ -182,7 +182,7 @@ def grid(tokens: types.TokenSet, signals: types.Signals) -> Float[Array, "V"]:
 
 def uniqueness(
   cosine: Float[Array, "V V"],
-  order: Float[Array, "V"],
+  order: Float[Array, "V"] | None,
   log_mass: Float[Array, "V"],
   image: Int[Array, "V"] | None = None,
 ) -> Float[Array, "V"]:
@@ -196,6 +196,7 @@ def uniqueness(
   Args:
     cosine: [V, V] cosine of every pair.
     order: [V] score that says which token is better; no gradient flows to it.
+      None: the index decides.
     log_mass: [V] log-mass of the tokens.
     image: [V] image of each token: only tokens of one image are compared.
 
@@ -203,7 +204,10 @@ def uniqueness(
     [V] uniqueness in [-1, 1]. The gradient flows to the cosine of the nearest
     better token and to its mass.
   """
-  rank = topk.descending_rank(order)
+  if order is None:
+    rank = jnp.arange(cosine.shape[0], dtype=jnp.int32)
+  else:
+    rank = topk.descending_rank(order)
   better = rank[None, :] < rank[:, None]
   better &= types.present(log_mass)[None, :]
   if image is not None:
@@ -289,7 +293,8 @@ def mixture(
   total = order
   for weight, kernel in zip(pi, kernels, strict=True):
     if kernel.cosine:
-      values = kernel.run(cosine, order, log_mass, tokens.image)
+      by = order if alone else None
+      values = kernel.run(cosine, by, log_mass, tokens.image)
       total += weight * standardise(values, log_mass)
       raw += weight * values
   return standardise(total, log_mass), raw

@@ -59,7 +59,6 @@ from eos_jax.search.objective import measure, prior, total_loss
 from eos_jax.search.optimizer import ascend, labels, make_optimizer
 from eos_jax.search.policy import Policy, decode, init_policy
 from eos_jax.search.reachable import check_reachable, exceeded
-from eos_jax.search.simplify import simplify
 from eos_jax.search.space import GROUPS, SearchSpace
 from eos_jax.search.step import SearchState, init_state, search_step
 
@@ -97,7 +96,6 @@ __all__ = [
   "prior",
   "roofline_measure",
   "search_step",
-  "simplify",
   "site_counts",
   "total_loss",
   "violation",

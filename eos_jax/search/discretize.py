@@ -8,7 +8,7 @@ import numpy as np
 from eos_jax import ops
 from eos_jax.array_typing import Scalar
 from eos_jax.search import constraints as constraints_lib
-from eos_jax.search import expected, objective, reachable, simplify
+from eos_jax.search import expected, objective, reachable
 from eos_jax.search import policy as policy_lib
 from eos_jax.search import space as space_lib
 
@@ -30,7 +30,6 @@ def discretize(
   name: str = "searched",
   note: str = "",
   ceiling: Sequence[int] | None = None,
-  negligible: float = 0.0,
 ) -> ops.ReductionPlan:
   """The plan nearest to a policy that meets every limit.
 
@@ -47,8 +46,6 @@ def discretize(
     name: name of the plan and of its operators.
     note: free text for readers of the plan.
     ceiling: S greatest counts, such as those of the plan for a larger budget.
-    negligible: share of a mixture below which a score or an affinity is left
-      out, see `simplify`.
 
   Returns:
     A plan with static counts of at least one token, not increasing, and all
@@ -57,7 +54,7 @@ def discretize(
   Raises:
     cost.UnreachableBudget: one token per site is still above a limit.
   """
-  params = simplify.simplify(policy_lib.decode(policy, space), negligible)
+  params = policy_lib.decode(policy, space)
   counts = whole_counts(
     np.asarray(expected.site_counts(params, space), np.float64),
     space,
@@ -197,11 +194,6 @@ def _spec_at(params, index, space, name):
     numbers[field.name] = (
       tuple(float(v) for v in value) if value.ndim else float(value)
     )
-  pairs = zip(space.spec.scores, numbers["pi"], strict=True)
-  read = [(score, share) for score, share in pairs if share]
-  if read:
-    scores, shares = zip(*read, strict=True)
-    numbers |= {"scores": scores, "pi": shares}
   return space.spec.replace(name=name, **numbers)
 
 

@@ -165,7 +165,6 @@ def plans(
   multipliers: Mapping[str, Float[Array, "K"]] | None = None,
   model: str,
   name: str = "searched",
-  negligible: float = 0.0,
 ) -> dict[float, ops.ReductionPlan]:
   """Plans of a family for any budgets, monotone: less never keeps more.
 
@@ -179,7 +178,6 @@ def plans(
     multipliers: of all constraints at the knots, see `whole_counts`.
     model: name of the model.
     name: of the plans; "@" and the budget follow.
-    negligible: see `discretize`.
 
   Returns:
     Plans by budget, from the largest budget to the smallest. At each site a
@@ -211,7 +209,6 @@ def plans(
       model=model,
       name=f"{name}@{budget:g}",
       ceiling=ceiling,
-      negligible=negligible,
     )
     found[budget] = plan
     ceiling = plan_counts(plan, space)

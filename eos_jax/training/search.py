@@ -68,15 +68,6 @@ class Problem:
       for name in ("policy", "multiplier")
     }
 
-  def numbers(self, policy: Any, keep: Any) -> ops.OperatorParams:
-    """Operator numbers `[S, ...]` of a policy.
-
-    Those of a plan where counts are (`keep` as from `forced_counts`).
-    """
-    found = search.decode(policy, self.space)
-    share = jnp.where(jnp.any(keep > 0), self.settings.negligible, 0.0)
-    return search.simplify(found, share)
-
   def whole_counts(self, state: search.SearchState, limit: float) -> list[int]:
     """Tokens after each site once a budget's policy is rounded."""
     variables = self.member(state.variables, limit)
@@ -147,7 +138,7 @@ def make_step(problem: Problem) -> Any:
 
   def step(state, batch, params, key, limit, temperature, progress, keep):
     def loss_fn(policy, batch, key, model=None):
-      numbers = problem.numbers(policy, keep)
+      numbers = search.decode(policy, space)
       reduction = models.SoftReduction(
         params=numbers,
         temperature=temperature,
@@ -210,7 +201,7 @@ def make_calibration_step(problem: Problem) -> Any:
     def loss_fn(policy, batch, key, model=None):
       del key
       reduction = models.SoftReduction(
-        params=problem.numbers(policy, keep),
+        params=search.decode(policy, space),
         temperature=1.0,
         keep=keep,
         sites=space.sites,

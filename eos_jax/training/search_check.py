@@ -31,7 +31,7 @@ class Checker:
     self._kept: list[Any] | None = None
 
     def run(params, batch, seen, policy, temperature, keep, hard):
-      numbers = problem.numbers(policy, keep)
+      numbers = search.decode(policy, space)
       keep = search_lib.whole_or_real(problem, numbers, keep)
       reduction = models.SoftReduction(
         params=numbers,

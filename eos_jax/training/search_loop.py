@@ -151,7 +151,6 @@ class _Run:
       multipliers=state.variables["multiplier"],
       model=self.problem.cfg.name,
       name=f"eos@{limit:g}",
-      negligible=self.problem.settings.negligible,
     )
     self.write(limit, checked, plan, state)
 
@@ -244,7 +243,6 @@ class _FamilyRun(_Run):
       multipliers=state.variables["multiplier"],
       model=self.problem.cfg.name,
       name="eos",
-      negligible=self.problem.settings.negligible,
     )
     for limit, plan in plans.items():
       keep = search.plan_counts(plan, self.problem.space)

@@ -144,8 +144,6 @@ class SearchSettings(settings.Checked):
     steps: steps for each budget, or of the one search for all.
     whole_from: share of a budget's steps behind which the forward pass has the
       counts of the plan that the policy is rounded to; 1 = never.
-    negligible: share of a mixture of scores or affinities below which a plan
-      leaves one out; the steps with whole counts do so too. 0 = all stay.
     calibration_steps: further steps for each budget, under rounded counts and
       hard decisions, in which all numbers but the counts move.
     batch: questions a step.
@@ -182,7 +180,6 @@ class SearchSettings(settings.Checked):
   binarize: float
   whole_from: float
   steps: int
-  negligible: float
   calibration_steps: int
   batch: int
   learning_rate: float
@@ -242,7 +239,6 @@ class SearchSettings(settings.Checked):
       "knots",
       "binarize",
       "whole_from",
-      "negligible",
       "calibration_steps",
       "penalty",
       "align",
@@ -271,8 +267,6 @@ class SearchSettings(settings.Checked):
       )
     if not self.labels and not self.align:
       yield "align is 0, but without labels it is all of the loss; use 1.0"
-    if self.negligible >= 0.5:
-      yield f"negligible is {self.negligible}; use a share below 0.5"
     yield from self._family_faults()
 
   def _family_faults(self):

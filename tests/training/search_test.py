@@ -37,7 +37,6 @@ CHOSEN = search_settings.SearchSettings(
   binarize=0.0,
   whole_from=0.75,
   steps=4,
-  negligible=0.0,
   calibration_steps=0,
   batch=8,
   learning_rate=0.05,
@@ -462,23 +461,3 @@ def test_a_step_moves_the_policy_by_several_pictures_a_row():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics))
   policy, before = after.variables["policy"], state.variables["policy"]
   assert _moved(policy["gamma"], before["gamma"]) > 0.01
-
-
-def test_the_last_steps_do_without_what_a_plan_leaves_out():
-  problem = _problem(negligible=0.3)
-  policy = search.init_policy(
-    problem.space, constraints=search.limits(layer_average=8.0)
-  )
-  sites = len(problem.space.sites)
-  free = problem.numbers(policy, REAL(sites))
-  plan = search.discretize(
-    policy,
-    problem.space,
-    constraints=search.limits(layer_average=8.0),
-    model=CFG.name,
-    negligible=0.3,
-  )
-  whole = problem.numbers(policy, jnp.full(sites, 3.0))
-  assert (free.pi > 0).all() and (whole.pi == 0).any()
-  for site, shares in zip(plan.sites, whole.pi, strict=True):
-    assert site.spec.pi == pytest.approx([x for x in shares.tolist() if x])
