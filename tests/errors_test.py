@@ -88,7 +88,7 @@ def test_all_impossible_values_are_listed(tmp_path):
     (
       "search:big",
       "configs/search.py:big: variant 'big' is unknown; use '' or one of"
-      " tiny, family, ci, llava_1_5_7b, llava_onevision_7b, qwen2_vl_7b,"
+      " tiny, family, fast, ci, llava_1_5_7b, llava_onevision_7b, qwen2_vl_7b,"
       " smolvlm_500m",
     ),
   ],
