@@ -106,6 +106,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   # Optimisation, for each budget.
   config.steps = 60
   config.batch = 24
+  # Against memory: "layers" or "products" of the decoder are computed again.
+  config.remat = ""
   config.learning_rate = 0.1
   config.model_learning_rate = 1e-4
   config.multiplier_learning_rate = 0.05
@@ -187,7 +189,7 @@ def _published(config, budgets, pictures, tiles=(), size=()):
 
   # Where FastV and PyramidDrop act, and what projectors' reducers stand for.
   config.sites = ("decoder.0", "decoder.2", "decoder.8", "decoder.16")
-  config.budgets, config.batch = budgets, 8
+  config.budgets, config.batch, config.remat = budgets, 8, "layers"
   config.steps = config.check_every = config.save_every = 240
   config.check_batch, config.evaluation.batch = 8, 8
 

@@ -14,10 +14,12 @@ from eos_jax.models import (
   loading,
   reduction,
   sequence,
+  target,
   vision,
   vlm,
   weights,
 )
+from eos_jax.models.blocks import REMAT
 from eos_jax.models.cache import Cache, Tail
 from eos_jax.models.config import (
   DecoderConfig,
@@ -63,6 +65,7 @@ __all__ = [
   "Engine",
   "Output",
   "RELAXATIONS",
+  "REMAT",
   "Reduction",
   "Sampling",
   "Seen",
@@ -94,6 +97,7 @@ __all__ = [
   "see",
   "sequence",
   "site_signals",
+  "target",
   "tiny",
   "vision",
   "vlm",

@@ -9,7 +9,7 @@ from jax.extend import backend as backend_lib
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Bool, Float, Int
-from eos_jax.models import attention_kernels, layers
+from eos_jax.models import attention_kernels, layers, target
 
 KERNELS = {
   "cpu": attention_kernels.cpu,
@@ -34,7 +34,7 @@ def default_kernel(backend: str | None = None) -> str:
     "cpu", "cudnn" (CUDA) or "tpu"; "xla" on other backends.
   """
   if backend is None:
-    backend = jax.default_backend()
+    backend = target.platform()
     # "gpu" is the name of AMD's platform as well.
     version = backend_lib.get_backend().platform_version
     if backend == "gpu" and "cuda" not in version:

@@ -13,16 +13,25 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float, Int
-from eos_jax.models import attention, layers
+from eos_jax.models import attention, layers, target
 from eos_jax.models import config as config_lib
 
 Params = Any
 # Queries, keys and values `[B, H or G, N, d]` to contexts `[B, N, F]`.
 Attend = Callable[[Array, Array, Array], Array]
 
-# Segments of at most this many layers are unrolled: a loop halves the speed of
-# XLA's CPU backend, and short segments compile quickly anyway.
-UNROLL = 8
+# Segments of at most this many layers are unrolled, elsewhere of one. A loop
+# halves the speed of XLA's CPU backend, and short segments compile quickly
+# anyway; for others a program with loops compiles in a fraction of the time.
+_UNROLL = {"cpu": 8}
+
+# What the backward pass of a layer computes again, so that it need not be kept.
+REMAT = {
+  # All but the layer's input.
+  "layers": jax.checkpoint_policies.nothing_saveable,
+  # All but its products with weights.
+  "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class VisionBlock(nn.Module):
@@ -163,6 +172,7 @@ def scan_layers(
   *,
   start: int = 0,
   count: int | None = None,
+  remat: str = "",
 ) -> tuple[Any, Any]:
   """`lax.scan` of `body(carry, (params, *given))` over consecutive layers.
 
@@ -176,10 +186,12 @@ def scan_layers(
     given: further arrays with a leading axis, one entry a layer that is run.
     start: first layer.
     count: number of layers; None = as many as `given` has.
+    remat: what the backward pass computes again, of `REMAT`.
   """
   if count is None:
     count = jax.tree.leaves(given)[0].shape[0]
-  if count > UNROLL and not isinstance(stack, tuple):
+  few = _UNROLL.get(target.platform(), 1)
+  if count > few and not isinstance(stack, tuple):
 
     def step(carry, inputs):
       index, given = inputs
@@ -189,7 +201,10 @@ def scan_layers(
       )
       return body(carry, (part, *given))
 
+    # Inside a scan nothing is merged with what the backward pass computes.
+    step = rematerialized(step, remat, prevent_cse=False)
     return jax.lax.scan(step, carry, (start + jnp.arange(count), given))
+  body = rematerialized(body, remat)
   found = []
   for offset in range(count):
     entry = jax.tree.map(lambda leaf, i=offset: leaf[i], given)
@@ -198,6 +213,21 @@ def scan_layers(
   if not found:
     return carry, None
   return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+
+
+def rematerialized(
+  function: Callable, remat: str, *, prevent_cse: bool = True
+) -> Callable:
+  """A function whose backward pass keeps less; `remat` is one of `REMAT`.
+
+  Args:
+    function: pure.
+    remat: what it computes again.
+    prevent_cse: as of `jax.checkpoint`.
+  """
+  if not remat:
+    return function
+  return jax.checkpoint(function, policy=REMAT[remat], prevent_cse=prevent_cse)
 
 
 def run_vision(
@@ -230,6 +260,7 @@ def run_decoder(
   *,
   start: int,
   stop: int,
+  remat: str = "",
 ) -> tuple[Float[Array, "B N D"], tuple[Array, Array]]:
   """Runs blocks `start` to `stop - 1`.
 
@@ -241,6 +272,7 @@ def run_decoder(
     attend: `(q, k, v) -> context` `[B, N, F]`, heads merged.
     start: first block.
     stop: the block behind the last.
+    remat: see `scan_layers`.
 
   Returns:
     The hidden states and the keys and values `[stop - start, B, G, N, d]` for
@@ -253,7 +285,9 @@ def run_decoder(
     q, k, v = call(block, params, "project", x, angles)
     return call(block, params, "finish", x, attend(q, k, v)), (k, v)
 
-  return scan_layers(body, x, stack, start=start, count=stop - start)
+  return scan_layers(
+    body, x, stack, start=start, count=stop - start, remat=remat
+  )
 
 
 def final_norm(

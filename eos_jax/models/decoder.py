@@ -16,7 +16,15 @@ import jax.numpy as jnp
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Float
-from eos_jax.models import attention, blocks, cache, layers, sequence, signals
+from eos_jax.models import (
+  attention,
+  blocks,
+  cache,
+  layers,
+  sequence,
+  signals,
+  target,
+)
 from eos_jax.models import config as config_lib
 from eos_jax.models import reduction as reduction_lib
 from eos_jax.ops import needs
@@ -92,6 +100,7 @@ def run(
   reduction: reduction_lib.Reduction = None,
   *,
   kernel: str | None = None,
+  remat: str = "",
 ) -> DecoderOutput:
   """Runs the decoder over prefix, pictures and text.
 
@@ -104,6 +113,7 @@ def run(
     text: the text, and where the pictures stand in it.
     reduction: acts at its `decoder.*` sites.
     kernel: of attention (`attention.KERNELS`); None = the best of the backend.
+    remat: what the backward pass computes again, of `blocks.REMAT`.
 
   Returns:
     Hidden states of the text, the cache, and what the sites did.
@@ -129,6 +139,7 @@ def run(
       stored.attend,
       start=start,
       stop=stop,
+      remat=remat,
     )
     following = sequence.next_position(cfg, seq)
     segments.append(
@@ -238,7 +249,7 @@ def _attention(cfg, seq, kernel):
   groups, bias = sequence.groups(seq), sequence.key_bias(seq)
   if kernel is None:
     kernel = attention.choose(
-      None, cfg.head_dim, seq.hidden.dtype, devices=jax.device_count()
+      None, cfg.head_dim, seq.hidden.dtype, devices=target.devices()
     )
   if kernel in attention.FUSED and groups is not None:
     kernel = "xla"  # no fused kernel packs several questions

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float
-from eos_jax.models import attention, blocks, layers
+from eos_jax.models import attention, blocks, layers, target
 from eos_jax.models import config as config_lib
 from eos_jax.models import reduction as reduction_lib
 
@@ -177,7 +177,7 @@ def _attention(cfg, x, state, biased, kernel):
   """Attention among all rows; `biased` where some are padding or weighted."""
   if kernel is None:
     kernel = attention.choose(
-      None, cfg.width // cfg.heads, x.dtype, devices=jax.device_count()
+      None, cfg.width // cfg.heads, x.dtype, devices=target.devices()
     )
   bias = state.key_bias if biased else None
   return functools.partial(attention.attend, key_bias=bias, kernel=kernel)

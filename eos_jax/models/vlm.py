@@ -286,6 +286,7 @@ def read(
   reduction: reduction_lib.Reduction = None,
   *,
   kernel: str | None = None,
+  remat: str = "",
 ) -> Output:
   """Teacher-forced pass of the decoder over prefix, pictures and text.
 
@@ -296,12 +297,13 @@ def read(
     text: the text, and where the pictures stand in it.
     reduction: acts at its `decoder.*` sites.
     kernel: of attention (`attention.KERNELS`); None = the best of the backend.
+    remat: what the backward pass computes again, of `blocks.REMAT`.
 
   Returns:
     Logits and hidden states at the text positions. Gradients flow into
     `params`, `seen` and the arrays of a soft reduction.
   """
-  out = run(cfg, params, seen, text, reduction, kernel=kernel)
+  out = run(cfg, params, seen, text, reduction, kernel=kernel, remat=remat)
   return Output(
     logits=decoder.logits(cfg.decoder, params["decoder"], out.hidden),
     hidden=out.hidden,
@@ -344,6 +346,7 @@ def run(
   reduction: reduction_lib.Reduction = None,
   *,
   kernel: str | None = None,
+  remat: str = "",
 ) -> decoder.DecoderOutput:
   """Hidden states and cache of a pass; arguments as of `read`."""
   reduction_lib.check(reduction, cfg)
@@ -356,4 +359,5 @@ def run(
     text,
     reduction,
     kernel=kernel,
+    remat=remat,
   )

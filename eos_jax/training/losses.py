@@ -19,6 +19,7 @@ def task_loss(
   labels: bool = True,
   teacher: Any = None,
   seen: models.Seen | None = None,
+  remat: str = "",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Cross-entropy of the answers under a reduction.
 
@@ -34,6 +35,8 @@ def task_loss(
     teacher: parameters of the unreduced model; None = `params`.
     seen: the pictures as `models.see` leaves them under this reduction; None
       = encode those of the batch.
+    remat: what the backward pass of the decoder computes again, of
+      `models.REMAT`.
 
   Returns:
     The loss, and "exact" `[B]` (all answer tokens right), "alignment" and
@@ -42,7 +45,7 @@ def task_loss(
   text = models.inputs.text(batch)
   if seen is None:
     seen = models.inputs.see(cfg, params, batch, reduction)
-  out = models.read(cfg, params, seen, text, reduction)
+  out = models.read(cfg, params, seen, text, reduction, remat=remat)
   target, weight = batch["tokens"][:, 1:], batch["loss_mask"][:, 1:]
   logits = out.logits[:, :-1]
   cross = optax.softmax_cross_entropy_with_integer_labels(logits, target)

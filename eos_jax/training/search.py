@@ -230,6 +230,7 @@ def _loss(problem, params, model, batch, reduction):
     align=settings.align > 0,
     labels=settings.labels,
     teacher=None if model is None else params,
+    remat=settings.remat,
   )
 
 

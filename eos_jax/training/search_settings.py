@@ -147,6 +147,8 @@ class SearchSettings(settings.Checked):
     calibration_steps: further steps for each budget, under rounded counts and
       hard decisions, in which all numbers but the counts move.
     batch: questions a step.
+    remat: what the backward pass of the decoder computes again instead of
+      keeping it: "" nothing, or one of `models.REMAT`.
     learning_rate: of the policy (Adam).
     model_learning_rate: of the model, where it moves.
     multiplier_learning_rate: ascent step of the Lagrange multipliers.
@@ -182,6 +184,7 @@ class SearchSettings(settings.Checked):
   steps: int
   calibration_steps: int
   batch: int
+  remat: str = dataclasses.field(metadata=settings.HARMLESS)
   learning_rate: float
   model_learning_rate: float
   multiplier_learning_rate: float
@@ -217,6 +220,7 @@ class SearchSettings(settings.Checked):
       ("start", ops.PRESETS),
       ("mode", MODES),
       ("relaxation", models.RELAXATIONS),
+      ("remat", ("", *models.REMAT)),
     ):
       value = getattr(self, name)
       if value not in known:

@@ -39,6 +39,7 @@ CHOSEN = search_settings.SearchSettings(
   steps=4,
   calibration_steps=0,
   batch=8,
+  remat="",
   learning_rate=0.05,
   model_learning_rate=1e-3,
   multiplier_learning_rate=0.5,
