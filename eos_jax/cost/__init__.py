@@ -2,7 +2,8 @@
 
 - `budget`: visual tokens by layer, and plans that meet a layer average.
 - `flops`: matmul FLOPs of prefill and decoding; `operators`: those of the
-  operators themselves; `proxies`: the figures that papers print.
+  operators themselves; `products`: those of any traced function; `proxies`:
+  the figures that papers print.
 - `kv_cache`, `memory`: bytes of the cache, of parameters and activations.
 - `devices`, `roofline`, `latency_table`: chips, the least time on one, and
   times by a measured table.
@@ -40,6 +41,7 @@ from eos_jax.cost.operators import (
   operators_flops,
   plan_operator_flops,
 )
+from eos_jax.cost.products import function_flops, product_flops
 from eos_jax.cost.proxies import gated_proxy, pruned_lengths, two_matrix_proxy
 from eos_jax.cost.report import Budget, budget_of
 from eos_jax.cost.roofline import decode_seconds, prefill_seconds
@@ -58,6 +60,7 @@ __all__ = [
   "decode_seconds",
   "decoder_flops",
   "final_count",
+  "function_flops",
   "gated_proxy",
   "kv_cache_bytes",
   "kv_cache_bytes_by_layer",
@@ -72,6 +75,7 @@ __all__ = [
   "plan_operator_flops",
   "prefill_flops",
   "prefill_seconds",
+  "product_flops",
   "pruned_lengths",
   "two_matrix_proxy",
   "vision_flops",

@@ -2,17 +2,17 @@
 
 One chip each, dense rates (no structured sparsity). Sources:
 
-- TPU v4: 275 TFLOP/s bf16 or int8, 32 GiB, 1200 GB/s,
-  https://cloud.google.com/tpu/docs/v4
-- TPU v5e: 197 TFLOP/s bf16, 393 TOP/s int8, 16 GB, 819 GB/s,
-  https://cloud.google.com/tpu/docs/v5e
-- TPU v5p: 459 TFLOP/s bf16, 95 GB, 2765 GB/s,
+- TPU v4: 275 TFLOP/s bf16 or int8, 32 GiB, 1200 GB/s, six links of 400 Gb/s
+  between chips, https://cloud.google.com/tpu/docs/v4
+- TPU v5e: 197 TFLOP/s bf16, 393 TOP/s int8, 16 GB, 819 GB/s, 1600 Gb/s between
+  chips, https://cloud.google.com/tpu/docs/v5e
+- TPU v5p: 459 TFLOP/s bf16, 95 GB, 2765 GB/s, 4800 Gb/s between chips,
   https://cloud.google.com/tpu/docs/v5p
-- TPU v6e: 918 TFLOP/s bf16, 1836 TOP/s int8, 32 GB, 1638 GB/s,
-  https://cloud.google.com/tpu/docs/v6e
+- TPU v6e: 918 TFLOP/s bf16, 1836 TOP/s int8, 32 GB, 1638 GB/s, 3200 Gb/s
+  between chips, https://cloud.google.com/tpu/docs/v6e
 - H100 SXM: 989.4 TFLOP/s bf16 and fp16, 1978.9 fp8 and int8 (NVIDIA H100
   Tensor Core GPU Architecture, white paper); 80 GB, 3.35 TB/s (NVIDIA H100
-  data sheet, which prints rates with sparsity: twice these).
+  data sheet, which prints rates with sparsity: twice these), NVLink 900 GB/s.
 - H200 SXM: rates of the H100, 141 GB, 4.8 TB/s (NVIDIA H200 data sheet).
 
 Google's pages say GB where its other pages say GiB; the smaller is taken
@@ -36,6 +36,8 @@ class Device:
       (2 for a multiply-add).
     bytes_per_second: bandwidth of its main memory, bytes/s.
     memory_bytes: size of its main memory.
+    network_bytes_per_second: bandwidth to other chips, all links together,
+      bytes/s.
     source: where the numbers are printed.
   """
 
@@ -43,6 +45,7 @@ class Device:
   flops_per_second: Mapping[str, float] = dataclasses.field(hash=False)
   bytes_per_second: float
   memory_bytes: int
+  network_bytes_per_second: float
   source: str
 
   def __post_init__(self):
@@ -83,6 +86,7 @@ TPU_V4 = Device(
   flops_per_second={"bfloat16": 275 * _TERA, "int8": 275 * _TERA},
   bytes_per_second=1200 * _GIGA,
   memory_bytes=32 * 2**30,
+  network_bytes_per_second=300 * _GIGA,
   source="https://cloud.google.com/tpu/docs/v4",
 )
 TPU_V5E = Device(
@@ -90,6 +94,7 @@ TPU_V5E = Device(
   flops_per_second={"bfloat16": 197 * _TERA, "int8": 393 * _TERA},
   bytes_per_second=819 * _GIGA,
   memory_bytes=16 * 10**9,
+  network_bytes_per_second=200 * _GIGA,
   source="https://cloud.google.com/tpu/docs/v5e",
 )
 TPU_V5P = Device(
@@ -97,6 +102,7 @@ TPU_V5P = Device(
   flops_per_second={"bfloat16": 459 * _TERA},
   bytes_per_second=2765 * _GIGA,
   memory_bytes=95 * 10**9,
+  network_bytes_per_second=600 * _GIGA,
   source="https://cloud.google.com/tpu/docs/v5p",
 )
 TPU_V6E = Device(
@@ -104,6 +110,7 @@ TPU_V6E = Device(
   flops_per_second={"bfloat16": 918 * _TERA, "int8": 1836 * _TERA},
   bytes_per_second=1638 * _GIGA,
   memory_bytes=32 * 10**9,
+  network_bytes_per_second=400 * _GIGA,
   source="https://cloud.google.com/tpu/docs/v6e",
 )
 H100_SXM = Device(
@@ -111,6 +118,7 @@ H100_SXM = Device(
   flops_per_second=_HOPPER,
   bytes_per_second=3350 * _GIGA,
   memory_bytes=80 * 10**9,
+  network_bytes_per_second=900 * _GIGA,
   source="NVIDIA H100 white paper (rates) and data sheet, SXM5",
 )
 H200_SXM = Device(
@@ -118,6 +126,7 @@ H200_SXM = Device(
   flops_per_second=_HOPPER,
   bytes_per_second=4800 * _GIGA,
   memory_bytes=141 * 10**9,
+  network_bytes_per_second=900 * _GIGA,
   source="NVIDIA H200 data sheet, SXM; rates as of the H100",
 )
 

@@ -244,6 +244,7 @@ def run_vision(
 
   def body(x, inputs):
     (params,) = inputs
+    x = target.spread(x)
     q, k, v = call(block, params, "project", x, angles)
     x = call(block, params, "mix", x, attend(q, k, v))
     return call(block, params, "mlp", x), None
@@ -282,6 +283,7 @@ def run_decoder(
 
   def body(x, inputs):
     (params,) = inputs
+    x = target.spread(x)
     q, k, v = call(block, params, "project", x, angles)
     return call(block, params, "finish", x, attend(q, k, v)), (k, v)
 

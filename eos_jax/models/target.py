@@ -43,3 +43,20 @@ def compiling_for(name: str, count: int) -> Iterator[None]:
     yield
   finally:
     _CHOSEN.reset(token)
+
+
+def spread(x: jax.Array) -> jax.Array:
+  """Rows of a batch `[B, ...]`, said to be cut over the mesh like the batch.
+
+  Without it XLA may rather gather the rows of all devices than the weights of a
+  layer. Acts where the axes of `training.partition` are those of the mesh that
+  `jax.set_mesh` has set.
+  """
+  axes = tuple(
+    name
+    for name in ("data", "fsdp")
+    if name in jax.sharding.get_abstract_mesh().axis_names
+  )
+  if not axes:
+    return x
+  return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(axes))

@@ -140,7 +140,8 @@ def see(
     params: tree from `init`.
     image: pictures, normalised as for `vision.encode`, one or I a sample. Each
       picture has the budget of the plan. Where the model reads tiles,
-      `[B, I, tiles, height, width, 3]`, the whole picture first.
+      `[B, I, tiles, height, width, 3]`, the whole picture first. Everything is
+      computed in the dtype of the parameters.
     reduction: None (dense), an `ops.ReductionPlan` or a `SoftReduction`.
     valid: False on tokens that are padding, of all tokens where a sample has
       fewer pictures or none; None = all are real.
@@ -162,6 +163,7 @@ def see(
       " tiles, and `valid` to others."
     )
   pictures = image.shape[1] if image.ndim >= 5 else 1
+  image = image.astype(params["decoder"]["embed"].dtype)
   if key is not None and key.ndim:
     key = _by_picture(key, pictures)
   if layout is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from eos_jax.tasks import (
   benchmark,
+  compile,  # noqa: A004, the name of the task
   convert,
   evaluate,
   evaluate_published,
@@ -20,6 +21,7 @@ from eos_jax.tasks import (
 )
 from eos_jax.training import (
   benchmark_settings,
+  compile_settings,
   evaluate_settings,
   model_settings,
   search_settings,
@@ -49,6 +51,7 @@ TASKS = {
   "benchmark": Task(
     benchmark_settings.BenchmarkJob, benchmark.run, benchmark.check
   ),
+  "compile": Task(compile_settings.CompileJob, compile.run, compile.check),
   "convert": Task(model_settings.ConvertJob, convert.run, convert.check),
   "evaluate": Task(settings.EvaluateJob, evaluate.run, evaluate.check),
   "evaluate_published": Task(

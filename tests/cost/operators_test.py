@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from eos_jax import cost, ops
-from tests.cost import dots
 
 SHAPE = cost.ModelShape(
   vision_layers=3,
@@ -60,7 +59,7 @@ def _stages(spec, width, keys, vision_keys, keep):
       ops.token_set(x), signals, spec.params(), spec=spec, keep=keep
     ).tokens.x
 
-  return dots.flops(reduce, jnp.ones((ROWS, width)), signals)
+  return cost.function_flops(reduce, jnp.ones((ROWS, width)), signals)
 
 
 def _distances(spec, width):

@@ -1,21 +1,24 @@
 """A published model on benchmarks, from files on disk."""
 
+import functools
 import json
 import runpy
 import signal
 import subprocess
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from eos_jax import main, ops, tasks
+from eos_jax import main, models, ops, tasks
 from eos_jax.data import benchmarks
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation.scoring import benchmarks as scoring
 from eos_jax.tasks import evaluate_published
 from tests import command
 from tests.data.benchmarks import minis
-from tests.models import tiny_families
+from tests.models import small, tiny_families
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,20 @@ def test_budgets_and_operators_that_are_asked_for(files, tmp_path):
   found = [line["name"] for line in results["lines"]]
   assert found == ["dense", "tome@4", "grid@4", "random@4", "pool@4"]
   assert results["questions"]["chartqa"]["asked"] == 1
+
+
+def test_bfloat16_is_computed_with_throughout(files, tmp_path):
+  names = {"data.names": ("chartqa",), "model.dtype": "bfloat16"}
+  results = _run(files, tmp_path / "out", **names)
+  assert len(results["lines"]) == 5
+  # The dtype of the parameters decides, whatever pictures come in.
+  cfg = small.config()
+  params = jax.tree.map(
+    lambda leaf: leaf.astype(jnp.bfloat16), small.params(cfg)
+  )
+  see = functools.partial(models.see, cfg)
+  seen = jax.eval_shape(see, params, small.pictures(2))
+  assert seen.visual.dtype == jnp.bfloat16
 
 
 def test_a_judge_may_come_later(files, tmp_path):

@@ -1,0 +1,115 @@
+"""Compiles programs of a model for TPUs that are not here: what fits."""
+
+import dataclasses
+import pathlib
+
+import tqdm
+
+from eos_jax import files
+from eos_jax.evaluation import benchmark_report
+from eos_jax.tasks import compile_programs
+from eos_jax.training import ahead, compile_settings, fits, settings
+
+_HEAD = (
+  "program",
+  "topology",
+  "mesh",
+  "parameters",
+  "peak",
+  "of",
+  "fits",
+  "TFLOP",
+  "moved",
+  "network",
+  "least ms",
+  "bound by",
+  "of peak rate",
+)
+
+
+def check(job: compile_settings.CompileJob) -> None:
+  """Refuses a model that is not known."""
+  compile_programs.subject(job)
+
+
+def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
+  """Compiles everything that is named, and writes the table."""
+  found = compile_programs.subject(job)
+  made, faults = [], []
+  total = len(job.topologies) * len(job.programs)
+  with tqdm.tqdm(total=total, desc="programs", dynamic_ncols=True) as bar:
+    for topology in job.topologies:
+      for name in job.programs:
+        bar.set_postfix_str(f"{name}, {topology}")
+        try:
+          where = ahead.chips(topology, job.mesh)
+          made.append(compile_programs.compile_for(found, name, where))
+        except ValueError as error:
+          faults.append(f"{name} on {topology}: {error}")
+        bar.update()
+  if not made:
+    raise settings.ConfigError(list(dict.fromkeys(faults)))
+  section = benchmark_report.Section(
+    f"{found.cfg.name} in {job.dtype}, batch {job.search.batch}",
+    table(made),
+    notes(made, faults),
+  )
+  text = benchmark_report.as_markdown([section])
+  files.write_text(folder / "compile.md", text)
+  values = [dataclasses.asdict(program) for program in made]
+  files.write_json(
+    folder / "compile.json", {"programs": values, "faults": faults}
+  )
+  print(text, f"Look at {folder}/: compile.md, compile.json", sep="\n")
+
+
+def table(made: list[ahead.Program]) -> list[list[str]]:
+  """A row for each program, the head first."""
+  rows = [list(_HEAD)]
+  for one in made:
+    brought = sum(size for _, size in one.collectives.values())
+    rows.append(
+      [
+        one.name,
+        one.topology,
+        "x".join(str(size) for size in one.mesh.values()),
+        fits.in_words(one.parameter_bytes),
+        fits.in_words(one.peak_bytes),
+        fits.in_words(one.memory_bytes),
+        "yes" if one.fits else "no",
+        f"{one.flops / 1e12:.3g}",
+        fits.in_words(one.moved_bytes),
+        fits.in_words(brought),
+        f"{1e3 * one.seconds[one.bound]:.3g}",
+        one.bound,
+        f"{one.utilisation:.0%}",
+      ]
+    )
+  return rows
+
+
+def notes(made: list[ahead.Program], faults: list[str]) -> list[str]:
+  """What has to be known to read the table, and what to change."""
+  said = [
+    "All of one chip, in one run. Peak: arguments, temporaries, results and"
+    " code. TFLOP: products of the traced program, cut evenly. Moved: inputs"
+    " and results of instructions in main memory. Network: results of"
+    " collectives.",
+    "Least ms: the longest of arithmetic, memory and network at the chip's"
+    " rates, which run at once at best; a bound, no measurement.",
+  ]
+  for one in made:
+    parts = ", ".join(
+      f"{kind} {count} x, {fits.in_words(size)}"
+      for kind, (count, size) in one.collectives.items()
+    )
+    said.append(
+      f"{one.name} on {one.topology}: {parts or 'no collectives'}; compiled in"
+      f" {one.compile_seconds:.0f} s."
+    )
+    if not one.fits:
+      said.append(
+        f"{one.name} on {one.topology} does not fit: try more chips, a smaller"
+        " config.search.batch, or config.search.remat='layers'."
+      )
+  return said + [f"Not compiled: {fault}" for fault in faults]

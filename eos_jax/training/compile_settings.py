@@ -1,0 +1,60 @@
+"""Settings of compiling ahead of time."""
+
+from collections.abc import Iterator
+import dataclasses
+
+from eos_jax.training import model_settings, search_settings, settings
+
+# What can be compiled; see `tasks.compile_programs`.
+PROGRAMS = ("search", "evaluate", "dense", "finetune")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileJob(settings.Checked):
+  """Programs of a model, compiled for TPUs that are not here.
+
+  Attributes:
+    model: "tiny", "llava_1_5_7b", or a folder with the config.json of a
+      published model; its weights are not read.
+    dtype: of all parameters, one of `model_settings.DTYPES`.
+    programs: of `PROGRAMS`: a step of the search, answers under its start, a
+      forward and backward pass of the unreduced model, a step of its
+      fine-tuning.
+    topologies: such as "v5e:4x4".
+    mesh: chips along the axes data, fsdp and tensor; () = all along fsdp.
+    pictures: that a row has room for; of SmolVLM a tile is one.
+    tiles: rows and columns of tiles of a LLaVA-OneVision picture, or ().
+    size: height and width of the room of a Qwen2-VL picture, pixels, or ().
+    text_length: tokens of prompt and answer that a row has room for.
+    answer_length: tokens of an answer that is generated.
+    search: the search; its batch is that of all programs.
+  """
+
+  model: str
+  dtype: str
+  programs: tuple[str, ...]
+  topologies: tuple[str, ...]
+  mesh: tuple[int, ...]
+  pictures: int
+  tiles: tuple[int, ...]
+  size: tuple[int, ...]
+  text_length: int
+  answer_length: int
+  search: search_settings.SearchSettings
+
+  def _faults(self) -> Iterator[str]:
+    if not self.model:
+      yield "model is empty; give tiny, llava_1_5_7b or a folder"
+    if self.dtype not in model_settings.DTYPES:
+      known = settings.nearest(self.dtype, model_settings.DTYPES)
+      yield f"dtype is {self.dtype!r}; {known}"
+    for name in self.programs:
+      if name not in PROGRAMS:
+        yield f"programs has {name!r}; {settings.nearest(name, PROGRAMS)}"
+    for name in ("programs", "topologies"):
+      if not getattr(self, name):
+        yield f"{name} is empty; give at least one"
+    yield from model_settings.mesh_faults("mesh", self.mesh)
+    yield from self.at_least(1, "pictures", "text_length", "answer_length")
+    if self.search.trains_model:
+      yield f"search.mode is {self.search.mode!r}; only 'frozen' is compiled"
