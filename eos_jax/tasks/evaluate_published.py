@@ -59,6 +59,11 @@ def run(
 ) -> None:
   """Asks everything that was not asked yet, and writes the tables."""
   found = _open(job)
+  with jax.set_mesh(found.mesh):  # for `models.target.spread`
+    _run(job, folder, found)
+
+
+def _run(job, folder, found):
   params, fingerprint = published_model.load(found.source, found.mesh, {})
   print(_data_lines(found), flush=True)
 

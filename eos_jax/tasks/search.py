@@ -8,6 +8,8 @@ import contextlib
 import pathlib
 import time
 
+import jax
+
 from eos_jax import cost, models
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
@@ -92,6 +94,11 @@ def run(job: search_settings.SearchSettings, folder: pathlib.Path) -> None:
   """
   started = time.time()
   case = _about(job).opened(job)
+  with jax.set_mesh(case.mesh):  # for `models.target.spread`
+    _run(job, folder, case, started)
+
+
+def _run(job, folder, case, started):
   problem = _make_problem(case.cfg, case.params, job)
   print(messages.describe_search(problem, case), flush=True)
   found, course = search_loop.run(

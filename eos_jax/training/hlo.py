@@ -30,6 +30,8 @@ _FREE = frozenset(
   "parameter tuple get-tuple-element bitcast constant while conditional call"
   " after-all partition-id replica-id iota".split()
 )
+# They read parts of their first operand.
+_PARTS = frozenset({"dynamic-slice", "gather", "slice"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +81,47 @@ def traffic(text: str) -> Traffic:
         before = found.get(key, (kind, 0, 0))
         found[key] = (kind, max(before[1], runs), max(before[2], size))
       if not fused and each.opcode not in _FREE:
-        operands = sum(
-          array_bytes(sizes[other]) for other in each.operands if other in sizes
-        )
-        moved += runs * (array_bytes(each.result) + operands)
+        moved += runs * _moved(each, sizes, computations)
   collectives: dict[str, tuple[int, int]] = {}
   for kind, runs, size in found.values():
     count, total = collectives.get(kind, (0, 0))
     collectives[kind] = (count + runs, total + runs * size)
   return Traffic(moved, dict(sorted(collectives.items())), unknown)
+
+
+def _moved(each, sizes, computations):
+  """Bytes that an instruction reads and writes."""
+  result = array_bytes(each.result)
+  read = [array_bytes(sizes.get(name, "")) for name in each.operands]
+  if each.opcode in _PARTS:  # reads as much of its input as it gives
+    return 2 * result + sum(read[1:])
+  if each.opcode == "dynamic-update-slice":  # in place
+    return 2 * read[1]
+  called = re.search(r"calls=%?([\w.\-]+)", each.line)
+  if each.opcode != "fusion" or not called:
+    return result + sum(read)
+  inside = computations.get(called[1], ())
+  numbers = {
+    one.name: int(one.line.partition("parameter(")[2].partition(")")[0])
+    for one in inside
+    if one.opcode == "parameter"
+  }
+  for name, number in numbers.items():
+    uses = [one for one in inside if name in one.operands]
+    if uses and all(
+      one.opcode in _PARTS and one.operands[0] == name for one in uses
+    ):
+      read[number] = min(
+        read[number], sum(array_bytes(one.result) for one in uses)
+      )
+  written = {one.name: one.result for one in inside}
+  for one in inside:
+    if one.opcode == "dynamic-update-slice" and one.operands[0] in numbers:
+      number = numbers[one.operands[0]]
+      update = array_bytes(written[one.operands[1]])
+      result += update - array_bytes(one.result)
+      read[number] = min(read[number], update)
+  return max(result, 0) + sum(read)
 
 
 def array_bytes(shape: str) -> int:

@@ -10,8 +10,11 @@ import pytest
 from eos_jax import models, ops
 from tests.models import small
 
-# Enough layers that what they keep is most of what a step needs.
-CFG = small.config(layers=10)
+# Enough layers that what they keep is most of what a step needs, and few enough
+# that a CPU unrolls them.
+CFG = small.config(layers=8)
+# As drawn: larger ones let rounding grow over so many layers.
+PARAMS = small.init(CFG, jax.random.key(0))
 SPEC = ops.presets.HYBRID
 
 
@@ -33,7 +36,7 @@ def _compiled(remat, platform="cpu"):
   # On several chips, which Pallas kernels cannot be spread over.
   with models.target.compiling_for(platform, 2):
     grad = jax.jit(jax.grad(lambda p, g: _loss(p, g, remat), argnums=(0, 1)))
-    return grad.lower(small.params(CFG), jnp.float32(0.5)).compile()
+    return grad.lower(PARAMS, jnp.float32(0.5)).compile()
 
 
 def _same(one, other, share=1e-5):
@@ -52,7 +55,7 @@ def plain():
 @pytest.mark.parametrize("remat", models.REMAT)
 def test_gradients_are_the_same_and_less_is_kept(remat, plain):
   again = _compiled(remat)
-  args = small.params(CFG), jnp.float32(0.5)
+  args = PARAMS, jnp.float32(0.5)
   _same(plain(*args), again(*args))
   kept = [c.memory_analysis().temp_size_in_bytes for c in (plain, again)]
   assert kept[1] < 0.9 * kept[0]
@@ -60,7 +63,8 @@ def test_gradients_are_the_same_and_less_is_kept(remat, plain):
 
 def test_layers_are_a_loop_for_other_platforms(plain):
   looped = _compiled("layers", "tpu")
-  args = small.params(CFG), jnp.float32(0.5)
+  args = PARAMS, jnp.float32(0.5)
   # Attention there has another form, and differences grow over the layers.
   _same(plain(*args), looped(*args), share=1e-4)
-  assert len(looped.as_text()) < 0.7 * len(plain.as_text())
+  loops = [c.as_text().count(" while(") for c in (plain, looped)]
+  assert loops[1] >= loops[0] + 2  # one forward, one backward
