@@ -190,7 +190,8 @@ def scan_layers(
   """
   if count is None:
     count = jax.tree.leaves(given)[0].shape[0]
-  few = _UNROLL.get(target.platform(), 1)
+  # Unrolled, XLA's CPU backend keeps as much as without.
+  few = 1 if remat else _UNROLL.get(target.platform(), 1)
   if count > few and not isinstance(stack, tuple):
 
     def step(carry, inputs):

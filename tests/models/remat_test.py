@@ -71,12 +71,11 @@ def test_less_is_kept():
     remat: _compiled(remat, None).memory_analysis().temp_size_in_bytes
     for remat in ("", *models.REMAT)
   }
-  assert kept["layers"] < kept["products"] < kept[""]
-  assert kept["layers"] < 0.8 * kept[""]
+  assert kept["layers"] < kept["products"] < 0.7 * kept[""]
 
 
 def test_layers_are_a_loop_for_other_platforms(plain):
-  looped = _compiled("layers", GAMMA, "tpu")
+  looped = _compiled("", GAMMA, "tpu")
   # Attention there has another form, and differences grow over the layers.
   _same(plain, looped, share=1e-4)
   loops = [made.as_text().count(" while(") for made in (plain, looped)]
