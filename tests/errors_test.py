@@ -101,8 +101,9 @@ def test_unknown_configs(tmp_path, config, reason):
 
 def test_unknown_tasks(tmp_path):
   assert command.error(tmp_path / "w", "--config.task=dance") == (
-    "error: config.task is 'dance'; use one of benchmark, convert, evaluate,"
-    " evaluate_published, finetune, pretrain, report, search, search_published"
+    "error: config.task is 'dance'; use one of benchmark, compile, convert,"
+    " evaluate, evaluate_published, finetune, pretrain, report, search,"
+    " search_published"
   )
 
 
