@@ -48,6 +48,7 @@ from eos_jax.search.expected import (
 )
 from eos_jax.search.family import Knots, init_family
 from eos_jax.search.family import at as family_at
+from eos_jax.search.family import binding as family_binding
 from eos_jax.search.family import plans as family_plans
 from eos_jax.search.measures import (
   flops_measure,
@@ -75,6 +76,7 @@ __all__ = [
   "discretize",
   "exceeded",
   "family_at",
+  "family_binding",
   "family_plans",
   "final_count",
   "flops_measure",

@@ -16,7 +16,7 @@ from eos_jax.search import space as space_lib
 _NEGLIGIBLE = 0.01
 # A search comes to rest beside its limit, not on it. One that is this near is
 # meant to be there; one that stays further below does not want the rest.
-_NEAR = 0.1
+NEAR = 0.1
 
 
 def discretize(
@@ -137,7 +137,7 @@ def whole_counts(
     counts = tuple(int(n) for n in counts)
     return not reachable.exceeded(counts, space, constraints, measures)
 
-  near = 1.0 + _NEAR
+  near = 1.0 + NEAR
   if multipliers and any(float(multipliers[c.name]) > 0 for c in constraints):
     near = space.tokens / relaxed.min()
   if fits(np.ceil(scaled(near)).astype(int)):  # slack: nothing has to be scaled

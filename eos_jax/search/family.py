@@ -19,10 +19,10 @@ import numpy as np
 from eos_jax import ops
 from eos_jax.array_typing import Array, Float, Scalar
 from eos_jax.search import constraints as constraints_lib
-from eos_jax.search import objective
+from eos_jax.search import expected, objective
 from eos_jax.search import policy as policy_lib
 from eos_jax.search import space as space_lib
-from eos_jax.search.discretize import discretize, plan_counts
+from eos_jax.search.discretize import NEAR, discretize, plan_counts
 
 # Fractional parts of its multiples are spread evenly, however many are taken.
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -154,6 +154,36 @@ def at(family: Any, knots: Knots, budget: Scalar) -> Any:
   return jax.tree.map(member, family)
 
 
+def binding(
+  family: policy_lib.Policy,
+  space: space_lib.SearchSpace,
+  knots: Knots,
+  budget: float,
+  multipliers: Mapping[str, Float[Array, "K"]],
+) -> dict[str, float]:
+  """Multipliers of all constraints at a budget, for `whole_counts`.
+
+  A search that uses up a budget wants more than every smaller one: where a knot
+  at or above this budget rests on its own, multipliers are at least 1. Between
+  knots a policy may lie below a limit all the same.
+
+  Args:
+    family: the searched policies [K + 1, S, ...].
+    space: the search space.
+    knots: of the family.
+    budget: layer average between the smallest and the largest knot.
+    multipliers: of all constraints at the knots.
+  """
+  found = {n: float(v) for n, v in at(multipliers, knots, budget).items()}
+  for knot in knots.budgets:
+    params = policy_lib.decode(at(family, knots, knot), space)
+    counts = expected.site_counts(params, space)
+    average = float(expected.layer_average(counts, space))
+    if knot >= budget and average >= (1 - NEAR) * knot:
+      return {name: max(value, 1.0) for name, value in found.items()}
+  return found
+
+
 def plans(
   family: policy_lib.Policy,
   space: space_lib.SearchSpace,
@@ -205,7 +235,8 @@ def plans(
         *constraints,
       ),
       measures=measures,
-      multipliers=multipliers and at(multipliers, knots, budget),
+      multipliers=multipliers
+      and binding(family, space, knots, budget, multipliers),
       model=model,
       name=f"{name}@{budget:g}",
       ceiling=ceiling,

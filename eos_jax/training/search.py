@@ -72,12 +72,21 @@ class Problem:
     """Tokens after each site once a budget's policy is rounded."""
     variables = self.member(state.variables, limit)
     params = search.decode(variables["policy"], self.space)
+    multipliers = variables["multiplier"]
+    if self.knots:
+      multipliers = search.family_binding(
+        state.variables["policy"],
+        self.space,
+        self.knots,
+        limit,
+        state.variables["multiplier"],
+      )
     return search.whole_counts(
       np.asarray(search.site_counts(params, self.space), np.float64),
       self.space,
       constraints=self.constraints(limit),
       measures=self.measures,
-      multipliers=variables["multiplier"],
+      multipliers=multipliers,
     )
 
 

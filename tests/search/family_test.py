@@ -98,6 +98,40 @@ def test_one_search_finds_the_optimum_of_every_budget():
     before = counts
 
 
+def _resting(share):
+  """A family that rests at these shares of its knots' budgets."""
+  rows = [
+    search.init_policy(
+      SPACE, constraints=search.limits(layer_average=part * knot)
+    )
+    for part, knot in zip(share, KNOTS.budgets, strict=True)
+  ]
+  shared = jax.tree.map(jnp.zeros_like, rows[0])
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows, shared)
+
+
+@pytest.mark.parametrize(
+  "share, used",
+  [
+    # The greatest budget is used up: so is every smaller one.
+    ((1.0, 0.8, 0.8, 0.97), (True, True, True)),
+    # What is wanted lies between the second and the third.
+    ((0.97, 0.97, 0.6, 0.3), (True, False, False)),
+  ],
+)
+def test_a_search_that_wants_more_uses_smaller_budgets_up(share, used):
+  family = _resting(share)
+  multipliers = {"layer_average": jnp.zeros(len(KNOTS.budgets))}
+  budgets = (KNOTS.budgets[0], 0.9 * KNOTS.budgets[2], 0.9 * KNOTS.budgets[3])
+  plans = search.family_plans(
+    family, SPACE, KNOTS, budgets, multipliers=multipliers, model="toy"
+  )
+  for budget, full in zip(budgets, used, strict=True):
+    average = cost.layer_average(cost.layer_counts(plans[budget]))
+    assert average <= budget
+    assert (average >= 0.95 * budget - 0.2) == full, (budget, average)
+
+
 def test_knots_and_budgets_are_checked():
   with pytest.raises(ValueError, match="rising"):
     search.Knots((8.0, 4.0))
