@@ -96,6 +96,27 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.mode = "frozen"
   config.labels = True  # False: the alignment alone, answers are not read
 
+  _course(config)
+
+  config.evaluation = ml_collections.ConfigDict()
+  config.evaluation.questions = 500
+  config.evaluation.batch = 128
+  config.evaluation.seed = 0
+  # Named later, others join a finished run: what was evaluated is kept.
+  config.evaluation.presets = ("prune", "merge_proportional")
+  if arg in PUBLISHED:
+    _published(config, **PUBLISHED[arg])
+  if arg == "family":
+    _family(config)
+  if arg == "fast":
+    config.sites = ("decoder.0", "decoder.2")
+  if arg == "ci":
+    _shorten(config)
+  return config.lock()
+
+
+def _course(config):
+  """How it is searched, and checked on the way."""
   # How the soft operators stand for hard decisions; "straight_through" runs
   # both in every step.
   config.relaxation = "annealed"
@@ -125,22 +146,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.check_batch = 64
   config.log_every = 5
   config.save_every = 60
-
-  config.evaluation = ml_collections.ConfigDict()
-  config.evaluation.questions = 500
-  config.evaluation.batch = 128
-  config.evaluation.seed = 0
-  # Named later, others join a finished run: what was evaluated is kept.
-  config.evaluation.presets = ("prune", "merge_proportional")
-  if arg in PUBLISHED:
-    _published(config, **PUBLISHED[arg])
-  if arg == "family":
-    _family(config)
-  if arg == "fast":
-    config.sites = ("decoder.0", "decoder.2")
-  if arg == "ci":
-    _shorten(config)
-  return config.lock()
 
 
 def _limits():

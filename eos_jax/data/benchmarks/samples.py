@@ -26,7 +26,7 @@ class Sample:
     id: of the question; no other of the benchmark has it.
     picture: that it is about.
     prompt: the user's turn without the picture, as the protocol words it.
-    answers: the right ones; what they are, the benchmark's score knows. None
+    answers: the right ones; what they are, the benchmark's score knows. Empty
       where its authors keep them to themselves.
     groups: what breakdowns go by, such as its category.
     choices: texts of its options by their letters, if it has some.
