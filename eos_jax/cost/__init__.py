@@ -21,7 +21,7 @@ from eos_jax.cost.budget import (
   layer_counts,
   vision_row_counts,
 )
-from eos_jax.cost.devices import DEVICES, Device
+from eos_jax.cost.devices import DEVICES, Device, device_of
 from eos_jax.cost.flops import (
   ModelShape,
   decode_flops,
@@ -44,7 +44,11 @@ from eos_jax.cost.operators import (
 from eos_jax.cost.products import function_flops, product_flops
 from eos_jax.cost.proxies import gated_proxy, pruned_lengths, two_matrix_proxy
 from eos_jax.cost.report import Budget, budget_of
-from eos_jax.cost.roofline import decode_seconds, prefill_seconds
+from eos_jax.cost.roofline import (
+  decode_seconds,
+  decoder_seconds,
+  prefill_seconds,
+)
 
 __all__ = [
   "Budget",
@@ -59,6 +63,8 @@ __all__ = [
   "decode_flops",
   "decode_seconds",
   "decoder_flops",
+  "decoder_seconds",
+  "device_of",
   "final_count",
   "function_flops",
   "gated_proxy",

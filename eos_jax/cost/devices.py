@@ -39,6 +39,7 @@ class Device:
     network_bytes_per_second: bandwidth to other chips, all links together,
       bytes/s.
     source: where the numbers are printed.
+    kinds: what JAX calls it (`jax.Device.device_kind`).
   """
 
   name: str
@@ -47,6 +48,7 @@ class Device:
   memory_bytes: int
   network_bytes_per_second: float
   source: str
+  kinds: tuple[str, ...] = ()
 
   def __post_init__(self):
     frozen = python_types.MappingProxyType(dict(self.flops_per_second))
@@ -88,6 +90,7 @@ TPU_V4 = Device(
   memory_bytes=32 * 2**30,
   network_bytes_per_second=300 * _GIGA,
   source="https://cloud.google.com/tpu/docs/v4",
+  kinds=("TPU v4",),
 )
 TPU_V5E = Device(
   name="tpu_v5e",
@@ -96,6 +99,7 @@ TPU_V5E = Device(
   memory_bytes=16 * 10**9,
   network_bytes_per_second=200 * _GIGA,
   source="https://cloud.google.com/tpu/docs/v5e",
+  kinds=("TPU v5 lite", "TPU v5e"),
 )
 TPU_V5P = Device(
   name="tpu_v5p",
@@ -104,6 +108,7 @@ TPU_V5P = Device(
   memory_bytes=95 * 10**9,
   network_bytes_per_second=600 * _GIGA,
   source="https://cloud.google.com/tpu/docs/v5p",
+  kinds=("TPU v5", "TPU v5p"),
 )
 TPU_V6E = Device(
   name="tpu_v6e",
@@ -112,6 +117,7 @@ TPU_V6E = Device(
   memory_bytes=32 * 10**9,
   network_bytes_per_second=400 * _GIGA,
   source="https://cloud.google.com/tpu/docs/v6e",
+  kinds=("TPU v6 lite", "TPU v6e"),
 )
 H100_SXM = Device(
   name="h100",
@@ -120,6 +126,7 @@ H100_SXM = Device(
   memory_bytes=80 * 10**9,
   network_bytes_per_second=900 * _GIGA,
   source="NVIDIA H100 white paper (rates) and data sheet, SXM5",
+  kinds=("NVIDIA H100 80GB HBM3",),
 )
 H200_SXM = Device(
   name="h200",
@@ -128,9 +135,22 @@ H200_SXM = Device(
   memory_bytes=141 * 10**9,
   network_bytes_per_second=900 * _GIGA,
   source="NVIDIA H200 data sheet, SXM; rates as of the H100",
+  kinds=("NVIDIA H200",),
 )
 
 DEVICES: dict[str, Device] = {
   device.name: device
   for device in (TPU_V4, TPU_V5E, TPU_V5P, TPU_V6E, H100_SXM, H200_SXM)
 }
+
+
+def device_of(kind: str) -> Device | None:
+  """The chip that JAX names so; None where its figures are not known here.
+
+  >>> device_of("TPU v5 lite").name
+  'tpu_v5e'
+  """
+  for device in DEVICES.values():
+    if kind in device.kinds:
+      return device
+  return None

@@ -83,18 +83,17 @@ def prefill_seconds(
   >>> round(1e3 * full, 1), round(1e3 * cut, 1)
   (9.1, 4.6)
   """
-  number = dtypes.bytes_of(dtype)
-  lengths = flops.with_text(visual_counts, text_tokens)
-  square, linear = flops.decoder_coefficients(shape)
-  total = _seconds(
+  total = decoder_seconds(
     device,
-    dtype,
-    flops.per_layer(lengths, batch * square, batch * linear),
-    _plus(
-      flops.per_layer(lengths, 0, batch * number * _decoder_values(shape)),
-      number * memory.decoder_layer_parameters(shape),
-    ),
+    shape,
+    visual_counts,
+    text_tokens,
+    batch=batch,
+    dtype=dtype,
+    head_positions=head_positions,
+    operator_flops=operator_flops,
   )
+  number = dtypes.bytes_of(dtype)
   before, after = flops.vision_lengths(shape, vision_counts)
   width, mlp, tiles = shape.vision_width, shape.vision_mlp, batch * shape.crops
   if shape.vision_layers:
@@ -120,12 +119,6 @@ def prefill_seconds(
       width * shape.merge**2 + 2 * hidden + shape.width,
       flops.projector_weights(shape),
     ),
-    (
-      batch,
-      [head_positions],
-      shape.width + shape.vocab,
-      shape.width * shape.vocab,
-    ),
   ):
     total += _seconds(
       device,
@@ -133,6 +126,55 @@ def prefill_seconds(
       flops.per_layer(rows, 0, many * 2 * weights),
       _plus(flops.per_layer(rows, 0, many * number * moved), number * weights),
     )
+  return total
+
+
+def decoder_seconds(
+  device: devices.Device,
+  shape: flops.ModelShape,
+  visual_counts: flops.Counts,
+  text_tokens: Scalar,
+  *,
+  batch: int = 1,
+  dtype: str = "bfloat16",
+  head_positions: int = 1,
+  operator_flops: Scalar = 0,
+) -> float | Float[Array, ""]:
+  """`prefill_seconds` of the decoder layers and the output head alone.
+
+  Args:
+    device: the chip.
+    shape: sizes of the model.
+    visual_counts: [L] visual tokens entering each decoder layer.
+    text_tokens: [] all other tokens of the sequence.
+    batch: sequences at once.
+    dtype: of weights and activations, and which peak rate counts.
+    head_positions: positions whose logits are computed.
+    operator_flops: [] FLOPs of the operators for one picture, added at the peak
+      rate.
+
+  Returns:
+    [] seconds, as `prefill_seconds` does.
+  """
+  number = dtypes.bytes_of(dtype)
+  lengths = flops.with_text(visual_counts, text_tokens)
+  square, linear = flops.decoder_coefficients(shape)
+  total = _seconds(
+    device,
+    dtype,
+    flops.per_layer(lengths, batch * square, batch * linear),
+    _plus(
+      flops.per_layer(lengths, 0, batch * number * _decoder_values(shape)),
+      number * memory.decoder_layer_parameters(shape),
+    ),
+  )
+  head, moved = shape.width * shape.vocab, shape.width + shape.vocab
+  total += _seconds(
+    device,
+    dtype,
+    [batch * head_positions * 2 * head],
+    [number * (batch * head_positions * moved + head)],
+  )
   return total + batch * operator_flops / device.peak(dtype)
 
 

@@ -12,6 +12,8 @@ Four times, in seconds, of a batch:
 Dense and plan take turns, and a speed-up is the median over the rounds of
 dense / plan. The ideal one is that of the FLOPs, those of the operators
 included: a device that is bound by arithmetic alone, at one rate, reaches it.
+Few rows do not keep a large chip busy: it waits for the weights. Where the chip
+is one of `cost.DEVICES`, the speed-up of its roofline says what it can reach.
 
 What the operators take is measured too: the plan's prefill minus one that
 leaves as many rows at the same sites by `programs.CUT`, which keeps the first
@@ -25,6 +27,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from eos_jax import cost, models, ops
@@ -49,14 +52,7 @@ def flops(
     steps: tokens decoded behind the first one.
   """
   budget = cost.budget_of(plan, shape, text_tokens=text_tokens)
-  if plan is None:
-    counts, early = (budget.tokens,) * shape.layers, 0
-  else:
-    counts = cost.layer_counts(plan)
-    # They run before all others, so that their cost stands alone.
-    inside = dataclasses.replace(plan, sites=programs.encoder_sites(plan))
-    early = cost.plan_operator_flops(shape, inside, text_tokens)
-  late = budget.operator_flops - early
+  counts, late = _decoder_part(shape, plan, budget, text_tokens)
   decoded = sum(
     cost.decode_flops(shape, counts, text_tokens + done)
     for done in range(steps)
@@ -67,6 +63,63 @@ def flops(
     "step": decoded / steps,
     "end_to_end": budget.total_flops + decoded,
   }
+
+
+def least_seconds(
+  device: cost.Device,
+  shape: cost.ModelShape,
+  plan: ops.ReductionPlan | None,
+  *,
+  text_tokens: int,
+  steps: int,
+  batch: int,
+  dtype: str,
+) -> dict[str, float]:
+  """Least time of each of `PARTS` by the roofline of a chip, seconds.
+
+  Args:
+    device: the chip.
+    shape: sizes of the model.
+    plan: the reduction; None = dense.
+    text_tokens: all other tokens of the sequence.
+    steps: tokens decoded behind the first one.
+    batch: sequences at once.
+    dtype: of weights, activations and cache.
+  """
+  budget = cost.budget_of(plan, shape, text_tokens=text_tokens)
+  counts, late = _decoder_part(shape, plan, budget, text_tokens)
+  chip = {"batch": batch, "dtype": dtype}
+  first = cost.prefill_seconds(
+    device,
+    shape,
+    counts,
+    text_tokens,
+    None if plan is None else cost.vision_row_counts(plan, shape),
+    operator_flops=budget.operator_flops,
+    **chip,
+  )
+  decoded = sum(
+    cost.decode_seconds(device, shape, counts, text_tokens + done, **chip)
+    for done in range(steps)
+  )
+  return {
+    "prefill": cost.decoder_seconds(
+      device, shape, counts, text_tokens, operator_flops=late, **chip
+    ),
+    "first_token": first,
+    "step": decoded / steps,
+    "end_to_end": first + decoded,
+  }
+
+
+def _decoder_part(shape, plan, budget, text_tokens):
+  """Visual tokens by decoder layer, and FLOPs of the operators there."""
+  if plan is None:
+    return (budget.tokens,) * shape.layers, 0
+  # They run before all others, so that their cost stands alone.
+  inside = dataclasses.replace(plan, sites=programs.encoder_sites(plan))
+  early = cost.plan_operator_flops(shape, inside, text_tokens)
+  return cost.layer_counts(plan), budget.operator_flops - early
 
 
 def compare(
@@ -118,6 +171,21 @@ def compare(
     side: flops(shape, which, text_tokens=text, steps=steps)
     for side, which in plans.items()
   }
+  chip = cost.device_of(jax.devices()[0].device_kind)
+  least = None
+  if chip is not None and model.dtype in chip.flops_per_second:
+    least = {
+      side: least_seconds(
+        chip,
+        shape,
+        which,
+        text_tokens=text,
+        steps=steps,
+        batch=batch,
+        dtype=model.dtype,
+      )
+      for side, which in plans.items()
+    }
   where = "first_token" if programs.encoder_sites(plan) else "prefill"
   return {
     "budget": {
@@ -131,7 +199,7 @@ def compare(
       }
       for side, parts in laps.items()
     },
-    "speedup": speedups(laps["dense"], laps["plan"], counted),
+    "speedup": speedups(laps["dense"], laps["plan"], counted, least),
     "operators": operators(laps["plan"][where], laps["cut"][where], where),
     "compile_seconds": {side: pipelines[side].seconds for side in plans},
     "kv_bytes": {
@@ -145,17 +213,20 @@ def speedups(
   dense: Mapping[str, list[float]],
   plan: Mapping[str, list[float]],
   counted: Mapping[str, Mapping[str, float]],
+  least: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, dict[str, float]]:
-  """Realised speed-ups beside those of the FLOPs.
+  """Realised speed-ups beside those of the FLOPs, and of a chip's roofline.
 
   Args:
     dense: seconds of all rounds, by part.
     plan: the same under the plan.
     counted: FLOPs of "dense" and "plan", by part.
+    least: least seconds of both, by part; None where the chip is not known.
 
   Returns:
     By part "realised" with its quartiles "low" and "high", "ideal", and
-    "share": realised / ideal.
+    "share": realised / ideal; with `least` also "roofline", the speed-up of the
+    least seconds, and "roofline_share".
   """
   found = {}
   for part in PARTS:
@@ -168,6 +239,10 @@ def speedups(
       "ideal": ideal,
       "share": real.median / ideal,
     }
+    if least is not None:
+      bound = least["dense"][part] / least["plan"][part]
+      found[part]["roofline"] = bound
+      found[part]["roofline_share"] = real.median / bound
   return found
 
 

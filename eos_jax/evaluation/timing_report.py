@@ -16,6 +16,8 @@ _PREFILL = (
   "speed-up",
   "ideal",
   "of ideal",
+  "roofline",
+  "of it",
   "operators",
   "first token ms",
   "speed-up",
@@ -42,7 +44,8 @@ Times are medians; quartiles are in deploy.json. *Prefill* is the decoder over
 encoded pictures and the prompt, up to the first token; *first token* the same
 from pixels on; *step* one decoded token; *end to end* the first token and
 {steps} steps. *Speed-up* is dense time / plan's time, the median over rounds in
-which both took turns; *ideal* is the same of their FLOPs, operators included.
+which both took turns; *ideal* is the same of their FLOPs, operators included;
+*roofline* the same of the least times of the chip, where its figures are known.
 *Operators* is their share of the plan's prefill (with `*`: from pixels on),
 found against a prefill that only drops as many rows. *KV* is what the cache
 holds behind the prefill, with biases and positions; *by model* is what the cost
@@ -126,6 +129,7 @@ def _tables(rows):
         *first,
         _ms(seconds["prefill"]),
         *_gain(gain, "prefill"),
+        *_bound(gain, "prefill"),
         share,
         _ms(seconds["first_token"]),
         *_gain(gain, "first_token"),
@@ -166,6 +170,14 @@ def _gain(gain, part):
     f"{found['ideal']:.2f}",
     f"{found['share']:.0%}",
   )
+
+
+def _bound(gain, part):
+  """Speed-up by the chip's roofline, and the share of it that is realised."""
+  found = {} if gain is None else gain[part]
+  if "roofline" not in found:
+    return "", ""
+  return f"{found['roofline']:.2f}", f"{found['roofline_share']:.0%}"
 
 
 def _ms(measured):

@@ -18,14 +18,6 @@ import numpy as np
 from eos_jax import cost, models
 from eos_jax.training import hlo, partition
 
-# `device_kind` of a topology's devices -> name of `cost.DEVICES`.
-_KINDS = {
-  "TPU v4": "tpu_v4",
-  "TPU v5 lite": "tpu_v5e",
-  "TPU v5": "tpu_v5p",
-  "TPU v5p": "tpu_v5p",
-  "TPU v6 lite": "tpu_v6e",
-}
 # Programs are not meant to fill a chip to the last byte.
 _USABLE = 0.95
 
@@ -132,10 +124,11 @@ def chips(topology: str, shape: Sequence[int] = ()) -> Chips:
     ) from error
   devices = np.array(found.devices)
   kind = found.devices[0].device_kind
-  if kind not in _KINDS:
+  device = cost.device_of(kind)
+  if device is None:
     raise NoCompiler(
-      f"the chip {kind!r} of the topology {topology!r} is not known; use one of"
-      f" {', '.join(_KINDS)}"
+      f"the chip {kind!r} of the topology {topology!r} is not one of"
+      f" cost.DEVICES={sorted(cost.DEVICES)}; use a topology of one of them"
     )
   shape = tuple(shape) or (1, len(devices), 1)
   if math.prod(shape) != len(devices):
@@ -148,7 +141,7 @@ def chips(topology: str, shape: Sequence[int] = ()) -> Chips:
     partition.AXES,
     axis_types=(jax.sharding.AxisType.Auto,) * len(partition.AXES),
   )
-  return Chips(topology, cost.DEVICES[_KINDS[kind]], mesh)
+  return Chips(topology, device, mesh)
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

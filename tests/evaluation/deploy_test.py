@@ -97,6 +97,36 @@ def test_speedups_and_what_operators_take():
   assert (taken["low"], taken["high"]) == (0.125, 0.25)
 
 
+def test_a_chip_that_waits_for_weights_is_a_bound_of_its_own(model):
+  chip = cost.DEVICES["h100"]
+  chosen = {"text_tokens": 6, "steps": 2, "batch": 2, "dtype": "bfloat16"}
+  least = {
+    side: deploy.least_seconds(chip, model.shape, plan, **chosen)
+    for side, plan in (("dense", None), ("plan", PLAN))
+  }
+  assert set(least["plan"]) == set(deploy.PARTS)
+  budget = cost.budget_of(PLAN, model.shape, text_tokens=6)
+  assert least["plan"]["first_token"] == cost.prefill_seconds(
+    chip,
+    model.shape,
+    [8, 4],
+    6,
+    cost.vision_row_counts(PLAN, model.shape),
+    batch=2,
+    operator_flops=budget.operator_flops,
+  )
+  assert least["dense"]["prefill"] < least["dense"]["first_token"]
+  assert least["plan"]["end_to_end"] == pytest.approx(
+    least["plan"]["first_token"] + 2 * least["plan"]["step"]
+  )
+  laps = {part: [1.0] for part in deploy.PARTS}
+  counted = dict.fromkeys(("dense", "plan"), dict.fromkeys(deploy.PARTS, 1))
+  got = deploy.speedups(laps, laps, counted, least)["prefill"]
+  bound = least["dense"]["prefill"] / least["plan"]["prefill"]
+  assert got["roofline"] == bound > 1
+  assert got["roofline_share"] == pytest.approx(1 / bound)
+
+
 def test_a_plan_is_cut_at_the_same_sites(model, inputs):
   short = programs.cut(PLAN)
   assert [(s.site, s.keep) for s in short.sites] == [
