@@ -18,7 +18,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from eos_jax import tasks
+from eos_jax import processes, tasks
 from eos_jax.data import sources
 from eos_jax.training import checkpoint, fits, loop, settings, workdir
 
@@ -28,12 +28,32 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where output goes; empty = runs/TASK."
 )
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator",
+  "",
+  "HOST:PORT of process 0 of several, each started with its --process_index.",
+)
+_PROCESS_INDEX = flags.DEFINE_integer(
+  "process_index", -1, "Number of this process, from 0; with --coordinator."
+)
+_PROCESS_COUNT = flags.DEFINE_integer(
+  "process_count", 0, "Processes of the job; checked. 0 = not announced."
+)
+_DEVICE_COUNT = flags.DEFINE_integer(
+  "device_count", 0, "Devices of the job; checked. 0 = not announced."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed",
+  False,
+  "Join the other processes that Cloud TPU, GKE, Slurm or MPI tell of.",
+)
 
 # What a user can mend; anything else is a bug and ends with its traceback.
 EXPECTED = (
   checkpoint.CheckpointError,
   fits.TooLarge,
   loop.Interrupted,
+  processes.LaunchError,
   settings.ConfigError,
   sources.DataError,
   workdir.WorkdirError,
@@ -57,6 +77,13 @@ def main(argv: list[str]) -> None:
   default = f"runs/{tasks.TASKS[task].reads or task}"
   path = pathlib.Path(_WORKDIR.value or default).absolute()
   try:
+    processes.start(
+      coordinator=_COORDINATOR.value,
+      index=_PROCESS_INDEX.value,
+      count=_PROCESS_COUNT.value,
+      found=_DISTRIBUTED.value,
+      devices=_DEVICE_COUNT.value,
+    )
     with loop.stoppable():
       print(
         f"eos_jax {task}: process {jax.process_index()}/{jax.process_count()},"

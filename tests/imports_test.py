@@ -15,6 +15,7 @@ ROOT = pathlib.Path(eos_jax.__file__).parent
 ARROWS = {
   "array_typing": set(),
   "files": set(),
+  "processes": set(),
   "ops": {"array_typing"},
   "cost": {"ops", "array_typing"},
   "search": {"ops", "cost", "array_typing"},
@@ -22,8 +23,8 @@ ARROWS = {
   "data": {"files", "array_typing"},
 }
 _MODEL = {"ops", "cost", "models", "data", "files", "array_typing"}
-ARROWS["evaluation"] = _MODEL
-ARROWS["training"] = _MODEL | {"search"}
+ARROWS["evaluation"] = _MODEL | {"processes"}
+ARROWS["training"] = _MODEL | {"search", "processes"}
 # Where training and evaluation meet.
 ARROWS["tasks"] = set(ARROWS)
 ARROWS["main"] = set(ARROWS)
@@ -33,6 +34,7 @@ _PLAIN = {"jax", "jaxtyping", "numpy"}
 THIRD_PARTY = {
   "array_typing": _PLAIN,
   "files": set(),
+  "processes": _PLAIN,
   "ops": _PLAIN,
   "cost": _PLAIN,
   "search": _PLAIN | {"optax"},

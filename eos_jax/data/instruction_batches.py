@@ -53,7 +53,7 @@ def batches(
   beside: Sequence[instructions.Instruction] | None = None,
   process_index: int = 0,
   process_count: int = 1,
-) -> grain.DatasetIterator:
+) -> loader.Batches:
   """Endless batches, shuffled anew each epoch.
 
   Args:
@@ -78,7 +78,7 @@ def batches(
   dataset = streams[0]
   if beside is not None:
     dataset = grain.experimental.ZipMapDataset(streams)
-  return loader.iterate(
+  return loader.Batches(
     dataset,
     batch,
     process_index=process_index,

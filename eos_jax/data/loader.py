@@ -1,14 +1,14 @@
-"""Batches from sources, as grain iterators that resume where they stopped.
+"""Batches from sources, made by grain, that resume where they stopped.
 
-Every function for training returns a `grain.DatasetIterator`: endless,
-shuffled anew each epoch, a function of the seed alone. Save it with
-`grain.checkpoint.CheckpointSave(iterator)` beside the train state and restore
-it with `grain.checkpoint.CheckpointRestore(fresh_iterator)`.
+Every function for training returns `Batches`: endless, shuffled anew each
+epoch, a function of the seed alone. Save their `position` beside the train
+state, and `seek` it with fresh ones, be it in another number of processes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
+from typing import Any
 
 import grain
 from jaxtyping import Int32, UInt8
@@ -63,38 +63,71 @@ def _mixed(sources, weights, seed: int) -> grain.MapDataset:
   return grain.MapDataset.mix(parts, [weight / total for weight in weights])
 
 
-def iterate(
-  dataset: grain.MapDataset,
-  batch: int,
-  *,
-  process_index: int = 0,
-  process_count: int = 1,
-  workers: int = 0,
-  threads: int = 1,
-) -> grain.DatasetIterator:
-  """Batches of a stream of examples.
+class Batches(Iterator[Any]):
+  """Endless batches of one process; where it stands is a number.
 
-  Args:
-    dataset: endless, of dicts of arrays.
-    batch: examples a batch, of this process.
-    process_index: which part of the stream to read, in 0..process_count - 1.
-    process_count: into how many parts the stream is cut.
-    workers: grain worker processes (they need absl flags to be parsed).
-    threads: that make examples; more pay where most of it is decoding of
-      pictures, which leaves Python's lock.
+  That number means the same however many processes read the stream, so that a
+  run may go on with others.
+
+  Attributes:
+    position: batches drawn so far.
   """
-  if not 0 <= process_index < process_count:
-    raise ValueError(
-      f"process_index {process_index} is not in 0..{process_count - 1}"
+
+  def __init__(
+    self,
+    dataset: grain.MapDataset,
+    batch: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 1,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      dataset: endless, of trees of arrays.
+      batch: examples a batch, of this process.
+      process_index: which part of the stream to read, in 0..process_count - 1.
+      process_count: into how many parts the stream is cut.
+      workers: grain worker processes (they need absl flags to be parsed).
+      threads: that make examples; more pay where most of it is decoding of
+        pictures, which leaves Python's lock.
+    """
+    if not 0 <= process_index < process_count:
+      raise ValueError(
+        f"process_index {process_index} is not in 0..{process_count - 1}"
+      )
+    self._dataset, self._batch = dataset, batch
+    self._index, self._count = process_index, process_count
+    self._workers, self._threads = workers, threads
+    self.seek(0)
+
+  def seek(self, position: int) -> None:
+    """Goes to where `position` batches have been drawn."""
+    self.position = position
+    self._stream: grain.DatasetIterator | None = None
+
+  def _opened(self) -> grain.DatasetIterator:
+    start = self.position * self._batch * self._count + self._index
+    options = grain.ReadOptions(
+      self._threads, prefetch_buffer_size=2 * self._batch
     )
-  dataset = dataset[process_index::process_count]
-  options = grain.ReadOptions(threads, prefetch_buffer_size=2 * batch)
-  stream = dataset.to_iter_dataset(options).batch(batch, drop_remainder=True)
-  if workers:
-    stream = stream.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers)
-    )
-  return iter(stream)
+    part = self._dataset[start :: self._count].to_iter_dataset(options)
+    stream = part.batch(self._batch, drop_remainder=True)
+    if self._workers:
+      stream = stream.mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=self._workers)
+      )
+    return iter(stream)
+
+  def __next__(self) -> Any:
+    """The next batch, a tree of arrays with a leading axis."""
+    if self._stream is None:
+      self._stream = self._opened()
+    drawn = next(self._stream)
+    self.position += 1
+    return drawn
 
 
 def _vision_example(record: sources_lib.Record) -> dict[str, np.ndarray]:
@@ -122,7 +155,7 @@ def vision_batches(
   process_index: int = 0,
   process_count: int = 1,
   workers: int = 0,
-) -> grain.DatasetIterator:
+) -> Batches:
   """Pictures with labels of their patches and of the whole.
 
   Args:
@@ -140,7 +173,7 @@ def vision_batches(
     uint8 `[B, NUM_SCENE]`, scene_valid bool `[B, NUM_SCENE]`.
   """
   dataset = _mixed(sources, weights, seed).map(_vision_example)
-  return iterate(
+  return Batches(
     dataset,
     batch,
     process_index=process_index,
@@ -163,7 +196,7 @@ def packed_batches(
   process_index: int = 0,
   process_count: int = 1,
   workers: int = 0,
-) -> grain.DatasetIterator:
+) -> Batches:
   """Pictures with several random questions each, packed in one sequence.
 
   Args:
@@ -201,7 +234,7 @@ def packed_batches(
     return {"image": sized(record.image), **row}
 
   dataset = _mixed(sources, weights, seed).seed(seed).random_map(example)
-  return iterate(
+  return Batches(
     dataset,
     batch,
     process_index=process_index,
@@ -222,7 +255,7 @@ def question_batches(
   process_index: int = 0,
   process_count: int = 1,
   workers: int = 0,
-) -> grain.DatasetIterator:
+) -> Batches:
   """Pictures with one random question each.
 
   Args:
@@ -252,7 +285,7 @@ def question_batches(
   )
   if others:
     dataset = grain.experimental.ZipMapDataset([dataset, *others])
-  return iterate(
+  return Batches(
     dataset,
     batch,
     process_index=process_index,

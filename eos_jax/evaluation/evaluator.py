@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from eos_jax import cost, models, ops
+from eos_jax import cost, models, ops, processes
 from eos_jax.evaluation import fate, metrics
 
 # Name of the plans that a search found, beside those of operators.
@@ -218,7 +218,7 @@ class Evaluator:
       asked = {n: raw[n] for n in raw if n not in models.inputs.SHOWN}
       pictures = {n: raw[n] for n in raw if n in models.inputs.SHOWN}
       pictures = jax.tree.map(lambda leaf, at=first: leaf[at], pictures)
-      asked, pictures = jax.device_put(
+      asked, pictures = processes.place(
         (asked | {"rows": rows.astype(np.int32)}, pictures), self._placement
       )
       noise = jax.random.fold_in(self._key, number)
@@ -287,6 +287,7 @@ class Evaluator:
     in_encoder = any(name.startswith("vision.") for name in names)
     later = _later_sites(plan)
     for batch in self._batches(start):
+      processes.check_stop()
       seen = batch.seen
       if in_encoder:
         seen = self._see(self._params, batch.pictures, batch.noise, plan=plan)
@@ -296,10 +297,10 @@ class Evaluator:
       ids, fates = self._answer(self._params, seen, batch.asked, plan=later)
       told = [
         self._questions.decode(row.tolist())
-        for row in np.asarray(ids)[batch.valid]
+        for row in processes.fetch(ids)[batch.valid]
       ]
       if fates is not None:
-        fates = [np.asarray(x)[batch.valid] for x in fates]
+        fates = [x[batch.valid] for x in processes.fetch(list(fates))]
       yield Told(
         tuple(batch.places.tolist()),
         tuple(told),

@@ -8,6 +8,9 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
+
+from eos_jax import processes
 from eos_jax.tasks import (
   benchmark,
   compile,  # noqa: A004, the name of the task
@@ -39,12 +42,14 @@ class Task:
     run: does it, in an opened working directory.
     check: refuses a config that cannot work, before the directory is taken.
     reads: the task whose finished run it reads instead of having its own; "".
+    spread: whether several processes may run it together.
   """
 
   settings: type
   run: Callable[[Any, pathlib.Path], None]
   check: Callable[[Any], None] = lambda job: None
   reads: str = ""
+  spread: bool = False
 
 
 TASKS = {
@@ -62,9 +67,11 @@ TASKS = {
   "finetune": Task(settings.FinetuneJob, finetune.run, finetune.check),
   "pretrain": Task(settings.PretrainSettings, pretrain.run),
   "report": Task(settings.ReportJob, report.run, reads="search"),
-  "search": Task(search_settings.SearchJob, search.run, search.check),
+  "search": Task(
+    search_settings.SearchJob, search.run, search.check, spread=True
+  ),
   "search_published": Task(
-    search_settings.PublishedSearchJob, search.run, search.check
+    search_settings.PublishedSearchJob, search.run, search.check, spread=True
   ),
 }
 
@@ -80,14 +87,22 @@ def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
   Raises:
     settings.ConfigError: the config has faults; all are listed.
     workdir.WorkdirError: the directory cannot be this run's.
+    processes.LaunchError: the task is not one for several processes.
   """
   task = TASKS[name]
+  if processes.several() and not task.spread:
+    known = ", ".join(n for n, other in TASKS.items() if other.spread)
+    raise processes.LaunchError(
+      f"the task {name!r} runs in one process, and there are"
+      f" {jax.process_count()}; start one, or a task for several: {known}"
+    )
   job = settings.build(task.settings, config)
   task.check(job)
   if task.reads:
     task.run(job, path)
     return
-  with workdir.opened(
+  opened = workdir.opened(
     path, name, config, harmless=settings.harmless(task.settings)
-  ):
-    task.run(job, path)
+  )
+  with processes.books(path, opened) as folder:
+    task.run(job, folder)

@@ -10,7 +10,7 @@ import jax
 import tqdm
 
 import eos_jax
-from eos_jax import models, ops
+from eos_jax import models, ops, processes
 from eos_jax.data import (
   generator,
   loader,
@@ -213,7 +213,7 @@ def advance(bar: tqdm.tqdm, done: int, total: int) -> None:
 def placed(params: Any) -> Any:
   """Parameters on the devices, sharded by their rules."""
   mesh = partition.make_mesh()
-  return jax.device_put(params, partition.param_shardings(mesh, params))
+  return processes.place(params, partition.param_shardings(mesh, params))
 
 
 def make_evaluator(

@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 
-from eos_jax import models
+from eos_jax import models, processes
 from eos_jax.data import (
   instruction_batches,
   instruction_rows,
@@ -86,7 +86,11 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
     fingerprint=fingerprint,
     mesh=mesh,
     iterator=instruction_batches.batches(
-      searched, rows, beside=beside, batch=job.batch, seed=job.seed
+      searched,
+      rows,
+      beside=beside,
+      seed=job.seed,
+      **processes.share(job.batch),
     ),
     checks=instruction_batches.chosen(
       parts["validation"], rows, count=job.check_questions, seed=job.seed
@@ -103,7 +107,7 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
       steps=job.data.answer_length,
       placement=partition.batch_sharding(mesh),
     ),
-    place=lambda tree: jax.device_put(
+    place=lambda tree: processes.place(
       tree, partition.param_shardings(mesh, tree)
     ),
     facts={"instructions": _data_facts(job.data)},

@@ -2,7 +2,7 @@
 
 import functools
 
-from eos_jax import models
+from eos_jax import models, processes
 from eos_jax.data import loader
 from eos_jax.tasks import cases, common, messages
 from eos_jax.training import partition, search_settings
@@ -48,9 +48,9 @@ def opened(job: search_settings.SearchJob) -> cases.Case:
     sources,
     words,
     beside=beside,
-    batch=job.batch,
     seed=job.seed,
     weights=job.weights,
+    **processes.share(job.batch),
   )
   checks = loader.evaluation_set(
     validation, words, count=job.check_questions, seed=job.seed

@@ -1,15 +1,14 @@
-"""Checkpoints of a run: arrays, data iterator and facts, through Orbax."""
+"""Checkpoints of a run: arrays, place in the data, and facts, through Orbax."""
 
 import pathlib
 import tempfile
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 import tensorstore
 
-from eos_jax import files
+from eos_jax import files, processes
 
 
 class CheckpointError(ValueError):
@@ -21,7 +20,9 @@ class OtherRun(CheckpointError):
 
 
 class Checkpointer:
-  """Saves and restores `(state, data iterator, facts)` in a directory.
+  """Saves and restores `(state, place in the data, facts)` in a directory.
+
+  Of several processes all save and restore, in a directory that they share.
 
   Frozen weights are not part of a state; their fingerprint belongs in `facts`,
   which must be equal when a run is resumed.
@@ -30,7 +31,7 @@ class Checkpointer:
   def __init__(self, directory: pathlib.Path, *, keep: int = 2):
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
     self._manager = ocp.CheckpointManager(
-      pathlib.Path(directory).absolute(), options=options
+      pathlib.Path(directory).resolve(), options=options
     )
 
   @property
@@ -46,14 +47,14 @@ class Checkpointer:
     Args:
       step: number of steps done.
       state: pytree of arrays and typed keys.
-      iterator: grain iterator that stands behind the last batch used.
+      iterator: stands behind the last batch used (`data.loader.Batches`).
       facts: what must hold when the run is resumed; plain JSON values.
     """
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(_table(state)),
-        data=grain.checkpoint.CheckpointSave(iterator),
+        data=ocp.args.JsonSave({"batches": iterator.position}),
         facts=ocp.args.JsonSave(facts),
       ),
     )
@@ -127,18 +128,22 @@ class Checkpointer:
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardRestore(abstract),
-        data=grain.checkpoint.CheckpointRestore(iterator),
+        data=ocp.args.JsonRestore(),
       ),
     )
-    return _tree(restored["state"], like), restored["data"]
+    iterator.seek(restored["data"]["batches"])
+    return _tree(restored["state"], like), iterator
 
   def _set_aside(self, step):
     """Moves a step out of sight of the manager; nothing is deleted."""
+    processes.meet("damaged")  # nobody reads it any more
     root = pathlib.Path(self._manager.directory)
-    folder = root.with_name(f"{root.name}.damaged")
-    folder.mkdir(exist_ok=True)
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=f"{step}.", dir=folder))
-    (root / str(step)).rename(aside / str(step))
+    aside = root.with_name(f"{root.name}.damaged")
+    if processes.first():
+      aside.mkdir(exist_ok=True)
+      aside = pathlib.Path(tempfile.mkdtemp(prefix=f"{step}.", dir=aside))
+      (root / str(step)).rename(aside / str(step))
+    processes.meet("set aside")
     self._manager.reload()
     return aside
 

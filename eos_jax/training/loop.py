@@ -9,18 +9,16 @@ from typing import Any
 import jax
 import tqdm
 
+from eos_jax import processes
 
-class Interrupted(BaseException):
-  """The run was asked to stop; what it has done is kept.
-
-  No `Exception`: nothing on its way up may take it for a failure.
-  """
+Interrupted = processes.Interrupted
 
 
 def stoppable() -> contextlib.AbstractContextManager[None]:
   """Lets SIGTERM and Ctrl-C raise `Interrupted`, wherever the block stands.
 
-  `run` waits for the end of its step instead, and saves the state.
+  `run` waits for the end of its step instead, and saves the state. Of several
+  processes none stops alone: SIGTERM is JAX's there, see `processes.stopping`.
   """
 
   def stop(number, frame):
@@ -40,6 +38,8 @@ def _signals_handled(handler):
     yield
     return
   numbers = (signal.SIGTERM, signal.SIGINT)
+  if processes.several():
+    numbers = (signal.SIGINT,)
   previous = {number: signal.signal(number, handler) for number in numbers}
   try:
     yield
@@ -131,6 +131,8 @@ def run(
       done = step + 1
       if check is not None and check_every and done % check_every == 0:
         check(done, state)
+      if processes.stopping(done):
+        asked.set()
       ends = asked.is_set()
       if done % save_every == 0 or done == stop or ends:
         if pending is not None:

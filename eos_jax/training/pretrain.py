@@ -273,10 +273,9 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
   )
   state = {"params": params, "opt": transform.init(params)}
   state = jax.device_put(state, replicated)
-  iterator = iter(batches)
   facts = {"seed": settings.seed, **dataclasses.asdict(stage)}
   with record.Record(workdir, facts) as book:
-    state, iterator, start = book.resume(state, iterator, stage.steps)
+    state, iterator, start = book.resume(state, batches, stage.steps)
     state = loop.run(
       lambda _, state, batch: compiled(
         state, jax.device_put(batch, cut), *constants

@@ -37,7 +37,7 @@ class Record(contextlib.AbstractContextManager):
 
     Args:
       state: state before the first step, with its shardings.
-      iterator: a fresh grain iterator; the record saves where it stands.
+      iterator: a fresh iterator; the record saves where it stands.
       steps: of the whole run, for the message.
 
     Returns:

@@ -4,10 +4,9 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from eos_jax import models, search
+from eos_jax import models, processes, search
 from eos_jax.training import losses, partition
 from eos_jax.training import search as search_lib
 
@@ -48,7 +47,7 @@ class Checker:
     self._soft = jax.jit(functools.partial(run, hard=False))
     self._hard = jax.jit(functools.partial(run, temperature=1.0, hard=True))
 
-  def _batches(self):
+  def _batches(self, params):
     """All questions: batch, which rows are real, pictures as encoded or None.
 
     Read once, where they are small enough to stay.
@@ -60,9 +59,9 @@ class Checker:
     for host in self._questions.batches(self._batch):
       valid = host.pop("valid")
       del host["index"]
-      placed, seen = jax.device_put(host, self._cut), None
+      placed, seen = processes.place(host, self._cut), None
       if self._fixed:
-        seen = self._see(self._problem.params, placed)
+        seen = self._see(params, placed)
         placed = {
           n: v for n, v in placed.items() if n not in models.inputs.SHOWN
         }
@@ -94,14 +93,14 @@ class Checker:
     params = {**params, **state.variables.get("model", {})}
     if keep is None:
       keep = self._problem.whole_counts(state, limit)
-    keep = jnp.asarray(keep, jnp.float32)
+    keep = np.asarray(keep, np.float32)
     forced = search_lib.forced_counts(self._problem, state, limit, inner)
     # In the last steps the soft operators have the plan's counts too.
-    forced = jnp.where(forced > 0, keep, 0.0)
+    forced = np.where(forced > 0, keep, np.float32(0.0))
     right, total = np.zeros(2), 0.0
-    for batch, valid, seen in self._batches():
+    for batch, valid, seen in self._batches(params):
       soft = self._soft(params, batch, seen, policy, temperature, forced)
       hard = self._hard(params, batch, seen, policy, keep=keep)
-      right += [np.sum(np.asarray(x)[valid]) for x in (soft, hard)]
+      right += [np.sum(x[valid]) for x in processes.fetch([soft, hard])]
       total += valid.sum()
     return float(right[0] / total), float(right[1] / total)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eos_jax import files, models, ops, search
+from eos_jax import files, models, ops, processes, search
 from eos_jax.training import (
   loop,
   metrics,
@@ -78,7 +78,7 @@ class _Run:
     self.everywhere = partition.replicated(mesh)
     self.cut = partition.batch_sharding(mesh)
     placed = partition.param_shardings(mesh, problem.params)
-    self.params = jax.device_put(problem.params, placed)
+    self.params = processes.place(problem.params, placed)
     self.key = jax.random.key(problem.settings.seed)
     self._step, self._calibration = (
       loop.compile_step(
@@ -107,7 +107,7 @@ class _Run:
   def start(self) -> search.SearchState:
     """State before the first step."""
     state = search_lib.first_state(self.problem)
-    return jax.device_put(state, self.everywhere)
+    return processes.place(state, self.everywhere)
 
   def advance(self, step, state, batch):
     """One step; the first one of a later budget first passes on to it."""
@@ -115,12 +115,12 @@ class _Run:
     if inner == 0 and step:
       before, _ = self.where(step - 1)
       state = search_lib.next_state(self.problem, state, before, limit)
-      state = jax.device_put(state, self.everywhere)
+      state = processes.place(state, self.everywhere)
     if inner < self.problem.settings.steps:
       return self.search(state, batch, limit, inner)
     keep = self.problem.whole_counts(state, limit)
     keep = np.asarray(keep, np.float32)
-    batch = jax.device_put(batch, self.cut)
+    batch = processes.place_share(batch, self.cut)
     return self._calibration(state, batch, self.params, self.key, limit, keep)
 
   def search(self, state, batch, limit, inner):
@@ -128,7 +128,7 @@ class _Run:
     settings = self.problem.settings
     return self._step(
       state,
-      jax.device_put(batch, self.cut),
+      processes.place_share(batch, self.cut),
       self.params,
       self.key,
       limit,

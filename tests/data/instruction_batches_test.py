@@ -56,11 +56,11 @@ def test_a_stream_goes_on_where_it_stood(asked):
   )
   stream = make()
   next(stream)
-  state = stream.get_state()
+  place = stream.position
   wanted = [next(stream) for _ in range(3)]
   assert [len(pair) for pair in wanted] == [2, 2, 2]
   other = make()
-  other.set_state(state)
+  other.seek(place)
   for want in wanted:
     _same(next(other), want)
 

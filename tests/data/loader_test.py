@@ -2,9 +2,7 @@
 
 import collections
 
-import grain
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from eos_jax.data import labels, loader, packing
@@ -60,24 +58,24 @@ def test_shapes_and_types(kind, load, tok):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_a_restored_iterator_goes_on_where_it_was(kind, load, tok, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stream_goes_on_where_it_stood(kind, processes, load, tok):
   sources = [load(), load("easy_vqa")]
-  make = lambda seed: _batches(kind, sources, tok, batch=8, seed=seed)
-  iterator = make(3)
+  make = lambda **part: _batches(kind, sources, tok, seed=3, **part)
+  iterator = make(batch=8)
   for _ in range(3):
     next(iterator)
-  with ocp.CheckpointManager(tmp_path) as manager:
-    manager.save(
-      1, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator))
+  assert iterator.position == 3
+  expected = [next(iterator) for _ in range(3)]
+  for index in range(processes):
+    # In as many processes as may be: the place is one of the whole batches.
+    fresh = make(
+      batch=8 // processes, process_index=index, process_count=processes
     )
-    manager.wait_until_finished()
-    expected = [next(iterator) for _ in range(3)]
-    fresh = make(3)
-    manager.restore(
-      1, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(fresh))
-    )
-  for batch in expected:
-    _assert_equal(batch, next(fresh))
+    fresh.seek(3)
+    for batch in expected:
+      part = {name: rows[index::processes] for name, rows in batch.items()}
+      _assert_equal(part, next(fresh))
 
 
 @pytest.mark.parametrize("kind", SHAPES)

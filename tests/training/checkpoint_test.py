@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from eos_jax.data import loader
 from eos_jax.training import checkpoint, partition
 
 
@@ -19,9 +20,8 @@ def _state(value=1.0):
 
 
 def _iterator():
-  return iter(
-    grain.MapDataset.source(np.arange(100)).seed(0).shuffle().to_iter_dataset()
-  )
+  numbers = grain.MapDataset.source(np.arange(100)).seed(0).shuffle().repeat()
+  return loader.Batches(numbers, 1)
 
 
 def test_round_trip_with_typed_key_and_iterator(tmp_path):
@@ -31,7 +31,7 @@ def test_round_trip_with_typed_key_and_iterator(tmp_path):
     next(iterator)
   saver.save(7, _state(3.0), iterator, {"weights": "abc"})
   saver.close()
-  expected = [int(next(iterator)) for _ in range(5)]
+  expected = [next(iterator).item() for _ in range(5)]
 
   again = checkpoint.Checkpointer(tmp_path)
   assert again.latest == 7
@@ -46,7 +46,7 @@ def test_round_trip_with_typed_key_and_iterator(tmp_path):
   np.testing.assert_array_equal(
     jax.random.key_data(state["key"]), jax.random.key_data(want["key"])
   )
-  assert [int(next(moved)) for _ in range(5)] == expected
+  assert [next(moved).item() for _ in range(5)] == expected
 
 
 def test_another_runs_checkpoint_is_refused(tmp_path):
@@ -108,8 +108,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
   assert step == 3
   np.testing.assert_array_equal(state["params"]["a"], 3.0)
   want = _iterator()
-  expected = [int(next(want)) for _ in range(5)][3:]
-  assert [int(next(iterator)) for _ in range(2)] == expected
+  expected = [next(want).item() for _ in range(5)][3:]
+  assert [next(iterator).item() for _ in range(2)] == expected
   said = capsys.readouterr().out
   assert said.startswith("warning: checkpoint 5 in ") and "is damaged" in said
   # The step can be saved anew, and nothing was deleted.
