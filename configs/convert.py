@@ -20,5 +20,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.model.dtype = ""  # "float32", "bfloat16", "float16"; "" = as stored
 
   # Devices along data, fsdp and tensor; parameters are cut along the last two.
-  config.mesh = ()  # all along data
+  config.mesh = ()  # as many along fsdp as the shapes allow
   return config.lock()

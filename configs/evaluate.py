@@ -57,7 +57,9 @@ def _published(pictures, tiles=(), size=(), style="", aspect=""):
   config.model = ml_collections.ConfigDict()
   config.model.path = ""  # folder of the checkpoint, or of a converted one
   config.model.dtype = "bfloat16"  # "" = that of the checkpoint
-  config.mesh = ()  # devices along data, fsdp and tensor; () = all along data
+  # Devices along data, fsdp and tensor; () = as many along fsdp as the shapes
+  # allow, the others along data.
+  config.mesh = ()
 
   config.data = ml_collections.ConfigDict()
   config.data.folder = ""  # has a folder of each benchmark, by its name

@@ -56,6 +56,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.task = "search"
   config.seed = 0
   config.weights_path = ""  # "" = the weights inside the package
+  # Devices along data, fsdp and tensor. () = all along data; of a published
+  # model as many along fsdp as its shapes allow.
+  config.mesh = ()
 
   config.data = ml_collections.ConfigDict()
   config.data.suite = "held_out"  # validation and test pictures
@@ -177,7 +180,6 @@ def _published(config, budgets, pictures, tiles=(), size=()):
   config.model = ml_collections.ConfigDict()
   config.model.path = ""  # folder of the checkpoint, or of a converted one
   config.model.dtype = "bfloat16"  # "" = that of the checkpoint
-  config.mesh = ()  # devices along data, fsdp and tensor; () = all along data
 
   config.data = ml_collections.ConfigDict()
   config.data.path = ""  # LLaVA's instruction JSON

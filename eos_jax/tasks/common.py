@@ -210,9 +210,9 @@ def advance(bar: tqdm.tqdm, done: int, total: int) -> None:
   bar.update(done - bar.n)
 
 
-def placed(params: Any) -> Any:
+def placed(params: Any, mesh: jax.sharding.Mesh | None = None) -> Any:
   """Parameters on the devices, sharded by their rules."""
-  mesh = partition.make_mesh()
+  mesh = mesh or partition.make_mesh()
   return processes.place(params, partition.param_shardings(mesh, params))
 
 
@@ -222,6 +222,7 @@ def make_evaluator(
   words: tokenizer.Tokenizer,
   data: settings.DataSettings,
   chosen: settings.EvaluationSettings,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> evaluator.Evaluator:
   """An evaluator over the test questions that the settings choose."""
   questions = loader.evaluation_set(
@@ -230,11 +231,11 @@ def make_evaluator(
     count=chosen.questions or None,
     seed=chosen.seed,
   )
-  mesh = partition.make_mesh()
+  mesh = mesh or partition.make_mesh()
   partition.check_batch(mesh, chosen.batch)
   return evaluator.Evaluator(
     cfg,
-    placed(params),
+    placed(params, mesh),
     questions,
     batch=chosen.batch,
     seed=chosen.seed,

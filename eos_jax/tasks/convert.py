@@ -19,21 +19,18 @@ from eos_jax.training import (
 
 def check(job: model_settings.ConvertJob) -> None:
   """Refuses a folder that cannot be read, or a mesh that does not fit."""
-  faults, mesh, contents = [], None, None
-  try:
-    mesh = partition.make_mesh(job.mesh or None)
-  except ValueError as error:
-    faults.append(f"config.mesh: {error}")
+  faults, contents = [], None
   try:
     contents = loading.inspect(job.model.path)
   except ValueError as error:
     faults.append(f"config.model.path: {error}")
-  if mesh is not None and contents is not None:
-    try:
-      shapes = loading.shapes(contents.description.cfg)
+  shapes = contents and loading.shapes(contents.description.cfg)
+  try:
+    mesh = partition.make_mesh(job.mesh, shapes)
+    if contents is not None:
       partition.param_shardings(mesh, shapes)
-    except ValueError as error:
-      faults.append(f"config.mesh: {error}")
+  except ValueError as error:
+    faults.append(f"config.mesh: {error}")
   if faults:
     raise settings.ConfigError(faults)
 
@@ -48,8 +45,8 @@ def run(job: model_settings.ConvertJob, folder: pathlib.Path) -> None:
       flush=True,
     )
     return
-  mesh = partition.make_mesh(job.mesh or None)
   contents = loading.inspect(job.model.path)
+  mesh = partition.make_mesh(job.mesh, loading.shapes(contents.description.cfg))
   dtype = job.model.dtype or loading.stored_dtype(contents.description)
   need = fits.measure(
     contents.description, dtype, mesh, host=loading.passing(contents, dtype)

@@ -139,12 +139,12 @@ def _data_line(job, data):
 def _open(job):
   """All that a job names but the weights; every fault is listed."""
   attempt = common.Attempts()
-  mesh = attempt("mesh", lambda: partition.make_mesh(job.mesh or None))
   source = attempt("model.path", lambda: published_model.source(job.model))
+  shapes = source and loading.shapes(source.description.cfg)
+  mesh = attempt("mesh", lambda: partition.make_mesh(job.mesh, shapes))
   processor = attempt("model.path", lambda: processors.load(job.model.path))
   data = attempt("data.path", lambda: _instructions(job.data))
   attempt.check()
-  shapes = loading.shapes(source.description.cfg)
   attempt("mesh", lambda: partition.param_shardings(mesh, shapes))
   cfg = attempt(
     "data", lambda: published_model.with_room(source.description, job.data)

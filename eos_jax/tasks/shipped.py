@@ -4,6 +4,7 @@ import functools
 
 from eos_jax import models, processes
 from eos_jax.data import loader
+from eos_jax.models import loading
 from eos_jax.tasks import cases, common, messages
 from eos_jax.training import partition, search_settings
 
@@ -16,8 +17,13 @@ def config(job: search_settings.SearchJob) -> models.VLMConfig:
 
 def faults(job: search_settings.SearchJob) -> list[str]:
   """What is wrong with the data that a job names, and with the batch sizes."""
+  try:
+    mesh = partition.make_mesh(job.mesh)
+    partition.param_shardings(mesh, loading.shapes(config(job)))
+  except ValueError as error:
+    return [f"config.mesh: {error}"]
   found = common.batch_faults(
-    partition.make_mesh(),
+    mesh,
     {
       "batch": job.batch,
       "check_batch": job.check_batch,
@@ -56,20 +62,27 @@ def opened(job: search_settings.SearchJob) -> cases.Case:
     validation, words, count=job.check_questions, seed=job.seed
   )
   height, width = cfg.vision.size
+  mesh = partition.make_mesh(job.mesh)
   return cases.Case(
     cfg=cfg,
     params=params,
     fingerprint=models.weights.fingerprint(params),
-    mesh=partition.make_mesh(),
+    mesh=mesh,
     iterator=iterator,
     checks=checks,
     pictures=1,
     batch_bytes=job.batch * 3 * height * width,
     data=messages.data_line([*sources, *(beside or ())]),
     judge=functools.partial(
-      common.make_evaluator, cfg, params, words, job.data, job.evaluation
+      common.make_evaluator,
+      cfg,
+      params,
+      words,
+      job.data,
+      job.evaluation,
+      mesh=mesh,
     ),
-    place=common.placed,
+    place=functools.partial(common.placed, mesh=mesh),
     facts=common.data_facts(job.data),
     evaluated=True,
   )

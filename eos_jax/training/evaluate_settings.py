@@ -76,7 +76,8 @@ class EvaluatePublishedJob(settings.Checked):
 
   Attributes:
     model: which.
-    mesh: devices along the axes data, fsdp and tensor; () = all along data.
+    mesh: devices along the axes data, fsdp and tensor; () = along fsdp as many
+      as the model's shapes allow, the others along data.
     data: the benchmarks.
     plans: JSON files of plans.
     budgets: layer averages at which random selection, a grid and pooling stand

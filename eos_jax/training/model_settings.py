@@ -39,7 +39,8 @@ class ConvertJob(settings.Checked):
 
   Attributes:
     model: which, and the dtype of what is written.
-    mesh: devices along the axes data, fsdp and tensor; () = all along data.
+    mesh: devices along the axes data, fsdp and tensor; () = along fsdp as many
+      as the model's shapes allow, the others along data.
   """
 
   model: ModelSettings

@@ -25,17 +25,22 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
-def make_mesh(shape: tuple[int, int, int] | None = None) -> jax.sharding.Mesh:
+def make_mesh(
+  shape: tuple[int, ...] = (), params: Any = None
+) -> jax.sharding.Mesh:
   """A mesh over all devices with the axes data, fsdp, tensor.
 
   Args:
-    shape: devices along each axis; None puts all of them on `data`.
+    shape: devices along each axis; () = chosen here.
+    params: of a model that is too large to lie on every device as a whole: as
+      many devices as its shapes allow are put on `fsdp`, the others on `data`.
+      None = all on `data`.
 
   Raises:
     ValueError: the shape does not use every device.
   """
   count = jax.device_count()
-  shape = shape or (count, 1, 1)
+  shape = shape or default_shape(count, params)
   if math.prod(shape) != count:
     raise ValueError(
       f"mesh shape {dict(zip(AXES, shape, strict=True))} needs"
@@ -45,6 +50,24 @@ def make_mesh(shape: tuple[int, int, int] | None = None) -> jax.sharding.Mesh:
   # Auto axes: explicit ones, JAX's default, reject Linen's parameter gathers.
   kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
   return jax.make_mesh(shape, AXES, axis_types=kinds)
+
+
+def default_shape(count: int, params: Any = None) -> tuple[int, int, int]:
+  """Devices along data, fsdp and tensor; see `make_mesh`.
+
+  >>> default_shape(6)
+  (6, 1, 1)
+  """
+  if params is None:
+    return count, 1, 1
+  sizes = [
+    leaf.shape[axis]
+    for _, leaf, spec in _with_specs(params)
+    for axis, names in enumerate(spec)
+    if names == "fsdp"
+  ]
+  fsdp = math.gcd(count, *sizes)
+  return count // fsdp, fsdp, 1
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -84,16 +107,21 @@ def param_shardings(mesh: jax.sharding.Mesh, params: Any) -> Any:
   Raises:
     ValueError: a spec does not divide a shape; all offenders are listed.
   """
-  leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
   shardings, faults = [], []
-  for path, leaf in leaves:
-    name = ".".join(str(getattr(entry, "key", entry)) for entry in path)
-    spec = next(spec for pattern, spec in RULES if re.search(pattern, name))
+  for name, leaf, spec in _with_specs(params):
+    if len(spec) > len(leaf.shape):
+      faults.append(
+        f"{name} {leaf.shape} has {len(leaf.shape)} axes, {spec} is for"
+        f" {len(spec)}"
+      )
+      continue
     for axis, names in enumerate(spec):
       ways = mesh.shape[names] if names else 1
       if leaf.shape[axis] % ways:
         faults.append(
-          f"{name} {leaf.shape}: axis {axis} over {names!r} = {ways}"
+          f"{name} {leaf.shape} by {spec}: axis {axis} of {leaf.shape[axis]}"
+          f" over {names!r} = {ways}; {math.gcd(leaf.shape[axis], ways)} would"
+          " divide it"
         )
     shardings.append(NamedSharding(mesh, spec))
   if faults:
@@ -102,4 +130,15 @@ def param_shardings(mesh: jax.sharding.Mesh, params: Any) -> Any:
       f" {dict(mesh.shape)}; choose axis sizes that divide them:\n  "
       + "\n  ".join(faults)
     )
-  return jax.tree_util.tree_unflatten(treedef, shardings)
+  return jax.tree.unflatten(jax.tree.structure(params), shardings)
+
+
+def _with_specs(params):
+  """Yields (path, leaf, spec) of parameters, in the order of the tree."""
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    name = ".".join(str(getattr(entry, "key", entry)) for entry in path)
+    yield (
+      name,
+      leaf,
+      next(spec for pattern, spec in RULES if re.search(pattern, name)),
+    )

@@ -295,12 +295,14 @@ class SearchJob(SearchSettings):
   """A search for the shipped model, and the comparison of what it finds.
 
   Attributes:
+    mesh: devices along the axes data, fsdp and tensor; () = all along data.
     data: the data sets.
     weights: share of questions from mini_suite and easy_vqa.
     weights_path: the model's weights; "" = those inside the package.
     evaluation: the comparison.
   """
 
+  mesh: tuple[int, ...] = _harmless()
   data: settings.DataSettings
   weights: tuple[float, ...]
   # A checkpoint knows the weights themselves, wherever they lay.
@@ -310,6 +312,7 @@ class SearchJob(SearchSettings):
 
   def _faults(self) -> Iterator[str]:
     yield from super()._faults()
+    yield from model_settings.mesh_faults("mesh", self.mesh)
     yield from settings.share_faults(self.weights)
 
 
@@ -376,7 +379,8 @@ class PublishedSearchJob(SearchSettings):
 
   Attributes:
     model: which.
-    mesh: devices along the axes data, fsdp and tensor; () = all along data.
+    mesh: devices along the axes data, fsdp and tensor; () = along fsdp as many
+      as the model's shapes allow, the others along data.
     data: the instructions.
     evaluation: the comparison.
   """

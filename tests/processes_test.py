@@ -1,0 +1,192 @@
+"""Several processes, by JAX's runtime, on one machine."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import command
+
+# Two devices each; what both hold is compared with what NumPy says.
+_PIECES = """
+import sys
+import jax, numpy as np
+from eos_jax import processes
+from eos_jax.training import partition
+index, port = int(sys.argv[1]), sys.argv[2]
+where = f"127.0.0.1:{port}"
+processes.start(coordinator=where, index=index, count=2, devices=4)
+mesh = partition.make_mesh()
+cut, everywhere = partition.batch_sharding(mesh), partition.replicated(mesh)
+part = processes.share(8)
+assert part == {"batch": 4, "process_index": index, "process_count": 2}
+rows = np.arange(24.0).reshape(8, 3)
+mine = processes.place_share({"x": rows[4 * index : 4 * index + 4]}, cut)
+np.testing.assert_array_equal(processes.fetch(mine)["x"], rows)
+np.testing.assert_array_equal(processes.fetch(processes.place(rows, cut)), rows)
+key = processes.place(jax.random.key(3), everywhere)
+assert jax.random.key_data(key).tolist() == [0, 3]
+assert processes.first() == (index == 0)
+across = partition.make_mesh((1, 1, 4))
+try:
+  processes.place_share(rows, partition.batch_sharding(across))
+except ValueError as error:
+  assert "keep the tensor axis within" in str(error)
+else:
+  raise AssertionError("rows that both have were taken")
+try:
+  processes.share(7)
+except ValueError as error:
+  assert "cannot be cut over 2 processes" in str(error)
+else:
+  raise AssertionError("an uneven batch was taken")
+assert not processes.stopping(1)
+processes.meet("end")
+"""
+
+
+def _port():
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    return free.getsockname()[1]
+
+
+def test_pieces_of_two_processes():
+  port = _port()
+  made = command.options(command.ROOT / "runs", devices=2, cache="off")
+  made |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+  made["env"] = made["env"] | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+  running = []
+  for index in range(2):
+    made["args"] = [sys.executable, "-c", _PIECES, str(index), str(port)]
+    running.append(subprocess.Popen(**made))
+  for process in running:
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said[-3000:]
+
+
+def test_other_numbers_than_announced_are_refused(tmp_path):
+  said = command.error(tmp_path / "run", "--process_count=2")
+  assert "--process_count=2, but there are 1" in said
+  said = command.error(tmp_path / "run", "--device_count=8")
+  assert "--device_count=8, but there are 1" in said
+  said = command.error(tmp_path / "run", "--coordinator=localhost:1")
+  assert "needs --process_count, got 0" in said
+  assert not (tmp_path / "run").exists()
+
+
+class _Pair:
+  """A short search by two processes of two devices each."""
+
+  def __init__(self, root, cache):
+    self.root, self.cache, self.workdir = root, cache, root / "run"
+    root.mkdir(exist_ok=True)
+    self.running = []
+
+  def start(self, *args):
+    """Starts or resumes both."""
+    port = _port()
+    self.running = []
+    for index in range(2):
+      made = command.options(
+        self.workdir,
+        f"--coordinator=127.0.0.1:{port}",
+        "--process_count=2",
+        f"--process_index={index}",
+        "--device_count=4",
+        *args,
+        cache=self.cache,
+        devices=2,
+      )
+      with open(self.root / f"{index}.txt", "w", encoding="utf-8") as file:
+        self.running.append(
+          subprocess.Popen(**made, stdout=file, stderr=subprocess.STDOUT)
+        )
+
+  def said(self, index):
+    """What one has said since it was started."""
+    return (self.root / f"{index}.txt").read_text(encoding="utf-8")
+
+  def wait_for(self, path):
+    """Waits until a file is there and not empty; both have to be well."""
+    while not (path.is_dir() or (path.exists() and path.stat().st_size)):
+      for index, process in enumerate(self.running):
+        assert process.poll() is None, self.said(index)[-3000:]
+      time.sleep(0.01)
+
+  def end(self):
+    """Waits for both; their exit codes."""
+    return [process.wait(timeout=600) for process in self.running]
+
+
+def _losses(folder):
+  rows = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+  found = [json.loads(row) for row in rows]
+  return {row["step"]: row["task"] for row in found if "task" in row}
+
+
+def _accuracies(folder):
+  results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+  return [
+    (row["name"], row["limit"], row["mean"]) for row in results["results"]
+  ]
+
+
+@pytest.mark.full
+def test_two_processes_search_as_one_and_stop_as_one(tmp_path, searched):
+  """SIGTERM to one, kill -9 of one, another number of processes, and back."""
+  data = f"--config.data.directory={searched.root / 'data'}"
+  save = "--config.save_every=1"
+  pair = _Pair(tmp_path / "pair", searched.cache)
+  pair.start(data, save)
+  pair.wait_for(pair.workdir / "metrics.jsonl")
+  pair.running[1].send_signal(signal.SIGTERM)
+  assert pair.end() == [1, 1], pair.said(0)[-3000:]
+  told = [pair.said(index).splitlines()[-1] for index in range(2)]
+  assert told[0] == told[1]
+  assert told[0].startswith("error: stopped at search step ")
+  step = int(told[0].split()[5])
+  assert 0 < step < 8
+  # What both have saved, one process goes on with, on another mesh.
+  alone = tmp_path / "alone"
+  shutil.copytree(pair.workdir, alone)
+  done = command.run(
+    alone, data, save, "--config.mesh=(2,2,2)", cache=searched.cache, devices=8
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert f"resumed at step {step} of 8" in done.stdout
+  # Both go on, one is killed; the other cannot go on alone.
+  pair.start(data, save)
+  pair.wait_for(pair.workdir / "checkpoints" / f"{step + 1}")
+  pair.running[1].kill()
+  time.sleep(1)
+  pair.running[0].kill()
+  assert pair.end() == [-signal.SIGKILL] * 2
+  pair.start(data, save)
+  assert pair.end() == [0, 0], pair.said(0)[-3000:] + pair.said(1)[-3000:]
+  assert "resumed at step" in pair.said(0)
+  assert not list(pair.workdir.glob("checkpoints/*tmp*"))
+  # All are the search of one process that nobody disturbed.
+  want = _losses(searched.workdir)
+  for folder in (pair.workdir, alone):
+    got = _losses(folder)
+    assert got.keys() == want.keys()
+    np.testing.assert_allclose(
+      list(got.values()), list(want.values()), rtol=1e-3, atol=1e-5
+    )
+    assert len(_accuracies(folder)) == len(_accuracies(searched.workdir))
+
+
+@pytest.mark.full
+def test_a_task_for_one_process_says_so(tmp_path, searched):
+  pair = _Pair(tmp_path / "pair", searched.cache)
+  pair.start("--config=configs/pretrain.py:ci")
+  assert pair.end() == [1, 1]
+  for index in range(2):
+    assert "'pretrain' runs in one process, and there are 2" in pair.said(index)
