@@ -189,7 +189,16 @@ def compiled(
     jitted = jax.jit(function, donate_argnums=donate, **options)
     traced = jitted.trace(*args)
     flops = cost.product_flops(traced.jaxpr.jaxpr, loops=loops)
-    made = traced.lower().compile()
+    try:
+      made = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      said = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2]
+      raise ValueError(
+        f"it does not fit a chip ({said}); try more chips, a smaller batch, or"
+        " remat='layers'"
+      ) from error
   seconds = time.perf_counter() - start
   memory, text = made.memory_analysis(), made.as_text()
   read = hlo.traffic(text)

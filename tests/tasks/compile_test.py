@@ -122,3 +122,28 @@ def test_the_shipped_model_compiles_for_four_chips(tmp_path):
     assert one["flops"] > 1e9 and "all-gather" in one["collectives"]
   # All parameters move, with two moments of each.
   assert found["finetune"]["argument_bytes"] > found["dense"]["argument_bytes"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", tiny_families.FAMILIES)
+def test_a_search_of_every_family_compiles_for_four_chips(family, tmp_path):
+  pytest.importorskip("libtpu")
+  folder = tiny_families.write(family, tmp_path / "model")
+  rooms = tiny_families.ROOMS[family]
+  done = command.run(
+    tmp_path / "run",
+    f"--config.model={folder}",
+    "--config.topologies=('v5e:2x2',)",
+    "--config.search.batch=4",
+    "--config.search.budgets=(2.0,)",
+    "--config.search.sites=('decoder.0',)",
+    *(f"--config.{name}={value}" for name, value in rooms.items()),
+    config="compile",
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  text = (tmp_path / "run" / "compile.json").read_text(encoding="utf-8")
+  value = json.loads(text)
+  assert not value["faults"]
+  (one,) = value["programs"]
+  assert one["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1}
+  assert "all-gather" in one["collectives"]
