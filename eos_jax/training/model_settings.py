@@ -55,5 +55,5 @@ def mesh_faults(field: str, mesh: tuple[int, ...]) -> Iterator[str]:
   if mesh and (len(mesh) != 3 or min(mesh) < 1):
     yield (
       f"{field} is {mesh}; give the devices along data, fsdp and tensor, such"
-      " as (1, 8, 1), or () for all along data"
+      " as (1, 8, 1), or () for the default"
     )

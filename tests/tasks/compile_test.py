@@ -48,7 +48,7 @@ def test_what_cannot_be_compiled_is_told(tmp_path):
     "config.programs has 'searches'; did you mean 'search'?",
     "config.topologies is empty; give at least one",
     "config.mesh is (2, 2); give the devices along data, fsdp and tensor, such"
-    " as (1, 8, 1), or () for all along data",
+    " as (1, 8, 1), or () for the default",
   )
   with pytest.raises(settings.ConfigError, match="config.model: .*config.json"):
     compile_task.check(_job(model=str(tmp_path)))

@@ -99,7 +99,8 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
   room = fits.Room("TPU v5 lite", 2**15, 2**30)
   monkeypatch.setattr(fits, "room", lambda: room)
   monkeypatch.setattr(loading, "load", None)
-  assert _refusal(source, tmp_path / "out").startswith(
+  # Whole on every device; by default it would be cut over all eight.
+  assert _refusal(source, tmp_path / "out", mesh=(8, 1, 1)).startswith(
     "llava_1_5 in float32 does not fit: each device needs 35.7 KiB (parameters"
     " 35.7 KiB), and the host 6.0 KiB; 32.0 KiB of each TPU v5 lite and"
   )
@@ -128,16 +129,16 @@ def test_settings_that_do_not_fit(source, tmp_path):
   assert _refusal(source, out, mesh=(8, 1)) == (
     "the config has faults:\n"
     "  config.mesh is (8, 1); give the devices along data, fsdp and tensor,"
-    " such as (1, 8, 1), or () for all along data"
+    " such as (1, 8, 1), or () for the default"
   )
   (source / "model.safetensors.index.json").unlink()
   assert _refusal(source, out, mesh=(1, 3, 1)).splitlines() == [
     "the config has faults:",
+    f"  config.model.path: {source} has neither model.safetensors nor"
+    " model.safetensors.index.json; give the folder of a checkpoint",
     "  config.mesh: mesh shape {'data': 1, 'fsdp': 3, 'tensor': 1} needs 3"
     " devices, but 8 are present; let the product of the axes be the number of"
     " devices.",
-    f"  config.model.path: {source} has neither model.safetensors nor"
-    " model.safetensors.index.json; give the folder of a checkpoint",
   ]
   assert not out.exists()
 

@@ -137,6 +137,7 @@ def test_what_may_change_between_starts():
   assert settings.harmless(search_settings.SearchJob) == {
     "config.data.directory",
     "config.log_every",
+    "config.mesh",
     "config.remat",
     "config.save_every",
     "config.weights_path",
