@@ -52,7 +52,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 EXPECTED = (
   checkpoint.CheckpointError,
   fits.TooLarge,
-  loop.Interrupted,
+  processes.Interrupted,
   processes.LaunchError,
   settings.ConfigError,
   sources.DataError,

@@ -180,7 +180,11 @@ def test_two_processes_search_as_one_and_stop_as_one(tmp_path, searched):
     np.testing.assert_allclose(
       list(got.values()), list(want.values()), rtol=1e-3, atol=1e-5
     )
-    assert len(_accuracies(folder)) == len(_accuracies(searched.workdir))
+    rows = zip(_accuracies(folder), _accuracies(searched.workdir), strict=True)
+    for (name, limit, mean), (same_name, same_limit, same_mean) in rows:
+      assert (name, limit) == (same_name, same_limit)
+      # Of the 32 questions two may be answered otherwise.
+      assert mean is None or abs(mean - same_mean) < 0.07
 
 
 @pytest.mark.full

@@ -11,11 +11,9 @@ import tqdm
 
 from eos_jax import processes
 
-Interrupted = processes.Interrupted
-
 
 def stoppable() -> contextlib.AbstractContextManager[None]:
-  """Lets SIGTERM and Ctrl-C raise `Interrupted`, wherever the block stands.
+  """Lets SIGTERM and Ctrl-C raise `processes.Interrupted` wherever a block is.
 
   `run` waits for the end of its step instead, and saves the state. Of several
   processes none stops alone: SIGTERM is JAX's there, see `processes.stopping`.
@@ -23,7 +21,7 @@ def stoppable() -> contextlib.AbstractContextManager[None]:
 
   def stop(number, frame):
     del frame
-    raise Interrupted(
+    raise processes.Interrupted(
       f"stopped by {signal.Signals(number).name}; what is finished is kept, run"
       " the same command again to go on"
     )
@@ -115,7 +113,7 @@ def run(
     The last state.
 
   Raises:
-    Interrupted: after SIGTERM or Ctrl-C, once the state is saved.
+    processes.Interrupted: after SIGTERM or Ctrl-C, once the state is saved.
   """
   pending, done, asked = None, start, threading.Event()
   bar = tqdm.tqdm(total=stop, initial=start, desc=label, dynamic_ncols=True)
@@ -143,7 +141,7 @@ def run(
       if ends:
         break
   if asked.is_set():
-    raise Interrupted(
+    raise processes.Interrupted(
       f"stopped at {label} step {done} of {stop}; the state is saved, run the"
       " same command again to go on"
     )

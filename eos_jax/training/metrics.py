@@ -13,8 +13,9 @@ from eos_jax import files
 class Writer:
   """Metrics as lines of `metrics.jsonl` and for TensorBoard.
 
-  Only process 0 should own one. TensorBoard's files bear the time and are for
-  looking at; the lines are exact, and what reports are made of.
+  Of several processes each has its own, see `processes.books`. TensorBoard's
+  files bear the time and are for looking at; the lines are exact, and what
+  reports are made of.
   """
 
   def __init__(self, folder: pathlib.Path):

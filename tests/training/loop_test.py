@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from eos_jax import processes
 from eos_jax.training import loop, metrics
 
 
@@ -38,7 +39,7 @@ def _run(folder, *, start=0, stop=9, save_every=4, kill_at=None):
       check=lambda done, state: writer.write(done, {"check": state}),
       check_every=3,
     ), saved
-  except loop.Interrupted as error:
+  except processes.Interrupted as error:
     return str(error), saved
   finally:
     writer.close()
@@ -82,7 +83,7 @@ def test_a_signal_saves_and_ends(tmp_path, step):
 
 def test_outside_of_the_loop_a_signal_raises():
   before = signal.getsignal(signal.SIGTERM)
-  with pytest.raises(loop.Interrupted) as error:
+  with pytest.raises(processes.Interrupted) as error:
     with loop.stoppable():
       os.kill(os.getpid(), signal.SIGTERM)
   assert str(error.value) == (
