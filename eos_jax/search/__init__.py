@@ -38,8 +38,14 @@ from eos_jax.search.constraints import (
   lagrangian,
   limits,
   violation,
+  wanted,
 )
-from eos_jax.search.discretize import discretize, plan_counts, whole_counts
+from eos_jax.search.discretize import (
+  NEAR,
+  discretize,
+  plan_counts,
+  whole_counts,
+)
 from eos_jax.search.expected import (
   final_count,
   layer_average,
@@ -64,6 +70,7 @@ from eos_jax.search.space import GROUPS, SearchSpace
 from eos_jax.search.step import SearchState, init_state, search_step
 
 __all__ = [
+  "NEAR",
   "Constraint",
   "GROUPS",
   "Knots",
@@ -101,5 +108,6 @@ __all__ = [
   "site_counts",
   "total_loss",
   "violation",
+  "wanted",
   "whole_counts",
 ]

@@ -1,5 +1,6 @@
 """One-sided constraints `value <= limit` by an augmented Lagrangian."""
 
+from collections.abc import Mapping
 import dataclasses
 
 import jax
@@ -89,3 +90,18 @@ def init_multipliers(
   if len(set(names)) < len(names):
     raise ValueError(f"constraints={names} names a measure twice.")
   return {name: jnp.zeros((), jnp.float32) for name in names}
+
+
+def wanted(multipliers: Mapping[str, float]) -> dict[str, float]:
+  """Multipliers of limits that are known to bind: at least 1.
+
+  A search that uses a budget up wants more than any smaller one allows,
+  whatever its multiplier there has come to.
+
+  Args:
+    multipliers: [] by name.
+
+  >>> wanted({"layer_average": 0.0, "flops": 2.5})
+  {'layer_average': 1.0, 'flops': 2.5}
+  """
+  return {name: max(float(v), 1.0) for name, v in multipliers.items()}

@@ -180,7 +180,7 @@ def binding(
     counts = expected.site_counts(params, space)
     average = float(expected.layer_average(counts, space))
     if knot >= budget and average >= (1 - NEAR) * knot:
-      return {name: max(value, 1.0) for name, value in found.items()}
+      return constraints_lib.wanted(found)
   return found
 
 

@@ -68,25 +68,39 @@ class Problem:
       for name in ("policy", "multiplier")
     }
 
-  def whole_counts(self, state: search.SearchState, limit: float) -> list[int]:
-    """Tokens after each site once a budget's policy is rounded."""
+  def multipliers(
+    self, state: search.SearchState, limit: float, wanted: bool = False
+  ) -> dict[str, float]:
+    """Multipliers of a budget's constraints, for rounding.
+
+    Args:
+      state: of the search.
+      limit: the budget.
+      wanted: more than this budget is known to be wanted, since a larger one
+        was used up; what the search's own multipliers say is noisy.
+    """
+    found = state.variables["multiplier"]
+    if self.knots:
+      return search.family_binding(
+        state.variables["policy"], self.space, self.knots, limit, found
+      )
+    return search.wanted(found) if wanted else found
+
+  def whole_counts(
+    self, state: search.SearchState, limit: float, wanted: bool = False
+  ) -> list[int]:
+    """Tokens after each site once a budget's policy is rounded.
+
+    Arguments are those of `multipliers`.
+    """
     variables = self.member(state.variables, limit)
     params = search.decode(variables["policy"], self.space)
-    multipliers = variables["multiplier"]
-    if self.knots:
-      multipliers = search.family_binding(
-        state.variables["policy"],
-        self.space,
-        self.knots,
-        limit,
-        state.variables["multiplier"],
-      )
     return search.whole_counts(
       np.asarray(search.site_counts(params, self.space), np.float64),
       self.space,
       constraints=self.constraints(limit),
       measures=self.measures,
-      multipliers=multipliers,
+      multipliers=self.multipliers(state, limit, wanted),
     )
 
 
@@ -186,16 +200,21 @@ def whole_or_real(
 
 
 def forced_counts(
-  problem: Problem, state: search.SearchState, limit: float, step: int
+  problem: Problem,
+  state: search.SearchState,
+  limit: float,
+  step: int,
+  wanted: bool = False,
 ) -> np.ndarray:
   """What `whole_or_real` is given at a step of a budget: float32 `[S]`.
 
   The counts of the plan that the policy is rounded to now, or 0 before the
-  share `whole_from` of the steps. Waits for the state.
+  share `whole_from` of the steps. Waits for the state. `wanted` is that of
+  `Problem.multipliers`.
   """
   if step < problem.settings.whole_from * problem.settings.steps:
     return np.zeros(len(problem.space.sites), np.float32)
-  return np.asarray(problem.whole_counts(state, limit), np.float32)
+  return np.asarray(problem.whole_counts(state, limit, wanted), np.float32)
 
 
 def make_calibration_step(problem: Problem) -> Any:

@@ -5,6 +5,7 @@ from the operators that the one before found, with its counts scaled down. Or
 one policy is searched for all of them at once.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eos_jax import files, models, ops, processes, search
+from eos_jax import cost, files, models, ops, processes, search
 from eos_jax.training import (
   loop,
   metrics,
@@ -79,6 +80,7 @@ class _Run:
     self.cut = partition.batch_sharding(mesh)
     placed = partition.param_shardings(mesh, problem.params)
     self.params = processes.place(problem.params, placed)
+    self._wanted: dict[float, bool] = {}
     self.key = jax.random.key(problem.settings.seed)
     self._step, self._calibration = (
       loop.compile_step(
@@ -104,6 +106,16 @@ class _Run:
     steps = self.problem.settings.budget_steps
     return self.limits[step // steps], step % steps
 
+  def wanted(self, limit: float) -> bool:
+    """Whether a larger budget of this run was used up."""
+    if limit not in self._wanted:
+      self._wanted[limit] = any(
+        _average(self._plan(larger)) >= (1 - search.NEAR) * larger
+        for larger in self.limits
+        if larger > limit
+      )
+    return self._wanted[limit]
+
   def start(self) -> search.SearchState:
     """State before the first step."""
     state = search_lib.first_state(self.problem)
@@ -118,7 +130,7 @@ class _Run:
       state = processes.place(state, self.everywhere)
     if inner < self.problem.settings.steps:
       return self.search(state, batch, limit, inner)
-    keep = self.problem.whole_counts(state, limit)
+    keep = self.problem.whole_counts(state, limit, self.wanted(limit))
     keep = np.asarray(keep, np.float32)
     batch = processes.place_share(batch, self.cut)
     return self._calibration(state, batch, self.params, self.key, limit, keep)
@@ -134,13 +146,17 @@ class _Run:
       limit,
       search_lib.temperature_at(settings, inner),
       inner / settings.steps,
-      search_lib.forced_counts(self.problem, state, limit, inner),
+      search_lib.forced_counts(
+        self.problem, state, limit, inner, self.wanted(limit)
+      ),
     )
 
   def check(self, done, state):
     """Soft and hard accuracy; behind a budget's last step also its plan."""
     limit, inner = self.where(done - 1)
-    checked = self.judge(done, state, limit, inner)
+    wanted = self.wanted(limit)
+    keep = self.problem.whole_counts(state, limit, wanted)
+    checked = self.judge(done, state, limit, inner, keep)
     if inner + 1 < self.problem.settings.budget_steps:
       return
     plan = search.discretize(
@@ -148,7 +164,7 @@ class _Run:
       self.problem.space,
       constraints=self.problem.constraints(limit),
       measures=self.problem.measures,
-      multipliers=state.variables["multiplier"],
+      multipliers=self.problem.multipliers(state, limit, wanted),
       model=self.problem.cfg.name,
       name=f"eos@{limit:g}",
     )
@@ -188,13 +204,30 @@ class _Run:
       f" tokens {average:.1f} (limit {limit:g})"
     )
 
+  def _plan(self, limit):
+    """The plan of a finished budget, as it was written."""
+    path = self.plans / f"{limit:g}.json"
+    with self._read(path):
+      return ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
+
+  @contextlib.contextmanager
+  def _read(self, path):
+    """What cannot be read of a finished budget is a fault of its files."""
+    try:
+      yield
+    except (OSError, ValueError, KeyError) as error:
+      raise workdir_lib.WorkdirError(
+        f"the search is done, but what it wrote to {path} and beside it"
+        f" cannot be read ({type(error).__name__}: {error}); put the files"
+        " back, or start again with a new --workdir"
+      ) from error
+
   def found(self) -> list[Found]:
     """The plans of all budgets, as they were written."""
     result = []
     for limit in self.limits:
-      path = self.plans / f"{limit:g}.json"
-      try:
-        plan = ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
+      plan = self._plan(limit)
+      with self._read(self.plans / f"{limit:g}.json"):
         checked = files.read_json(self.plans / f"{limit:g}.check.json")
         params = None
         if self.problem.settings.trains_model:
@@ -204,18 +237,22 @@ class _Run:
             self.problem.cfg,
           )
         found = Found(limit, plan, checked["soft"], checked["hard"], params)
-      except (OSError, ValueError, KeyError) as error:
-        raise workdir_lib.WorkdirError(
-          f"the search is done, but what it wrote to {path} and beside it"
-          f" cannot be read ({type(error).__name__}: {error}); put the files"
-          " back, or start again with a new --workdir"
-        ) from error
       result.append(found)
     return result
 
 
+def _average(plan):
+  """Visual tokens of a plan, mean over the layers."""
+  return float(cost.layer_average(cost.layer_counts(plan)))
+
+
 class _FamilyRun(_Run):
   """One policy for all budgets: each step is one of some budget."""
+
+  def wanted(self, limit):
+    """No budget is searched before another; see `Problem.multipliers`."""
+    del limit
+    return False
 
   def where(self, step):
     """Limit of a step, which is drawn, and its number in the one search."""

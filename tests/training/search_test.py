@@ -172,6 +172,29 @@ def test_straight_through_learns_counts_from_soft_decisions():
   assert abs(float(by_count[0, 0] - by_count[1, 0])) > 1e-4
 
 
+def test_a_budget_below_one_that_was_used_up_is_used_up():
+  problem, _, after, _ = _stepped("frozen")
+  variables = dict(after.variables)
+  # The counts rest at half of the limit, and the multiplier came to 0.
+  variables["policy"] = variables["policy"] | {
+    name: value
+    for name, value in search.init_policy(
+      problem.space, counts=[5.0, 4.0, 3.0]
+    ).items()
+    if name in search_lib.COUNT_FIELDS
+  }
+  variables["multiplier"] = {"layer_average": jnp.float32(0.0)}
+  state = dataclasses.replace(after, variables=variables)
+  slack = problem.whole_counts(state, 8.0)
+  assert sum(slack) / 3 < 5
+  full = problem.whole_counts(state, 8.0, True)
+  assert sum(full) == 24
+  late = search_lib.forced_counts(problem, state, 8.0, 3, True)
+  assert late.tolist() == full
+  # One that is above 0 stays as it is.
+  assert search.wanted({"a": 0.0, "b": 2.0}) == {"a": 1.0, "b": 2.0}
+
+
 def test_next_budget_keeps_operators_and_scales_counts():
   problem, _, after, _ = _stepped("frozen")
   state = search_lib.next_state(problem, after, 8.0, 3.0)
