@@ -92,7 +92,7 @@ def init_multipliers(
   return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
-def wanted(multipliers: Mapping[str, float]) -> dict[str, float]:
+def wanted(multipliers: Mapping[str, Scalar]) -> dict[str, float]:
   """Multipliers of limits that are known to bind: at least 1.
 
   A search that uses a budget up wants more than any smaller one allows,
