@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Runs a job on a Cloud TPU VM: create, install, run on all workers, follow the
+# Runs a job on Cloud TPUs: create, install, run on all workers, follow the
 # output, fetch what it wrote into runs/NAME, delete. After a preemption it
-# creates the VM again, puts the fetched files back, and the job resumes.
+# creates them again, puts the fetched files back, and the job resumes.
 #
-#   launch/tpu_vm.sh [--dry-run] [--keep] [--spot] [-- JOB ARGUMENTS]
+#   launch/tpu_vm.sh [--dry-run] [--keep] [--spot] [--queued] [--slices=N]
+#                    [-- JOB ARGUMENTS]
 #
 #   --dry-run   print the commands and run none
-#   --keep      leave the VM running at the end
-#   --spot      a preemptible VM, at a lower price
+#   --keep      leave the TPUs running at the end
+#   --spot      preemptible ones, at a lower price
+#   --queued    wait for them in Google's queue (a queued resource)
+#   --slices=N  several slices of TYPE, one job; they are queued. Needs SHARE
 #
 # Arguments behind -- go to eos_jax.main (default: --config=configs/search.py).
 # Environment: NAME, ZONE, TYPE (accelerator type), IMAGE (runtime version),
-# PROJECT (default: gcloud's own), RETRIES (VMs to create at most), FETCH
+# PROJECT (default: gcloud's own), RETRIES (times to create at most), FETCH
 # (seconds between copies of runs/ while the job runs), WAIT (seconds before a
-# retry).
+# retry, and between looks at the queue), SHARE (HOST:/DIR of NFS, such as
+# Filestore's, where more than one host writes; the job gets --distributed).
 set -euo pipefail
 
 NAME="${NAME:-eos-jax}"
@@ -25,15 +29,27 @@ FETCH="${FETCH:-300}"
 WAIT="${WAIT:-30}"
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 RUNS="$ROOT/runs/$NAME"
+SHARE="${SHARE:-}"
 
 dry=0
 keep=0
+queued=0
+slices=1
 options=()
 while (($#)); do
   case "$1" in
     --dry-run) dry=1 ;;
     --keep) keep=1 ;;
     --spot) options+=(--spot) ;;
+    --queued) queued=1 ;;
+    --slices=*)
+      slices="${1#*=}"
+      queued=1
+      if ! [[ "$slices" =~ ^[1-9][0-9]*$ ]]; then
+        echo "error: --slices=$slices is no number of slices; use 1 or more" >&2
+        exit 2
+      fi
+      ;;
     --) shift; break ;;
     *) echo "error: unknown option $1; arguments of the job come after --" >&2
        exit 2 ;;
@@ -43,6 +59,12 @@ done
 job=("$@")
 ((${#job[@]})) || job=(--config=configs/search.py)
 # Before anything is created: what no retry can mend.
+if ((slices > 1)) && [[ -z "$SHARE" ]]; then
+  echo "error: $slices slices write checkpoints together; set SHARE=HOST:/DIR to\
+ an NFS export that all of them reach" >&2
+  exit 2
+fi
+[[ -z "$SHARE" ]] || job+=(--distributed)
 if ! ((dry)); then
   if ! command -v gcloud > /dev/null; then
     echo "error: gcloud is not on the PATH; install the Google Cloud CLI, or use\
@@ -57,6 +79,13 @@ if ! ((dry)); then
   fi
 fi
 
+# One slice is a node; of several each has a name of its own.
+nodes=("$NAME")
+if ((slices > 1)); then
+  nodes=()
+  for ((node = 0; node < slices; node++)); do nodes+=("$NAME-$node"); done
+fi
+
 place=("--zone=$ZONE")
 [[ -z "${PROJECT:-}" ]] || place+=("--project=$PROJECT")
 
@@ -67,19 +96,76 @@ run() {
   ((dry)) || "$@"
 }
 tpu() { run gcloud compute tpus tpu-vm "$@" "${place[@]}" --quiet; }
-on() { tpu ssh "$NAME" --worker="$1" --command="$2"; }
+queue() { run gcloud compute tpus queued-resources "$@" "${place[@]}" --quiet; }
+
+# Where a command runs: "first", the first host of all, or "all".
+on() {
+  if [[ "$1" == first ]]; then
+    tpu ssh "${nodes[0]}" --worker=0 --command="$2"
+  else
+    each tpu ssh NODE --worker=all --command="$2"
+  fi
+}
+
+# A command on all nodes at once, with NODE for the name of each.
+each() {
+  local node pid pids=() failed=0
+  for node in "${nodes[@]}"; do
+    "${@//NODE/$node}" &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=$?; done
+  return "$failed"
+}
+
+create() {
+  if ! ((queued)); then
+    tpu create "$NAME" --accelerator-type="$TYPE" --version="$IMAGE" \
+      ${options[@]+"${options[@]}"}
+    return
+  fi
+  local which=("--node-id=$NAME")
+  ((slices == 1)) || which=("--node-count=$slices" "--node-prefix=$NAME")
+  queue create "$NAME" "${which[@]}" --accelerator-type="$TYPE" \
+    --runtime-version="$IMAGE" ${options[@]+"${options[@]}"} || return
+  ((dry)) && return
+  local now before=""
+  while now="$(state)"; do
+    [[ "$now" == "$before" ]] || echo "$NAME in the queue: $now" >&2
+    case "$now" in
+      ACTIVE) return ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING | GONE) return 1 ;;
+    esac
+    before="$now"
+    sleep "$WAIT"
+  done
+}
+
+delete() {
+  if ((queued)); then
+    queue delete "$NAME" --force
+  else
+    tpu delete "$NAME"
+  fi
+}
 
 # What is copied during a save may be half a checkpoint: a run that resumes
 # falls back to the one before.
 fetch() {
   ((dry)) || mkdir -p "$ROOT/runs"
-  tpu scp --recurse "$NAME:eos_jax/runs/." "$RUNS" --worker=0
+  tpu scp --recurse "${nodes[0]}:eos_jax/runs/." "$RUNS" --worker=0
 }
 
 state() {
-  ((dry)) && return
-  gcloud compute tpus tpu-vm describe "$NAME" "${place[@]}" \
-    --format='value(state)' 2> /dev/null || echo GONE
+  local kind=tpu-vm field=state
+  ((queued)) && kind="queued-resources" && field="state.state"
+  gcloud compute tpus "$kind" describe "$NAME" "${place[@]}" \
+    --format="value($field)" 2> /dev/null || echo GONE
+}
+
+# Whether the TPUs are there and well.
+alive() {
+  ((dry)) || [[ "$(state)" == READY || "$(state)" == ACTIVE ]]
 }
 
 created=0
@@ -92,9 +178,9 @@ cleanup() {
   [[ -z "$fetcher" ]] || kill "$fetcher" 2> /dev/null || true
   rm -f "$archive"
   if ((keep)); then
-    ((created)) && echo "the VM $NAME is still running" >&2
+    ((created)) && echo "$NAME is still running" >&2
   elif ((created)); then
-    tpu delete "$NAME" || echo "warning: the VM $NAME may still exist" >&2
+    delete || echo "warning: $NAME may still exist" >&2
   fi
   exit "$status"
 }
@@ -104,17 +190,22 @@ trap 'exit 143' TERM
 
 set_up() {
   created=1
-  tpu create "$NAME" --accelerator-type="$TYPE" --version="$IMAGE" \
-    ${options[@]+"${options[@]}"} || return
-  tpu scp "$archive" "$NAME:eos_jax.tar.gz" --worker=all || return
+  create || return
+  each tpu scp "$archive" "NODE:eos_jax.tar.gz" --worker=all || return
+  local mount=true
+  if [[ -n "$SHARE" ]]; then
+    mount="sudo apt-get install --yes --quiet nfs-common"
+    printf -v mount '%s && sudo mount -t nfs %q eos_jax/runs' "$mount" "$SHARE"
+  fi
   # The images' own Python is older than 3.11; uv brings one of its own.
   on all "mkdir -p eos_jax/runs && tar -xzf eos_jax.tar.gz -C eos_jax \
+&& $mount \
 && python3 -m pip install --quiet --user uv \
 && python3 -m uv venv --quiet --python 3.12 venv \
 && python3 -m uv pip install --quiet --python venv/bin/python -e 'eos_jax[tpu]'" \
     || return
-  if [[ -d "$RUNS" ]]; then
-    tpu scp --recurse "$RUNS/." "$NAME:eos_jax/runs" --worker=all || return
+  if [[ -d "$RUNS" && -z "$SHARE" ]]; then
+    each tpu scp --recurse "$RUNS/." "NODE:eos_jax/runs" --worker=all || return
   fi
   # Every worker runs the same command; on TPU jax finds its peers by itself.
   # The job outlives the connection that starts it.
@@ -128,7 +219,7 @@ echo \$! > job.pid; }"
 # Shows the job's output until it ends; its exit status, or that of a broken
 # connection.
 follow() {
-  on 0 "cd eos_jax && tail -n ${1:-+1} --pid=\$(cat job.pid) -F job.log; \
+  on first "cd eos_jax && tail -n ${1:-+1} --pid=\$(cat job.pid) -F job.log; \
 exit \$(cat job.rc)"
 }
 
@@ -136,8 +227,8 @@ run git -C "$ROOT" archive --format=tar.gz --output="$archive" HEAD
 status=1
 for ((attempt = 1; attempt <= RETRIES; attempt++)); do
   if ((attempt > 1)); then
-    echo "the VM $NAME is gone; attempt $attempt of $RETRIES" >&2
-    tpu delete "$NAME" || true
+    echo "$NAME is gone; attempt $attempt of $RETRIES" >&2
+    delete || true
     run sleep "$WAIT"
   fi
   set_up || continue
@@ -147,19 +238,19 @@ for ((attempt = 1; attempt <= RETRIES; attempt++)); do
   fi
   status=0
   follow || status=$?
-  # A connection may break while the VM is well and the job goes on.
+  # A connection may break while the TPUs are well and the job goes on.
   for ((again = 0; status == 255 && again < RETRIES; again++)); do
-    [[ "$(state)" == READY ]] || break
+    alive || break
     run sleep "$WAIT"
     status=0
     follow 20 || status=$?
   done
   [[ -z "$fetcher" ]] || kill "$fetcher" 2> /dev/null || true
   fetcher=""
-  if ((dry)) || [[ "$(state)" == READY ]]; then
+  if alive; then
     fetch || status=$?
     exit "$status"
   fi
 done
-echo "error: gave up after $RETRIES VMs; what was fetched lies in $RUNS" >&2
+echo "error: gave up after $RETRIES attempts; what was fetched lies in $RUNS" >&2
 exit 1

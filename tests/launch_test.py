@@ -1,7 +1,12 @@
-"""The launch script against a stand-in for gcloud that plays a scene."""
+"""The launch script against a stand-in for gcloud that plays a scene.
 
+What a scene's commands are to the letter lies in `goldens/launch`.
+"""
+
+import itertools
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -11,13 +16,17 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+GOLDENS = pathlib.Path(__file__).parent / "goldens" / "launch"
 
 # Notes every call. `follow` and `create` hold what the next such calls return
-# (the last line counts on); a state beside a status is the VM's from then on.
+# (the last line counts on); a state beside a status is the TPUs' from then on.
+# `queue` holds what the next descriptions of a queued resource say.
 _GCLOUD = """\
 #!/usr/bin/env bash
 cd "$(dirname "$0")/.."
 [[ "$1" == compute ]] || { cat project; exit; }  # config get-value project
+kind="$3"
+echo "$*" >> commands
 shift 3  # compute tpus tpu-vm
 echo "$*" >> calls
 next() {
@@ -27,8 +36,12 @@ next() {
   return "$status"
 }
 case "$*" in
-  describe*) cat state ;;
-  create*) echo READY > state; next create ;;
+  describe*)
+    if [[ -s queue ]]; then head -n 1 queue > state; sed -i 1d queue; fi
+    cat state ;;
+  create*)
+    case "$kind" in tpu-vm) echo READY > state ;; *) echo ACTIVE > state ;; esac
+    next create ;;
   ssh*--worker=0*job.log*)
     [[ ! -e hang ]] || exec sleep 60
     echo "the output of the job"; next follow ;;
@@ -95,7 +108,25 @@ def _calls(stage):
   return [verb for verb in calls if verb != "describe"]
 
 
+def _commands(stage):
+  """All commands but descriptions, places of this machine left out.
+
+  Those that go to several nodes at once have no order; they are sorted.
+  """
+  text = (stage / "commands").read_text()
+  text = re.sub(r"\S*/eos_jax\.\w{6}(?=\s)", "ARCHIVE", text)
+  text = text.replace(str(stage / "checkout"), "CHECKOUT")
+  lines = [line for line in text.splitlines() if " describe " not in line]
+
+  def same_for_all(line):
+    return re.sub(r"eos-jax-\d+", "NODE", line)
+
+  groups = itertools.groupby(lines, same_for_all)
+  return [line for _, group in groups for line in sorted(group)]
+
+
 _SET_UP = ["create", "upload", "install", "start"]
+_END = ["follow", "fetch", "delete"]
 
 
 def test_dry_run_prints_the_commands_and_runs_none(stage):
@@ -156,7 +187,7 @@ def test_it_gives_up_when_no_vm_can_be_had(stage):
   code, _, error = _run(stage, RETRIES="2")
   assert code == 1
   assert _calls(stage) == ["create", "delete", "create", "delete"]
-  assert "error: gave up after 2 VMs" in error
+  assert "error: gave up after 2 attempts" in error
 
 
 def test_keep_leaves_the_vm(stage):
@@ -191,6 +222,51 @@ def test_outputs_are_copied_while_the_job_runs(stage):
   subprocess.run(["pkill", "-P", str(process.pid)], check=False)
   process.communicate(timeout=60)
   assert _calls(stage)[-1] == "delete"
+
+
+_SCENES = {
+  "one_vm": ([], ["0"], []),
+  "preempted_spot_vm": (["--spot"], ["255 PREEMPTED", "0"], []),
+  "preempted_queued_slices": (
+    ["--slices=2", "--spot"],
+    ["255 SUSPENDED", "0"],
+    # Waits for both; the second time it is there at the second look.
+    ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+  ),
+}
+
+
+@pytest.mark.parametrize("scene", _SCENES)
+def test_commands_are_those_on_record(stage, scene):
+  """What gcloud is told from creation to deletion, word for word."""
+  args, follows, queue = _SCENES[scene]
+  (stage / "follow").write_text("".join(f"{line}\n" for line in follows))
+  (stage / "queue").write_text("".join(f"{line}\n" for line in queue))
+  code, _, error = _run(stage, *args, SHARE="10.0.0.2:/runs" if queue else "")
+  assert code == 0, error
+  found = "\n".join(_commands(stage)) + "\n"
+  assert found == (GOLDENS / f"{scene}.txt").read_text(encoding="utf-8")
+
+
+def test_what_becomes_of_a_place_in_the_queue_is_told(stage):
+  (stage / "queue").write_text("WAITING_FOR_RESOURCES\nFAILED\n")
+  code, _, error = _run(stage, "--queued", RETRIES="2")
+  assert code == 0
+  assert "eos-jax in the queue: WAITING_FOR_RESOURCES" in error
+  assert "eos-jax in the queue: FAILED" in error
+  assert _calls(stage) == ["create", "delete", *_SET_UP, *_END]
+  last = (stage / "calls").read_text().splitlines()[-1]
+  assert last.startswith("delete eos-jax --force ")
+
+
+def test_slices_need_storage_that_all_of_them_see(stage):
+  code, _, error = _run(stage, "--slices=2")
+  assert code == 2
+  assert "set SHARE=HOST:/DIR" in error
+  code, _, error = _run(stage, "--slices=two")
+  assert code == 2
+  assert "--slices=two is no number of slices" in error
+  assert not (stage / "calls").exists()
 
 
 def test_wrong_use_is_told(stage):
