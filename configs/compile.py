@@ -27,7 +27,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.dtype = "bfloat16"
   config.programs = ("search",)  # "evaluate", "dense", "finetune"
   config.topologies = ("v5e:4x4",)
-  config.mesh = ()  # chips along data, fsdp and tensor; () = all along fsdp
+  # Chips along data, fsdp and tensor; () = as many along fsdp as shapes allow.
+  config.mesh = ()
   config.pictures, config.tiles, config.size = 1, (), ()
   config.text_length, config.answer_length = 256, 32
 

@@ -7,6 +7,7 @@ import tqdm
 
 from eos_jax import files
 from eos_jax.evaluation import benchmark_report
+from eos_jax.models import loading
 from eos_jax.tasks import compile_programs
 from eos_jax.training import ahead, compile_settings, fits, settings
 
@@ -35,6 +36,7 @@ def check(job: compile_settings.CompileJob) -> None:
 def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
   """Compiles everything that is named, and writes the table."""
   found = compile_programs.subject(job)
+  shapes = loading.shapes(found.cfg)
   made, faults = [], []
   total = len(job.topologies) * len(job.programs)
   with tqdm.tqdm(total=total, desc="programs", dynamic_ncols=True) as bar:
@@ -42,7 +44,7 @@ def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
       for name in job.programs:
         bar.set_postfix_str(f"{name}, {topology}")
         try:
-          where = ahead.chips(topology, job.mesh)
+          where = ahead.chips(topology, job.mesh, shapes)
           made.append(compile_programs.compile_for(found, name, where))
         except ValueError as error:
           faults.append(f"{name} on {topology}: {error}")
@@ -98,6 +100,11 @@ def notes(made: list[ahead.Program], faults: list[str]) -> list[str]:
     "Least ms: the longest of arithmetic, memory and network at the chip's"
     " rates, which run at once at best; a bound, no measurement.",
   ]
+  if any("*" in one.topology for one in made):
+    said.append(
+      "Between slices is the data centre's network, which is slower: its time"
+      " is not counted apart."
+    )
   for one in made:
     parts = ", ".join(
       f"{kind} {count} x, {fits.in_words(size)}"

@@ -7,13 +7,11 @@ measurements.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import math
 import os
 import time
 from typing import Any
 
 import jax
-import numpy as np
 
 from eos_jax import cost, models
 from eos_jax.training import hlo, partition
@@ -98,31 +96,34 @@ class Program:
     return self.seconds["arithmetic"] / self.seconds[self.bound]
 
 
-def chips(topology: str, shape: Sequence[int] = ()) -> Chips:
+def chips(topology: str, shape: Sequence[int], params: Any) -> Chips:
   """The chips of a topology.
 
   Args:
-    topology: such as "v5e:4x4".
-    shape: devices along data, fsdp and tensor; () = all along fsdp, which cuts
-      weights and batches.
+    topology: such as "v5e:4x4"; "v5e:4x4*2" are two slices of it.
+    shape: devices along data, fsdp and tensor; () = as many along fsdp as the
+      parameters allow, see `partition.make_mesh`.
+    params: shapes of the model's parameters.
 
   Raises:
     NoCompiler: the `tpu` extra is not installed, or the name is not known.
-    ValueError: the shape does not use every chip.
+    ValueError: the shape does not use every chip, or cuts a slice.
   """
   from jax.experimental import topologies
 
   # Otherwise the library asks the machine what TPU it is.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  name, _, slices = topology.partition("*")
   try:
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    found = topologies.get_topology_desc(
+      platform="tpu", topology_name=name, num_slices=int(slices or 1)
+    )
   except Exception as error:  # nothing more specific is raised
     raise NoCompiler(
       f"the topology {topology!r} cannot be compiled for ({error}); expected a"
-      " name such as v5e:4x4, v5p:2x2x2 or v6e:2x4, and the compiler: pip"
-      " install -e '.[tpu]'"
+      " name such as v5e:4x4, v5p:2x2x2, v6e:2x4 or, for two slices, v5e:4x4*2,"
+      " and the compiler: pip install -e '.[tpu]'"
     ) from error
-  devices = np.array(found.devices)
   kind = found.devices[0].device_kind
   device = cost.device_of(kind)
   if device is None:
@@ -130,17 +131,7 @@ def chips(topology: str, shape: Sequence[int] = ()) -> Chips:
       f"the chip {kind!r} of the topology {topology!r} is not one of"
       f" cost.DEVICES={sorted(cost.DEVICES)}; use a topology of one of them"
     )
-  shape = tuple(shape) or (1, len(devices), 1)
-  if math.prod(shape) != len(devices):
-    raise ValueError(
-      f"mesh {shape} needs {math.prod(shape)} chips, and {topology} has"
-      f" {len(devices)}; let the product be that number, or use ()"
-    )
-  mesh = jax.sharding.Mesh(
-    devices.reshape(shape),
-    partition.AXES,
-    axis_types=(jax.sharding.AxisType.Auto,) * len(partition.AXES),
-  )
+  mesh = partition.mesh_of(found.devices, tuple(shape), params)
   return Chips(topology, device, mesh)
 
 

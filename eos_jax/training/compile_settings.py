@@ -20,8 +20,9 @@ class CompileJob(settings.Checked):
     programs: of `PROGRAMS`: a step of the search, answers under its start, a
       forward and backward pass of the unreduced model, a step of its
       fine-tuning.
-    topologies: such as "v5e:4x4".
-    mesh: chips along the axes data, fsdp and tensor; () = all along fsdp.
+    topologies: such as "v5e:4x4", or "v5e:4x4*2" for two slices.
+    mesh: chips along the axes data, fsdp and tensor; () = as many along fsdp as
+      the model's shapes allow, the others and slices along data.
     pictures: that a row has room for; of SmolVLM a tile is one.
     tiles: rows and columns of tiles of a LLaVA-OneVision picture, or ().
     size: height and width of the room of a Qwen2-VL picture, pixels, or ().

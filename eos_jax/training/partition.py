@@ -3,11 +3,13 @@
 `pjit` is `jax.jit` with shardings today; that is what the loops use.
 """
 
+from collections.abc import Iterator, Sequence
 import math
 import re
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -37,22 +39,47 @@ def make_mesh(
       None = all on `data`.
 
   Raises:
-    ValueError: the shape does not use every device.
+    ValueError: the shape does not use every device, or cuts a slice.
   """
-  count = jax.device_count()
-  shape = shape or default_shape(count, params)
-  if math.prod(shape) != count:
+  return mesh_of(jax.devices(), shape, params)
+
+
+def mesh_of(
+  devices: Sequence[Any], shape: tuple[int, ...] = (), params: Any = None
+) -> jax.sharding.Mesh:
+  """A mesh over devices, which need not be of this machine; see `make_mesh`.
+
+  Neighbours on the mesh are neighbours in the network. Slices, which only the
+  data centre's network joins, are put along `data`, the axis that exchanges the
+  least.
+  """
+  slices = len({getattr(device, "slice_index", None) for device in devices})
+  shape = tuple(shape) or default_shape(len(devices), params, slices)
+  said = f"mesh shape {dict(zip(AXES, shape, strict=True))}"
+  if math.prod(shape) != len(devices):
     raise ValueError(
-      f"mesh shape {dict(zip(AXES, shape, strict=True))} needs"
-      f" {math.prod(shape)} devices, but {count} are present; let the product"
-      " of the axes be the number of devices."
+      f"{said} needs {math.prod(shape)} devices, but {len(devices)} are"
+      " present; let the product of the axes be the number of devices."
     )
+  if shape[0] % slices:
+    raise ValueError(
+      f"{said} cuts slices: devices of {slices} are present, which lie along"
+      f" data; let that axis be a multiple of {slices}."
+    )
+  if slices > 1:
+    placed = mesh_utils.create_hybrid_device_mesh(
+      (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices
+    )
+  else:
+    placed = mesh_utils.create_device_mesh(shape, devices)
   # Auto axes: explicit ones, JAX's default, reject Linen's parameter gathers.
   kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(shape, AXES, axis_types=kinds)
+  return jax.sharding.Mesh(placed, AXES, axis_types=kinds)
 
 
-def default_shape(count: int, params: Any = None) -> tuple[int, int, int]:
+def default_shape(
+  count: int, params: Any = None, slices: int = 1
+) -> tuple[int, int, int]:
   """Devices along data, fsdp and tensor; see `make_mesh`.
 
   >>> default_shape(6)
@@ -62,11 +89,11 @@ def default_shape(count: int, params: Any = None) -> tuple[int, int, int]:
     return count, 1, 1
   sizes = [
     leaf.shape[axis]
-    for _, leaf, spec in _with_specs(params)
+    for _, leaf, spec in with_specs(params)
     for axis, names in enumerate(spec)
     if names == "fsdp"
   ]
-  fsdp = math.gcd(count, *sizes)
+  fsdp = math.gcd(count // slices, *sizes)
   return count // fsdp, fsdp, 1
 
 
@@ -108,7 +135,7 @@ def param_shardings(mesh: jax.sharding.Mesh, params: Any) -> Any:
     ValueError: a spec does not divide a shape; all offenders are listed.
   """
   shardings, faults = [], []
-  for name, leaf, spec in _with_specs(params):
+  for name, leaf, spec in with_specs(params):
     if len(spec) > len(leaf.shape):
       faults.append(
         f"{name} {leaf.shape} has {len(leaf.shape)} axes, {spec} is for"
@@ -133,7 +160,7 @@ def param_shardings(mesh: jax.sharding.Mesh, params: Any) -> Any:
   return jax.tree.unflatten(jax.tree.structure(params), shardings)
 
 
-def _with_specs(params):
+def with_specs(params: Any) -> Iterator[tuple[str, Any, PartitionSpec]]:
   """Yields (path, leaf, spec) of parameters, in the order of the tree."""
   for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
     name = ".".join(str(getattr(entry, "key", entry)) for entry in path)

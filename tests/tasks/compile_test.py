@@ -101,10 +101,10 @@ def test_the_table_says_what_fits_and_what_to_change():
 def test_without_the_compiler_the_extra_is_named():
   if importlib.util.find_spec("libtpu"):
     with pytest.raises(ahead.NoCompiler, match="'v5e:x' cannot be compiled"):
-      ahead.chips("v5e:x")
+      ahead.chips("v5e:x", (), {})
     return
   with pytest.raises(ahead.NoCompiler, match=r"pip install -e '.\[tpu\]'"):
-    ahead.chips("v5e:2x2")
+    ahead.chips("v5e:2x2", (), {})
 
 
 @pytest.mark.full

@@ -163,7 +163,7 @@ def _public():
 
 def _specs(cfg):
   found = {}
-  for name, leaf, spec in partition._with_specs(loading.shapes(cfg)):
+  for name, leaf, spec in partition.with_specs(loading.shapes(cfg)):
     cut = [axis or "-" for axis in spec]
     found[name] = (
       f"{'x'.join(map(str, leaf.shape))}: {' '.join(cut) or 'whole'}"
@@ -177,7 +177,7 @@ def test_specs_of_families_stay_as_they_are(name):
   want = json.loads(SPECS.read_text(encoding="utf-8"))
   assert _specs(_public()[name]) == want[name]
   # Nearly all of a model is cut.
-  leaves = list(partition._with_specs(loading.shapes(_public()[name])))
+  leaves = list(partition.with_specs(loading.shapes(_public()[name])))
   cut = sum(leaf.size for _, leaf, spec in leaves if "fsdp" in spec)
   assert cut > 0.95 * sum(leaf.size for _, leaf, _ in leaves)
 
@@ -188,7 +188,7 @@ def test_the_default_mesh_fits_every_family(name, count):
   shapes = loading.shapes(_public()[name])
   data, fsdp, tensor = partition.default_shape(count, shapes)
   assert data * fsdp * tensor == count
-  for _, leaf, spec in partition._with_specs(shapes):
+  for _, leaf, spec in partition.with_specs(shapes):
     for axis, cut in enumerate(spec):
       assert cut != "fsdp" or leaf.shape[axis] % fsdp == 0
   if count in (2, 4, 8):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,34 @@ def test_default_mesh_puts_all_devices_on_data():
 def test_mesh_that_leaves_devices_out_is_refused():
   with pytest.raises(ValueError, match="needs 4 devices, but 8 are present"):
     partition.make_mesh((2, 2, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chip:
+  """What a mesh looks at of a device of one of several slices."""
+
+  id: int
+  slice_index: int
+  platform: str = "gpu"
+  device_kind: str = "GPU"
+  process_index: int = 0
+
+
+def test_slices_lie_along_data():
+  chips = [_Chip(i, i // 4) for i in range(8)]
+  mesh = partition.mesh_of(chips, (2, 2, 2))
+  for index, held in enumerate(mesh.devices):
+    assert {chip.slice_index for chip in held.flat} == {index}
+  mesh = partition.mesh_of(chips, (4, 1, 2))
+  assert [row[0, 0].slice_index for row in mesh.devices] == [0, 0, 1, 1]
+  params = {"blocks": {"q": {"kernel": jnp.zeros((2, 16, 4))}}}
+  assert dict(partition.mesh_of(chips, (), params).shape) == {
+    "data": 2,
+    "fsdp": 4,
+    "tensor": 1,
+  }
+  with pytest.raises(ValueError, match="let that axis be a multiple of 2"):
+    partition.mesh_of(chips, (1, 8, 1))
 
 
 def test_uneven_batch_is_refused_with_a_size_that_works():
