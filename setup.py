@@ -18,8 +18,8 @@ _REQUIRES = [
   "jax>=0.10,<0.13",
   # Linen, below eos_jax/models only.
   "flax>=0.12,<0.13",
-  # optax.partition and optax.projections.
-  "optax>=0.2.5,<0.3",
+  # optax.microbatch.
+  "optax>=0.2.7,<0.3",
   # CheckpointManager with Composite items (the v0 interface).
   "orbax-checkpoint>=0.11.20,<0.13",
   # config_flags, ConfigDict and typed placeholders.

@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
   config.steps = 400
   config.batch = 24
+  config.micro_batch = 0  # questions at once, against memory; 0 = all of them
   config.learning_rate = 3e-4  # peak, of AdamW
   config.warmup = 40
   config.weight_decay = 0.01
@@ -35,6 +36,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.check_batch = 64
   config.log_every = 10
   config.save_every = 100
+  config.keep = 2  # newest checkpoints
+  config.best = False  # True: what the checks found best, not the last
+  config.trace_steps = ()  # (first, last): jax.profiler's trace of these
   config.output = "finetuned.safetensors"
 
   config.evaluation = ml_collections.ConfigDict()

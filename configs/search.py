@@ -130,6 +130,7 @@ def _course(config):
   # Optimisation, for each budget.
   config.steps = 60
   config.batch = 24
+  config.micro_batch = 0  # questions at once, against memory; 0 = all of them
   # Against memory: "layers" or "products" of the decoder are computed again.
   config.remat = ""
   config.learning_rate = 0.1
@@ -149,6 +150,8 @@ def _course(config):
   config.check_batch = 64
   config.log_every = 5
   config.save_every = 60
+  config.keep = 2  # newest checkpoints
+  config.trace_steps = ()  # (first, last): jax.profiler's trace of these
 
 
 def _limits():

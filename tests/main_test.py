@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from eos_jax import files
 from tests import command
 
 
@@ -134,6 +135,8 @@ def test_finetuning_goes_on_where_it_was_stopped(searched, tmp_path):
   args = (
     f"--config.plan={searched.workdir / 'plans' / '16.json'}",
     f"--config.data.directory={searched.root / 'data'}",
+    "--config.best=True",
+    "--config.micro_batch=4",
   )
   weights = []
   for run in ("straight", "broken"):
@@ -157,6 +160,13 @@ def test_finetuning_goes_on_where_it_was_stopped(searched, tmp_path):
   assert set(rows) == {"dense", "plan", "dense_finetuned", "plan_finetuned"}
   assert rows["plan"]["flops"] == rows["plan_finetuned"]["flops"]
   assert "The plan: " in done.stdout
+  checks = [
+    (row["check/hard"], row["step"])
+    for row in files.read_jsonl(folder / "metrics.jsonl")
+    if "check/hard" in row
+  ]
+  said = f"the best of the checks was behind step {max(checks)[1]}"
+  assert len(checks) == 2 and said in done.stdout
 
 
 @pytest.mark.full

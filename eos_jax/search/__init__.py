@@ -56,6 +56,7 @@ from eos_jax.search.family import Knots, init_family
 from eos_jax.search.family import at as family_at
 from eos_jax.search.family import binding as family_binding
 from eos_jax.search.family import plans as family_plans
+from eos_jax.search.gradients import mean_grad
 from eos_jax.search.measures import (
   flops_measure,
   kv_measure,
@@ -100,6 +101,7 @@ __all__ = [
   "layer_counts",
   "limits",
   "make_optimizer",
+  "mean_grad",
   "measure",
   "plan_counts",
   "prior",

@@ -10,7 +10,7 @@ import optax
 
 from eos_jax.array_typing import Array, Float, Int
 from eos_jax.search import constraints as constraints_lib
-from eos_jax.search import expected
+from eos_jax.search import expected, gradients
 from eos_jax.search import objective as objective_lib
 from eos_jax.search import policy as policy_lib
 from eos_jax.search import space as space_lib
@@ -82,6 +82,7 @@ def search_step(
   align: float = 0.0,
   view: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
   model_batch: Any = None,
+  micro_batch: int = 0,
 ) -> tuple[SearchState, dict[str, Any]]:
   """Descends in policy (and model), ascends in the multipliers.
 
@@ -107,6 +108,8 @@ def search_step(
     model_batch: bilevel search, first order: the model descends on this batch
       (its own split of the data) while policy and multipliers see `batch`, both
       from the same state.
+    micro_batch: rows that are differentiated at once, see
+      `gradients.mean_grad`; 0 = all.
 
   Returns:
     The next state, and metrics of the present one: the parts of the objective,
@@ -115,7 +118,7 @@ def search_step(
   """
   key = jax.random.fold_in(key, state.step)
 
-  def loss_of(variables, batch):
+  def loss_of(variables, batch, key):
     seen = variables if view is None else view(variables)
     policy = seen["policy"]
     model = (seen["model"],) if "model" in seen else ()
@@ -134,9 +137,12 @@ def search_step(
     return total, metrics | {"counts": counts, "aux": dict(aux)}
 
   if model_batch is None:
-    grads, metrics = jax.grad(loss_of, has_aux=True)(state.variables, batch)
+    gradient = gradients.mean_grad(loss_of, micro_batch)
+    grads, metrics = gradient(state.variables, batch, key)
   else:
-    grads, metrics = _bilevel(loss_of, state.variables, batch, model_batch)
+    grads, metrics = _bilevel(
+      loss_of, state.variables, batch, model_batch, key, micro_batch
+    )
   if "model" in grads:
     metrics["model_gradient_norm"] = optax.tree.norm(grads["model"])
   updates, opt_state = optimizer.update(grads, state.opt_state, state.variables)
@@ -151,7 +157,7 @@ def search_step(
   )
 
 
-def _bilevel(loss_of, variables, batch, model_batch):
+def _bilevel(loss_of, variables, batch, model_batch, key, micro_batch):
   """Gradients of the model on one batch and of all else on another."""
   if "model" not in variables:
     raise ValueError(
@@ -160,10 +166,10 @@ def _bilevel(loss_of, variables, batch, model_batch):
     )
   model = {"model": variables["model"]}
   rest = {name: part for name, part in variables.items() if name != "model"}
-  grads, metrics = jax.grad(
-    lambda rest: loss_of(rest | model, batch), has_aux=True
-  )(rest)
-  lower, fitted = jax.grad(
-    lambda model: loss_of(rest | model, model_batch), has_aux=True
-  )(model)
+  grads, metrics = gradients.mean_grad(
+    lambda rest, batch, key: loss_of(rest | model, batch, key), micro_batch
+  )(rest, batch, key)
+  lower, fitted = gradients.mean_grad(
+    lambda model, batch, key: loss_of(rest | model, batch, key), micro_batch
+  )(model, model_batch, key)
   return grads | lower, metrics | {"model_task": fitted["task"]}

@@ -117,6 +117,7 @@ def notes(made: list[ahead.Program], faults: list[str]) -> list[str]:
     if not one.fits:
       said.append(
         f"{one.name} on {one.topology} does not fit: try more chips, a smaller"
-        " config.search.batch, or config.search.remat='layers'."
+        " config.search.batch, a config.search.micro_batch, or"
+        " config.search.remat='layers'."
       )
   return said + [f"Not compiled: {fault}" for fault in faults]

@@ -102,7 +102,8 @@ def compile_for(found: Subject, name: str, where: ahead.Chips) -> ahead.Program:
   Raises:
     ValueError: mesh and batch or parameters do not fit one another.
   """
-  partition.check_batch(where.mesh, found.job.search.batch)
+  for rows in (found.job.search.batch, found.job.search.micro_batch):
+    partition.check_batch(where.mesh, rows)
   shapes = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(found.job.dtype)),
     loading.shapes(found.cfg),

@@ -5,8 +5,9 @@ import pathlib
 
 from eos_jax import cost, models
 from eos_jax.data import loader
+from eos_jax.evaluation import evaluator
 from eos_jax.tasks import common, comparison, messages
-from eos_jax.training import finetune, partition, settings
+from eos_jax.training import finetune, partition, settings, speed
 
 TRAINED = "finetuned"
 
@@ -21,6 +22,7 @@ def check(job: settings.FinetuneJob) -> None:
     partition.make_mesh(),
     {
       "batch": job.batch,
+      "micro_batch": job.micro_batch,
       "check_batch": job.check_batch,
       "evaluation.batch": job.evaluation.batch,
     },
@@ -56,7 +58,15 @@ def run(job: settings.FinetuneJob, folder: pathlib.Path) -> None:
     flush=True,
   )
   after = finetune.run(
-    cfg, before, plan, job, batches, checks, fingerprint, folder
+    cfg,
+    before,
+    plan,
+    job,
+    batches,
+    checks,
+    fingerprint,
+    folder,
+    _work(cfg, plan, job, checks.text_length),
   )
   path = folder / job.output
   models.weights.save(path, after, cfg)
@@ -88,4 +98,16 @@ def run(job: settings.FinetuneJob, folder: pathlib.Path) -> None:
     f" questions; dense {means['dense']:.3f} and"
     f" {means[f'dense_{TRAINED}']:.3f}. Weights: {path}",
     flush=True,
+  )
+
+
+def _work(cfg, plan, job, text):
+  """What a step is: one pass of the encoder, three of what is trained."""
+  shape, text = evaluator.model_shape(cfg), text + len(cfg.prefix)
+  trained = cost.decoder_flops(
+    shape, cost.layer_counts(plan), text, head_positions=text
+  )
+  return speed.Work(
+    tokens=job.batch * (cfg.tokens + text),
+    flops=float(job.batch * (cost.vision_flops(shape) + 3 * trained)),
   )

@@ -80,10 +80,11 @@ def cost_lines(facts, course):
       f" {course.seconds:.0f} s, checks included, and compiled"
       f" {course.compilations} program(s) for them"
     )
-  return (
-    f"{lines}. Data and search {seconds['data and search']:.0f} s, evaluation"
+  lines += (
+    f". Data and search {seconds['data and search']:.0f} s, evaluation"
     f" {seconds['evaluation']:.0f} s."
   )
+  return f"{lines} {course.speed.in_words()}" if course.speed else lines
 
 
 def found_lines(results, found, questions):
@@ -138,6 +139,7 @@ def where_to_look(found, folder, evaluated):
       "  plans/                   the plans, a JSON file each",
       "  table.txt, results.json  all numbers",
       "  metrics.jsonl            the course of the search; also tensorboard/",
+      "  speed.jsonl              how fast its steps were",
       *(more if evaluated else ()),
     ]
   )

@@ -45,6 +45,7 @@ def faults(job: search_settings.PublishedSearchJob) -> list[str]:
   """What is wrong with the batch sizes."""
   sizes = {
     "batch": job.batch,
+    "micro_batch": job.micro_batch,
     "check_batch": job.check_batch,
     "evaluation.batch": job.evaluation.batch,
   }

@@ -28,6 +28,7 @@ from eos_jax.training import (
   search_loop,
   search_settings,
   settings,
+  speed,
 )
 
 
@@ -101,15 +102,22 @@ def run(job: search_settings.SearchSettings, folder: pathlib.Path) -> None:
 def _run(job, folder, case, started):
   problem = _make_problem(case.cfg, case.params, job)
   print(messages.describe_search(problem, case), flush=True)
+  work = _work(problem, case)
   found, course = search_loop.run(
-    problem, case.iterator, case.checks, case.fingerprint, folder, case.mesh
+    problem,
+    case.iterator,
+    case.checks,
+    case.fingerprint,
+    folder,
+    work,
+    case.mesh,
   )
   searched = time.time()
   judge = case.judge()
   results = _compare(job, case, judge, found, folder)
   facts = {
     "gaps": {f"{f.limit:g}": f.soft - f.hard for f in found},
-    "cost": _cost(problem, case),
+    "cost": _cost(problem, work),
     "seconds": {
       "data and search": round(searched - started, 1),
       "evaluation": round(time.time() - searched, 1),
@@ -160,16 +168,26 @@ def _compare(job, case, judge, found, folder):
   return results
 
 
-def _cost(problem, case):
-  """What a whole search takes, whoever runs it: steps, examples, FLOPs."""
+def _work(problem, case):
+  """What a step of a search is."""
   job, cfg = problem.settings, problem.cfg
   text = len(cfg.prefix) + case.checks.text_length
-  flops = search.step_flops(
-    problem, evaluator.model_shape(cfg), text, pictures=case.pictures
+  shape = evaluator.model_shape(cfg)
+  return speed.Work(
+    tokens=_examples(job) * (text + case.pictures * cfg.tokens),
+    flops=search.step_flops(problem, shape, text, pictures=case.pictures),
   )
-  parts = 2 if job.mode == "bilevel" else 1
+
+
+def _examples(job):
+  """Questions of a step."""
+  return job.batch * (2 if job.mode == "bilevel" else 1)
+
+
+def _cost(problem, work):
+  """What a whole search takes, whoever runs it: steps, examples, FLOPs."""
   return {
     "steps": problem.steps,
-    "examples": problem.steps * job.batch * parts,
-    "flops": problem.steps * flops,
+    "examples": problem.steps * _examples(problem.settings),
+    "flops": problem.steps * work.flops,
   }

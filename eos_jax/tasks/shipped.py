@@ -26,6 +26,7 @@ def faults(job: search_settings.SearchJob) -> list[str]:
     mesh,
     {
       "batch": job.batch,
+      "micro_batch": job.micro_batch,
       "check_batch": job.check_batch,
       "evaluation.batch": job.evaluation.batch,
     },

@@ -187,8 +187,8 @@ def compiled(
         raise
       said = str(error).splitlines()[0].partition("RESOURCE_EXHAUSTED: ")[2]
       raise ValueError(
-        f"it does not fit a chip ({said}); try more chips, a smaller batch, or"
-        " remat='layers'"
+        f"it does not fit a chip ({said}); try more chips, a smaller batch, a"
+        " micro_batch, or remat='layers'"
       ) from error
   seconds = time.perf_counter() - start
   memory, text = made.memory_analysis(), made.as_text()

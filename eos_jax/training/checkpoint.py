@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 import tensorstore
 
 from eos_jax import files, processes
@@ -25,11 +26,22 @@ class Checkpointer:
   Of several processes all save and restore, in a directory that they share.
 
   Frozen weights are not part of a state; their fingerprint belongs in `facts`,
-  which must be equal when a run is resumed.
+  which must be equal when a run is resumed. The newest are kept, and of those
+  that were saved with a score the best.
   """
 
   def __init__(self, directory: pathlib.Path, *, keep: int = 2):
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    policies = [
+      checkpoint_managers.LatestN(keep),
+      checkpoint_managers.BestN(
+        get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+      ),
+    ]
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+      best_fn=_score,
+      create=True,
+    )
     self._manager = ocp.CheckpointManager(
       pathlib.Path(directory).resolve(), options=options
     )
@@ -39,8 +51,19 @@ class Checkpointer:
     """Number of the newest saved step."""
     return self._manager.latest_step()
 
+  @property
+  def best(self) -> int | None:
+    """Number of the saved step with the highest score, if any has one."""
+    self._manager.wait_until_finished()
+    return self._manager.best_step()
+
   def save(
-    self, step: int, state: Any, iterator: Any, facts: dict[str, Any]
+    self,
+    step: int,
+    state: Any,
+    iterator: Any,
+    facts: dict[str, Any],
+    score: float | None = None,
   ) -> None:
     """Saves in the background.
 
@@ -49,9 +72,11 @@ class Checkpointer:
       state: pytree of arrays and typed keys.
       iterator: stands behind the last batch used (`data.loader.Batches`).
       facts: what must hold when the run is resumed; plain JSON values.
+      score: how good the state is; None = not known.
     """
     self._manager.save(
       step,
+      metrics=None if score is None else {"score": score},
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(_table(state)),
         data=ocp.args.JsonSave({"batches": iterator.position}),
@@ -106,6 +131,42 @@ class Checkpointer:
       + "\n  ".join(damaged)
     )
 
+  def restore_best(self, like: Any) -> tuple[Any, int]:
+    """Restores the state with the highest score, and its number of steps.
+
+    Args:
+      like: state with the shapes, dtypes and shardings to restore into.
+
+    Raises:
+      CheckpointError: no state was saved with a score, or it cannot be read.
+    """
+    step = self.best
+    if step is None:
+      raise CheckpointError(
+        f"no checkpoint in {self._manager.directory} has a score; start again"
+        " with a new --workdir"
+      )
+    try:
+      return self._state(step, like), step
+    except Exception as error:  # as in `restore`
+      raise CheckpointError(
+        f"checkpoint {step} in {self._manager.directory}, the best, cannot be"
+        f" read ({type(error).__name__}); put an intact copy back, or start"
+        " again with a new --workdir"
+      ) from error
+
+  def _state(self, step, like):
+    abstract = {
+      name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+      for name, leaf in _table(like).items()
+    }
+    _read_through(pathlib.Path(self._manager.directory) / str(step) / "state")
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
+    )
+    return _tree(restored["state"], like)
+
   def _restore(self, step, like, iterator, saved, facts):
     facts = files.plain(facts)  # as it was stored: no tuples
     changed = [
@@ -119,20 +180,12 @@ class Checkpointer:
         " run; use a new --workdir or restore these settings:\n  "
         + "\n  ".join(changed)
       )
-    abstract = {
-      name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-      for name, leaf in _table(like).items()
-    }
-    _read_through(pathlib.Path(self._manager.directory) / str(step) / "state")
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract),
-        data=ocp.args.JsonRestore(),
-      ),
-    )
-    iterator.seek(restored["data"]["batches"])
-    return _tree(restored["state"], like), iterator
+    state = self._state(step, like)
+    data = self._manager.restore(
+      step, args=ocp.args.Composite(data=ocp.args.JsonRestore())
+    )["data"]
+    iterator.seek(data["batches"])
+    return state, iterator
 
   def _set_aside(self, step):
     """Moves a step out of sight of the manager; nothing is deleted."""
@@ -151,6 +204,10 @@ class Checkpointer:
     """Waits for pending saves."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def _score(metrics):
+  return metrics["score"]
 
 
 def _read_through(folder):

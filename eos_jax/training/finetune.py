@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import optax
 
-from eos_jax import models, ops
-from eos_jax.training import loop, losses, partition, record
+from eos_jax import models, ops, search
+from eos_jax.training import loop, losses, partition, record, speed
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
 
@@ -39,19 +39,16 @@ def make_step(
   transform = make_optimizer(job)
 
   def step(state, batch, params):
-    def loss_fn(trained):
-      return losses.task_loss(cfg, {**params, **trained}, batch, plan)
+    def loss_fn(trained, batch, key):
+      del key  # nothing is drawn
+      loss, aux = losses.task_loss(cfg, {**params, **trained}, batch, plan)
+      return loss, {"loss": loss, "exact": aux["exact"].mean()}
 
-    (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      state["params"]
-    )
+    gradient = search.mean_grad(loss_fn, job.micro_batch)
+    grads, values = gradient(state["params"], batch, jax.random.key(0))
     updates, opt = transform.update(grads, state["opt"], state["params"])
     after = {"params": optax.apply_updates(state["params"], updates)}
-    values = {
-      "loss": loss,
-      "exact": aux["exact"].mean(),
-      "gradient_norm": optax.tree.norm(grads),
-    }
+    values |= {"gradient_norm": optax.tree.norm(grads)}
     return after | {"opt": opt}, values
 
   return step
@@ -66,8 +63,9 @@ def run(
   check_questions: Any,
   fingerprint: str,
   workdir: pathlib.Path,
+  work: speed.Work,
 ) -> Any:
-  """Trains or resumes; returns the whole model's parameters.
+  """Trains or resumes; returns the whole model's parameters, last or best.
 
   Args:
     cfg: shape of the model.
@@ -78,6 +76,7 @@ def run(
     check_questions: fixed validation questions.
     fingerprint: of `params`; a checkpoint of others is refused.
     workdir: gets checkpoints and metrics.
+    work: of a step.
   """
   mesh = partition.make_mesh()
   everywhere, cut = partition.replicated(mesh), partition.batch_sharding(mesh)
@@ -109,12 +108,16 @@ def run(
     "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
     "settings": settings_lib.binding(job),
   }
-  with record.Record(workdir, facts) as book:
+  with record.Record(workdir, facts, keep=job.keep) as book:
     state, iterator, start = book.resume(state, iterator, job.steps)
+    checked: dict[int, float] = {}
 
     def check(done, state):
-      right = checker({**params, **state["params"]})
-      book.writer.write(done, {"check/hard": right})
+      checked[done] = checker({**params, **state["params"]})
+      book.writer.write(done, {"check/hard": checked[done]})
+
+    def save(done, state):
+      book.save(done, state, checked.get(done))
 
     state = loop.run(
       lambda _, state, batch: compiled(
@@ -125,13 +128,17 @@ def run(
       start=start,
       stop=job.steps,
       label="finetune",
+      meter=speed.Meter(work, workdir, book.writer, trace=job.trace_steps),
       log=book.log,
       log_every=job.log_every,
-      save=book.save,
+      save=save,
       save_every=job.save_every,
       check=check,
       check_every=job.check_every,
     )
+    if job.best:
+      state, step = book.best(state)
+      print(f"the best of the checks was behind step {step}", flush=True)
   return jax.device_get({**params, **state["params"]})
 
 

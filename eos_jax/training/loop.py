@@ -10,6 +10,7 @@ import jax
 import tqdm
 
 from eos_jax import processes
+from eos_jax.training import speed
 
 
 def stoppable() -> contextlib.AbstractContextManager[None]:
@@ -82,6 +83,7 @@ def run(
   start: int,
   stop: int,
   label: str,
+  meter: speed.Meter,
   log: Callable[[int, dict[str, Any]], str],
   log_every: int,
   save: Callable[[int, Any], None],
@@ -102,6 +104,7 @@ def run(
     start: first step to run.
     stop: step behind the last one.
     label: text of the progress bar.
+    meter: measures the steps; closed at the end.
     log: `(step, metrics) -> short text` for the progress bar; writes files.
     log_every: steps between calls of `log`.
     save: `(steps done, state)`; called at the end too.
@@ -117,27 +120,39 @@ def run(
   """
   pending, done, asked = None, start, threading.Event()
   bar = tqdm.tqdm(total=stop, initial=start, desc=label, dynamic_ncols=True)
-  with _signals_handled(lambda *_: asked.set()), bar:
+
+  def read(step, metrics):
+    bar.set_postfix_str(log(step, metrics), refresh=False)
+    meter.read(step)
+
+  handled = _signals_handled(lambda *_: asked.set())
+  with handled, bar, contextlib.closing(meter):
     for step in range(start, stop):
-      state, metrics = advance(step, state, next(iterator))
+      with meter.waiting():
+        batch = next(iterator)
+      with meter.step(label, step + 1, state) as results:
+        state, metrics = advance(step, state, batch)
+        results.append(metrics)
       if pending is not None:
-        bar.set_postfix_str(log(*pending), refresh=False)
+        read(*pending)
       pending = None
       if (step + 1) % log_every == 0 or step + 1 == stop:
         pending = (step + 1, metrics)
       bar.update()
       done = step + 1
       if check is not None and check_every and done % check_every == 0:
-        check(done, state)
+        with meter.apart(state):
+          check(done, state)
       if processes.stopping(done):
         asked.set()
       ends = asked.is_set()
       if done % save_every == 0 or done == stop or ends:
         if pending is not None:
           # A run that resumes behind this step would not log it any more.
-          bar.set_postfix_str(log(*pending), refresh=False)
+          read(*pending)
           pending = None
-        save(done, state)
+        with meter.apart(state):
+          save(done, state)
       if ends:
         break
   if asked.is_set():

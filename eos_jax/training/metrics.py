@@ -45,14 +45,18 @@ class Writer:
 
   def write(self, step: int, values: dict[str, Any]) -> None:
     """Writes scalars and small arrays of one step."""
-    row = {"step": step}
+    row = {name: np.asarray(value).tolist() for name, value in values.items()}
+    self._file.write(json.dumps({"step": step, **row}) + "\n")
+    self.show(step, values)
+
+  def show(self, step: int, values: dict[str, Any]) -> None:
+    """Writes them for TensorBoard alone."""
+    if self._board is None:
+      return
     for name, value in values.items():
-      row[name] = np.asarray(value).tolist()
-      if self._board is not None:
-        for place, number in np.ndenumerate(np.asarray(value)):
-          tag = "/".join([name, *map(str, place)])
-          self._board.add_scalar(tag, number, step)
-    self._file.write(json.dumps(row) + "\n")
+      for place, number in np.ndenumerate(np.asarray(value)):
+        tag = "/".join([name, *map(str, place)])
+        self._board.add_scalar(tag, number, step)
 
   def close(self) -> None:
     """Closes the files."""

@@ -24,7 +24,7 @@ import optax
 from eos_jax import models
 from eos_jax.data import labels, loader
 from eos_jax.models import heads
-from eos_jax.training import loop, optimizer, partition, record
+from eos_jax.training import loop, optimizer, partition, record, speed
 from eos_jax.training import settings as settings_lib
 
 STAGES = ("vision", "lookup", "grounding", "answers")
@@ -193,7 +193,10 @@ def train_vision(
     sources, batch=stage.batch, seed=settings.seed, weights=settings.weights
   )
   loss_fn = functools.partial(vision_loss, cfg.vision)
-  params = _train(loss_fn, params, None, batches, stage, settings, workdir)
+  tokens = stage.batch * cfg.tokens
+  params = _train(
+    loss_fn, params, None, batches, stage, settings, workdir, tokens
+  )
   return params["vision"]
 
 
@@ -242,11 +245,14 @@ def train_answers(
   def loss_fn(params, batch, frozen):
     return answer_loss(cfg, {"vision": frozen, **params}, batch)
 
-  trained = _train(loss_fn, trained, encoder, batches, stage, settings, workdir)
+  tokens = stage.batch * (cfg.tokens + settings.text_length)
+  trained = _train(
+    loss_fn, trained, encoder, batches, stage, settings, workdir, tokens
+  )
   return {"vision": encoder, **trained}
 
 
-def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
+def _train(loss_fn, params, frozen, batches, stage, settings, workdir, tokens):
   """Trains `params`; the shared body of both stages."""
   mesh = partition.make_mesh()
   partition.check_batch(mesh, stage.batch)
@@ -285,6 +291,7 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir):
       start=start,
       stop=stage.steps,
       label=workdir.name,
+      meter=speed.Meter(speed.Work(tokens), workdir, book.writer),
       log=book.log,
       log_every=settings.log_every,
       save=book.save,

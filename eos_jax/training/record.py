@@ -16,16 +16,21 @@ class Record(contextlib.AbstractContextManager):
     writer: takes the metrics.
   """
 
-  def __init__(self, folder: pathlib.Path, facts: dict[str, Any]):
+  def __init__(
+    self, folder: pathlib.Path, facts: dict[str, Any], *, keep: int = 2
+  ):
     """Opens both.
 
     Args:
       folder: the run's own.
       facts: what must hold when the run is resumed; plain JSON values.
+      keep: newest checkpoints that are kept, beside the best.
     """
     self._facts, self._iterator = facts, None
     self._open = contextlib.ExitStack()
-    self._checkpoints = checkpoint.Checkpointer(folder / "checkpoints")
+    self._checkpoints = checkpoint.Checkpointer(
+      folder / "checkpoints", keep=keep
+    )
     self._open.callback(self._checkpoints.close)
     self.writer = metrics.Writer(folder)
     self._open.callback(self.writer.close)
@@ -57,9 +62,23 @@ class Record(contextlib.AbstractContextManager):
     self._iterator = iterator
     return state, iterator, start
 
-  def save(self, done: int, state: Any) -> None:
-    """Saves the state behind a step, in the background."""
-    self._checkpoints.save(done, state, self._iterator, self._facts)
+  def save(self, done: int, state: Any, score: float | None = None) -> None:
+    """Saves the state behind a step, in the background.
+
+    Args:
+      done: steps done.
+      state: behind them.
+      score: how good it is; None = not known.
+    """
+    self._checkpoints.save(done, state, self._iterator, self._facts, score)
+
+  def best(self, like: Any) -> tuple[Any, int]:
+    """The state that was saved with the highest score, and its steps done.
+
+    Raises:
+      checkpoint.CheckpointError: there is none, or it cannot be read.
+    """
+    return self._checkpoints.restore_best(like)
 
   def log(self, step: int, values: dict[str, Any]) -> str:
     """Writes numbers of a step; returns them as the progress bar shows them."""

@@ -317,6 +317,7 @@ def _search_step(problem, state, batch, key, limit, loss_fn):
     align=settings.align,
     view=lambda variables: problem.member(variables, limit),
     model_batch=model_batch,
+    micro_batch=settings.micro_batch,
   )
 
 

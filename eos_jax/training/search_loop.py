@@ -21,6 +21,7 @@ from eos_jax.training import (
   partition,
   record,
   search_check,
+  speed,
 )
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
@@ -54,11 +55,13 @@ class Course:
     steps: steps taken, of all.
     seconds: that they took, with data, compilation, checks and checkpoints.
     compilations: programs compiled for a step: 1, 2 with calibration.
+    speed: of its steps; None = too few to measure.
   """
 
   steps: int
   seconds: float
   compilations: int
+  speed: speed.Speed | None
 
 
 class _Run:
@@ -293,6 +296,7 @@ def run(
   check_questions: Any,
   fingerprint: str,
   workdir: pathlib.Path,
+  work: speed.Work,
   mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[list[Found], Course]:
   """Runs or resumes a search; returns a plan for each budget.
@@ -303,12 +307,13 @@ def run(
     check_questions: fixed validation questions for the hard checks.
     fingerprint: of the model's weights; a checkpoint of others is refused.
     workdir: gets checkpoints, metrics and plans.
+    work: of a step.
     mesh: from `partition.make_mesh`; None = all devices along data.
   """
   began, settings = time.monotonic(), problem.settings
   mesh = mesh or partition.make_mesh()
-  partition.check_batch(mesh, settings.batch)
-  partition.check_batch(mesh, settings.check_batch)
+  for rows in (settings.batch, settings.micro_batch, settings.check_batch):
+    partition.check_batch(mesh, rows)
   facts = {
     "weights": fingerprint,
     "settings": settings_lib.binding(settings),
@@ -317,7 +322,8 @@ def run(
   checker = search_check.Checker(
     problem, check_questions, settings.check_batch, mesh
   )
-  with record.Record(workdir, facts) as book:
+  with record.Record(workdir, facts, keep=settings.keep) as book:
+    meter = speed.Meter(work, workdir, book.writer, trace=settings.trace_steps)
     kind = _FamilyRun if problem.knots else _Run
     task = kind(problem, checker, mesh, workdir, book.writer)
     state, iterator, start = book.resume(task.start(), iterator, problem.steps)
@@ -328,6 +334,7 @@ def run(
       start=start,
       stop=problem.steps,
       label="search",
+      meter=meter,
       log=task.log,
       log_every=settings.log_every,
       save=book.save,
@@ -336,5 +343,7 @@ def run(
       check_every=settings.check_every,
     )
   seconds = time.monotonic() - began
-  course = Course(problem.steps - start, seconds, task.compilations)
+  course = Course(
+    problem.steps - start, seconds, task.compilations, meter.median
+  )
   return task.found(), course

@@ -147,6 +147,9 @@ class SearchSettings(settings.Checked):
     calibration_steps: further steps for each budget, under rounded counts and
       hard decisions, in which all numbers but the counts move.
     batch: questions a step.
+    micro_batch: questions whose gradients are computed at once, against memory;
+      a divisor of `batch` and a multiple of the devices along data and fsdp; 0
+      = all. Each micro-batch counts alike in the loss.
     remat: what the backward pass of the decoder computes again instead of
       keeping it: "" nothing, or one of `models.REMAT`.
     learning_rate: of the policy (Adam).
@@ -164,7 +167,11 @@ class SearchSettings(settings.Checked):
     check_questions: validation questions of a hard check.
     check_batch: questions a batch of a hard check.
     log_every: steps between lines of metrics.
-    save_every: steps between checkpoints.
+    save_every: steps between checkpoints; there is one, too, when the search is
+      stopped.
+    keep: newest checkpoints that are kept.
+    trace_steps: first and last step, from 1, of a trace by `jax.profiler` in
+      the workdir's tensorboard/; () = none.
   """
 
   seed: int
@@ -184,6 +191,7 @@ class SearchSettings(settings.Checked):
   steps: int
   calibration_steps: int
   batch: int
+  micro_batch: int
   remat: str = dataclasses.field(metadata=settings.HARMLESS)
   learning_rate: float
   model_learning_rate: float
@@ -200,6 +208,8 @@ class SearchSettings(settings.Checked):
   check_batch: int
   log_every: int = _harmless()
   save_every: int = _harmless()
+  keep: int = _harmless()
+  trace_steps: tuple[int, ...] = _harmless()
 
   @property
   def trains_model(self) -> bool:
@@ -237,10 +247,12 @@ class SearchSettings(settings.Checked):
       "check_batch",
       "log_every",
       "save_every",
+      "keep",
     )
     yield from self.at_least(
       0,
       "knots",
+      "micro_batch",
       "binarize",
       "whole_from",
       "calibration_steps",
@@ -271,6 +283,8 @@ class SearchSettings(settings.Checked):
       )
     if not self.labels and not self.align:
       yield "align is 0, but without labels it is all of the loss; use 1.0"
+    yield from settings.micro_batch_faults(self.batch, self.micro_batch)
+    yield from settings.trace_faults(self.trace_steps)
     yield from self._family_faults()
 
   def _family_faults(self):

@@ -213,6 +213,9 @@ class FinetuneJob(Checked):
     weights: share of questions from mini_suite and easy_vqa.
     steps: optimiser steps.
     batch: questions a step.
+    micro_batch: questions whose gradients are computed at once, against memory;
+      a divisor of `batch` and a multiple of the devices along data and fsdp; 0
+      = all. Each micro-batch counts alike in the loss.
     learning_rate: peak of a cosine schedule (AdamW).
     warmup: steps to the peak.
     weight_decay: decoupled weight decay.
@@ -220,7 +223,13 @@ class FinetuneJob(Checked):
     check_questions: their number.
     check_batch: questions a batch of a check.
     log_every: steps between lines of metrics.
-    save_every: steps between checkpoints.
+    save_every: steps between checkpoints; there is one, too, when the training
+      is stopped.
+    keep: newest checkpoints that are kept.
+    best: True: the result is the state with the best check, whose checkpoint is
+      kept too, instead of the last one.
+    trace_steps: first and last step, from 1, of a trace by `jax.profiler` in
+      the workdir's tensorboard/; () = none.
     output: file name of the trained weights, inside the workdir.
     evaluation: the comparison of before and after.
   """
@@ -232,6 +241,7 @@ class FinetuneJob(Checked):
   weights: tuple[float, ...]
   steps: int
   batch: int
+  micro_batch: int
   learning_rate: float
   warmup: int
   weight_decay: float
@@ -240,6 +250,9 @@ class FinetuneJob(Checked):
   check_batch: int
   log_every: int = dataclasses.field(metadata=HARMLESS)
   save_every: int = dataclasses.field(metadata=HARMLESS)
+  keep: int = dataclasses.field(metadata=HARMLESS)
+  best: bool
+  trace_steps: tuple[int, ...] = dataclasses.field(metadata=HARMLESS)
   output: str
   evaluation: EvaluationSettings = dataclasses.field(metadata=HARMLESS)
 
@@ -256,11 +269,22 @@ class FinetuneJob(Checked):
       "check_batch",
       "log_every",
       "save_every",
+      "keep",
     )
-    yield from self.at_least(0, "warmup", "weight_decay")
+    yield from self.at_least(0, "micro_batch", "warmup", "weight_decay")
     yield from self.above_zero("learning_rate")
+    yield from micro_batch_faults(self.batch, self.micro_batch)
+    if self.best and (
+      self.check_every % self.save_every or self.steps % self.check_every
+    ):
+      yield (
+        f"best is True, but save_every={self.save_every} does not divide"
+        f" check_every={self.check_every}, or this not steps={self.steps};"
+        " every check needs its checkpoint, the last one too"
+      )
     if self.warmup >= self.steps > 0:
       yield f"warmup is {self.warmup}; use fewer than steps={self.steps}"
+    yield from trace_faults(self.trace_steps)
     yield from file_name_faults("output", self.output)
 
 
@@ -273,6 +297,24 @@ def share_faults(weights: tuple[float, ...]) -> Iterator[str]:
   """What is wrong with the shares of the sources."""
   if not weights or min(weights) < 0 or sum(weights) <= 0:
     yield f"weights is {weights}; give shares of 0 or more, not all 0"
+
+
+def micro_batch_faults(batch: int, micro_batch: int) -> Iterator[str]:
+  """What is wrong with the size of micro-batches."""
+  if micro_batch > 0 and batch % micro_batch:
+    yield (
+      f"micro_batch is {micro_batch}, which does not divide batch={batch}; use"
+      " a divisor, or 0 for the whole batch at once"
+    )
+
+
+def trace_faults(steps: tuple[int, ...]) -> Iterator[str]:
+  """What is wrong with the steps of a trace."""
+  if steps and (len(steps) != 2 or not 1 <= steps[0] <= steps[1]):
+    yield (
+      f"trace_steps is {steps}; give the first and the last step, from 1, such"
+      " as (10, 12), or ()"
+    )
 
 
 def file_name_faults(field: str, name: str) -> Iterator[str]:

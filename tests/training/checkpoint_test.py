@@ -132,3 +132,45 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
   ):
     saver.restore(_state(), _iterator(), {"weights": "abc"})
   saver.close()
+
+
+@pytest.mark.parametrize(
+  ("scores", "kept", "best"),
+  [
+    ([0.2, 0.9, 0.4, 0.3, 0.5], {2, 4, 5}, 2),
+    ([0.2, 0.3, 0.4, 0.9, 0.5], {4, 5}, 4),
+    # Of equals the last; what has no score is not the best.
+    ([0.9, 0.9, None, 0.3, None], {2, 4, 5}, 2),
+    ([None] * 5, {4, 5}, None),
+  ],
+)
+def test_the_newest_and_the_best_are_kept(tmp_path, scores, kept, best):
+  iterator = _iterator()
+  saver = checkpoint.Checkpointer(tmp_path)
+  for step, score in enumerate(scores, 1):
+    saver.save(step, _state(float(step)), iterator, {}, score)
+  saver.close()
+  found = {int(path.name) for path in tmp_path.iterdir() if path.is_dir()}
+  assert found == kept
+  again = checkpoint.Checkpointer(tmp_path)
+  assert again.latest == 5
+  if best is None:
+    with pytest.raises(checkpoint.CheckpointError, match="has a score"):
+      again.restore_best(_state())
+  else:
+    state, step = again.restore_best(_state())
+    assert step == best
+    np.testing.assert_array_equal(state["params"]["a"], float(best))
+  again.close()
+
+
+def test_a_damaged_best_checkpoint_is_told(tmp_path):
+  saver = checkpoint.Checkpointer(tmp_path)
+  for step, score in enumerate((0.9, 0.1, 0.2), 1):
+    saver.save(step, _state(float(step)), _iterator(), {}, score)
+  saver.close()
+  _damage(tmp_path, 1, how="truncated")
+  again = checkpoint.Checkpointer(tmp_path)
+  with pytest.raises(checkpoint.CheckpointError, match="checkpoint 1 .*best"):
+    again.restore_best(_state())
+  again.close()

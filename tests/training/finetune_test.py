@@ -17,6 +17,7 @@ JOB = settings.FinetuneJob(
   weights=(1.0,),
   steps=20,
   batch=8,
+  micro_batch=0,
   learning_rate=3e-3,
   warmup=2,
   weight_decay=0.01,
@@ -25,6 +26,9 @@ JOB = settings.FinetuneJob(
   check_batch=8,
   log_every=1,
   save_every=10,
+  keep=2,
+  best=False,
+  trace_steps=(),
   output="out.safetensors",
   evaluation=settings.EvaluationSettings(8, 8, 0, ()),
 )

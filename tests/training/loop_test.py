@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from eos_jax import processes
-from eos_jax.training import loop, metrics
+from eos_jax.training import loop, metrics, speed
 
 
 def _run(folder, *, start=0, stop=9, save_every=4, kill_at=None):
@@ -32,6 +32,7 @@ def _run(folder, *, start=0, stop=9, save_every=4, kill_at=None):
       start=start,
       stop=stop,
       label="test",
+      meter=speed.Meter(speed.Work(tokens=1), folder, writer),
       log=log,
       log_every=2,
       save=lambda done, state: saved.append((done, state)),

@@ -51,9 +51,12 @@ def _placed(mesh, params):
 
 
 @functools.cache
-def _problem():
+def _problem(micro_batch=0):
   chosen = dataclasses.replace(
-    search_test.CHOSEN, remat="layers", sites=search_test.ONE
+    search_test.CHOSEN,
+    remat="layers",
+    sites=search_test.ONE,
+    micro_batch=micro_batch,
   )
   params = small.params(CFG)
   return search_lib.Problem(
@@ -62,9 +65,9 @@ def _problem():
 
 
 @functools.cache
-def _searched(shape):
+def _searched(shape, micro_batch=0):
   """Two steps: variables and metrics, and the compiled text."""
-  mesh, problem = _mesh(shape), _problem()
+  mesh, problem = _mesh(shape), _problem(micro_batch)
   params = _placed(mesh, problem.params)
   everywhere, cut = partition.replicated(mesh), partition.batch_sharding(mesh)
   step = search_lib.make_step(problem)
@@ -88,9 +91,11 @@ def _searched(shape):
   return jax.device_get((variables, metrics)), program.as_text()
 
 
-@pytest.mark.parametrize("shape", MESHES)
-def test_a_search_step_is_that_of_one_device(shape):
-  want, got = _searched(None), _searched(shape)
+@pytest.mark.parametrize(
+  ("shape", "micro_batch"), [*((shape, 0) for shape in MESHES), (MESHES[2], 4)]
+)
+def test_a_search_step_is_that_of_one_device(shape, micro_batch):
+  want, got = _searched(None, micro_batch), _searched(shape, micro_batch)
   # Sums run in another order.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-3, atol=2e-5),

@@ -39,6 +39,7 @@ CHOSEN = search_settings.SearchSettings(
   steps=4,
   calibration_steps=0,
   batch=8,
+  micro_batch=0,
   remat="",
   learning_rate=0.05,
   model_learning_rate=1e-3,
@@ -55,6 +56,8 @@ CHOSEN = search_settings.SearchSettings(
   check_batch=8,
   log_every=1,
   save_every=2,
+  keep=2,
+  trace_steps=(),
 )
 
 # Where one site is enough a step compiles faster.
@@ -108,6 +111,22 @@ def _moved(before, after):
     for a, b in zip(
       jax.tree.leaves(before), jax.tree.leaves(after), strict=True
     )
+  )
+
+
+def test_micro_batches_move_the_policy_as_the_whole_batch_does():
+  found = []
+  for micro_batch in (0, 2):
+    # The alignment is no mean over rows; all rows have as many answer tokens.
+    problem = _problem(align=0.0, sites=ONE, micro_batch=micro_batch)
+    step = jax.jit(search_lib.make_step(problem))
+    rest = jax.random.key(0), 8.0, 0.5, 0.5, REAL(1)
+    state = search_lib.first_state(problem)
+    after, metrics = step(state, _batch(), problem.params, *rest)
+    found.append((after.variables, metrics["task"], metrics["gradient_norm"]))
+  assert float(found[0][2]) > 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-6), *found
   )
 
 
