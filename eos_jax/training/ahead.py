@@ -113,6 +113,8 @@ def chips(topology: str, shape: Sequence[int], params: Any) -> Chips:
 
   # Otherwise the library asks the machine what TPU it is.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Compiling touches no device: other processes may do the same.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   name, _, slices = topology.partition("*")
   try:
     found = topologies.get_topology_desc(

@@ -110,12 +110,28 @@ def test_without_the_compiler_the_extra_is_named():
 @pytest.mark.full
 def test_the_shipped_model_compiles_for_four_chips(tmp_path):
   pytest.importorskip("libtpu")
-  args = (f"--config.programs={compile_settings.PROGRAMS!r}",)
+  args = (
+    f"--config.programs={compile_settings.PROGRAMS!r}",
+    "--config.topologies=('v5e:2x2','v5e:2x2*2')",
+  )
   done = command.run(tmp_path, *args, config="compile:tiny")
   assert done.returncode == 0, done.stderr[-3000:]
   value = json.loads((tmp_path / "compile.json").read_text(encoding="utf-8"))
   assert not value["faults"]
-  found = {one["name"]: one for one in value["programs"]}
+  whole, slices = (
+    {one["name"]: one for one in value["programs"] if one["topology"] == name}
+    for name in ("v5e:2x2", "v5e:2x2*2")
+  )
+  for found in (whole, slices):
+    _check_programs(found)
+  # Two slices share a batch; each has the whole of the parameters.
+  for name, one in slices.items():
+    assert one["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert one["parameter_bytes"] == whole[name]["parameter_bytes"]
+    assert one["flops"] == pytest.approx(whole[name]["flops"] / 2)
+
+
+def _check_programs(found):
   assert tuple(found) == compile_settings.PROGRAMS
   for one in found.values():
     assert 0 < one["parameter_bytes"] < one["peak_bytes"] < 2**27
@@ -124,7 +140,6 @@ def test_the_shipped_model_compiles_for_four_chips(tmp_path):
   assert found["finetune"]["argument_bytes"] > found["dense"]["argument_bytes"]
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("family", tiny_families.FAMILIES)
 def test_a_search_of_every_family_compiles_for_four_chips(family, tmp_path):
   pytest.importorskip("libtpu")
