@@ -74,21 +74,23 @@ _STOPPED = re.compile(
 class Search:
   """A short search with data of its own: `root/run`, `root/data`."""
 
-  def __init__(self, root, cache):
-    self.root, self.cache = root, cache
+  def __init__(self, root, cache, *args, devices=1):
+    self.root, self.cache, self.devices = root, cache, devices
     self.workdir = root / "run"
-    self.args = (f"--config.data.directory={root / 'data'}",)
+    self.args = (f"--config.data.directory={root / 'data'}", *args)
 
   def run(self):
     """Runs or resumes it to its end."""
-    done = run(self.workdir, *self.args, cache=self.cache)
+    done = run(self.workdir, *self.args, cache=self.cache, devices=self.devices)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
   def start(self):
     """Starts or resumes it; the caller waits."""
     self.root.mkdir(exist_ok=True)
-    made = options(self.workdir, *self.args, cache=self.cache)
+    made = options(
+      self.workdir, *self.args, cache=self.cache, devices=self.devices
+    )
     with (
       open(self.root / "stdout.txt", "w", encoding="utf-8") as stdout,
       open(self.root / "stderr.txt", "w", encoding="utf-8") as stderr,

@@ -111,3 +111,55 @@ def test_a_search_killed_anywhere_ends_like_an_untouched_one(
     assert not list((search.root / "data").rglob("incomplete.*")), line
     shutil.rmtree(search.root)
   assert not failed
+
+
+def _sharded(root, searched):
+  """A search on eight devices that saves every step, and is all of the run."""
+  return command.Search(
+    root,
+    searched.cache,
+    *searched.args,
+    "--config.mesh=(2,2,2)",
+    "--config.sites=('decoder.0',)",
+    "--config.save_every=1",
+    "--config.check_every=4",
+    "--config.check_questions=8",
+    "--config.evaluation.questions=16",
+    "--config.evaluation.presets=()",
+    devices=8,
+  )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(2))
+def test_a_sharded_search_killed_at_random_ends_the_same(
+  searched, seed, tmp_path, capsys
+):
+  """Fifty kills each: anywhere in the search, up to five times in a row."""
+  whole = _sharded(tmp_path / "whole", searched)
+  whole.run()  # compiles
+  shutil.rmtree(whole.root)
+  process = whole.start()
+  whole.wait_for("search", process)
+  began = time.monotonic()
+  whole.wait_for("evaluation", process)
+  length = time.monotonic() - began
+  assert process.wait() == 0, whole.stderr()
+  expected, draw, kills = whole.outputs(), random.Random(seed), 0
+  while kills < 50:
+    search, said = _sharded(tmp_path / "run", searched), []
+    while len(said) < 5 and kills < 50:
+      delay = draw.random() * length
+      if not _kill(search, "search", delay):
+        break  # it had ended before
+      kills += 1
+      said.append(f"{delay:.2f}")
+    search.run()
+    saved = search.workdir / "checkpoints"
+    different = command.differences(search.outputs(), expected)
+    with capsys.disabled():
+      line = f"\n{kills} kills, the last {', '.join(said)} s into the search:"
+      print(line, different or "no difference", end="", file=sys.stderr)
+    assert not different, said
+    assert {path.name for path in saved.iterdir()} == {"7", "8"}, said
+    shutil.rmtree(search.root)
