@@ -190,6 +190,8 @@ def place(tree: Any, shardings: Any) -> Any:
       return jax.random.wrap_key_data(
         whole(jax.random.key_data(leaf), sharding)
       )
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+      return jax.device_put(leaf, sharding)  # it lies on all devices already
     values = np.asarray(leaf)
     return jax.make_array_from_callback(
       values.shape, sharding, lambda index: values[index]

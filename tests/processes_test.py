@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import command
+from tests.models import tiny_families
 
 # Two devices each; what both hold is compared with what NumPy says.
 _PIECES = """
@@ -89,7 +90,7 @@ class _Pair:
     root.mkdir(exist_ok=True)
     self.running = []
 
-  def start(self, *args):
+  def start(self, *args, **settings):
     """Starts or resumes both."""
     port = _port()
     self.running = []
@@ -103,6 +104,7 @@ class _Pair:
         *args,
         cache=self.cache,
         devices=2,
+        **settings,
       )
       with open(self.root / f"{index}.txt", "w", encoding="utf-8") as file:
         self.running.append(
@@ -194,3 +196,47 @@ def test_a_task_for_one_process_says_so(tmp_path, searched):
   assert pair.end() == [1, 1]
   for index in range(2):
     assert "'pretrain' runs in one process, and there are 2" in pair.said(index)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("mode", ["frozen", "joint"])
+def test_two_processes_search_a_published_model_as_one(mode, tmp_path):
+  """The weights are cut over both."""
+  model = tiny_families.write("llava_1_5", tmp_path / "model")
+  data = tiny_families.instructions(tmp_path / "data", 40)
+  args = (
+    f"--config.model.path={model}",
+    "--config.model.dtype=float32",
+    f"--config.data.path={data}",
+    "--config.data.text_length=160",
+    "--config.data.answer_length=4",
+    "--config.data.train=0.3",
+    "--config.data.validation=0.4",
+    "--config.data.test=0.3",
+    f"--config.mode={mode}",
+    "--config.budgets=(3.0,)",
+    "--config.sites=('decoder.0',)",
+    "--config.steps=6",
+    "--config.check_every=6",
+    "--config.check_questions=8",
+    "--config.save_every=2",
+    "--config.log_every=1",
+    "--config.evaluation.questions=8",
+    "--config.evaluation.presets=('prune',)",
+    "--config.mesh=(1,4,1)",
+  )
+  config = f"search:{tiny_families.VARIANTS['llava_1_5']}"
+  cache = tmp_path / "cache"
+  alone = command.run(
+    tmp_path / "alone", *args, config=config, cache=cache, devices=4
+  )
+  assert alone.returncode == 0, alone.stderr[-3000:]
+  pair = _Pair(tmp_path / "pair", cache)
+  pair.start(*args, config=config)
+  assert pair.end() == [0, 0], pair.said(0)[-3000:] + pair.said(1)[-3000:]
+  got, want = _losses(pair.workdir), _losses(tmp_path / "alone")
+  assert got.keys() == want.keys() and len(got) == 6
+  np.testing.assert_allclose(
+    list(got.values()), list(want.values()), rtol=1e-3, atol=1e-5
+  )
+  assert _accuracies(pair.workdir) == _accuracies(tmp_path / "alone")

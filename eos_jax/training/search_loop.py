@@ -185,7 +185,7 @@ class _Run:
     if self.problem.settings.trains_model:
       params = {**self.params, **state.variables["model"]}
       path = self.plans / f"{limit:g}.safetensors"
-      models.weights.save(path, jax.device_get(params), self.problem.cfg)
+      models.weights.save(path, processes.fetch(params), self.problem.cfg)
     files.write_json(self.plans / f"{limit:g}.check.json", checked)
     files.write_text(self.plans / f"{limit:g}.json", plan.to_json())
 
