@@ -26,20 +26,23 @@ class Checkpointer:
   Of several processes all save and restore, in a directory that they share.
 
   Frozen weights are not part of a state; their fingerprint belongs in `facts`,
-  which must be equal when a run is resumed. The newest are kept, and of those
-  that were saved with a score the best.
+  which must be equal when a run is resumed. The newest are kept, and if it is
+  wanted the best of those that were saved with a score.
   """
 
-  def __init__(self, directory: pathlib.Path, *, keep: int = 2):
-    policies = [
-      checkpoint_managers.LatestN(keep),
-      checkpoint_managers.BestN(
-        get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-      ),
-    ]
+  def __init__(
+    self, directory: pathlib.Path, *, keep: int = 2, best: bool = False
+  ):
+    policies = [checkpoint_managers.LatestN(keep)]
+    if best:
+      policies.append(
+        checkpoint_managers.BestN(
+          get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+        )
+      )
     options = ocp.CheckpointManagerOptions(
       preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-      best_fn=_score,
+      best_fn=_score if best else None,
       create=True,
     )
     self._manager = ocp.CheckpointManager(

@@ -108,7 +108,7 @@ def run(
     "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
     "settings": settings_lib.binding(job),
   }
-  with record.Record(workdir, facts, keep=job.keep) as book:
+  with record.Record(workdir, facts, keep=job.keep, best=job.best) as book:
     state, iterator, start = book.resume(state, iterator, job.steps)
     checked: dict[int, float] = {}
 

@@ -17,19 +17,25 @@ class Record(contextlib.AbstractContextManager):
   """
 
   def __init__(
-    self, folder: pathlib.Path, facts: dict[str, Any], *, keep: int = 2
+    self,
+    folder: pathlib.Path,
+    facts: dict[str, Any],
+    *,
+    keep: int = 2,
+    best: bool = False,
   ):
     """Opens both.
 
     Args:
       folder: the run's own.
       facts: what must hold when the run is resumed; plain JSON values.
-      keep: newest checkpoints that are kept, beside the best.
+      keep: newest checkpoints that are kept.
+      best: whether the one with the highest score is kept, too.
     """
     self._facts, self._iterator = facts, None
     self._open = contextlib.ExitStack()
     self._checkpoints = checkpoint.Checkpointer(
-      folder / "checkpoints", keep=keep
+      folder / "checkpoints", keep=keep, best=best
     )
     self._open.callback(self._checkpoints.close)
     self.writer = metrics.Writer(folder)

@@ -146,13 +146,13 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
 )
 def test_the_newest_and_the_best_are_kept(tmp_path, scores, kept, best):
   iterator = _iterator()
-  saver = checkpoint.Checkpointer(tmp_path)
+  saver = checkpoint.Checkpointer(tmp_path, best=True)
   for step, score in enumerate(scores, 1):
     saver.save(step, _state(float(step)), iterator, {}, score)
   saver.close()
   found = {int(path.name) for path in tmp_path.iterdir() if path.is_dir()}
   assert found == kept
-  again = checkpoint.Checkpointer(tmp_path)
+  again = checkpoint.Checkpointer(tmp_path, best=True)
   assert again.latest == 5
   if best is None:
     with pytest.raises(checkpoint.CheckpointError, match="has a score"):
@@ -165,12 +165,12 @@ def test_the_newest_and_the_best_are_kept(tmp_path, scores, kept, best):
 
 
 def test_a_damaged_best_checkpoint_is_told(tmp_path):
-  saver = checkpoint.Checkpointer(tmp_path)
+  saver = checkpoint.Checkpointer(tmp_path, best=True)
   for step, score in enumerate((0.9, 0.1, 0.2), 1):
     saver.save(step, _state(float(step)), _iterator(), {}, score)
   saver.close()
   _damage(tmp_path, 1, how="truncated")
-  again = checkpoint.Checkpointer(tmp_path)
+  again = checkpoint.Checkpointer(tmp_path, best=True)
   with pytest.raises(checkpoint.CheckpointError, match="checkpoint 1 .*best"):
     again.restore_best(_state())
   again.close()
