@@ -29,23 +29,33 @@ class Checker:
     )
     self._kept: list[Any] | None = None
 
-    def run(params, batch, seen, policy, temperature, keep, hard):
+    def reduction(policy, temperature, keep, hard):
       numbers = search.decode(policy, space)
-      keep = search_lib.whole_or_real(problem, numbers, keep)
-      reduction = models.SoftReduction(
+      return models.SoftReduction(
         params=numbers,
         temperature=temperature,
-        keep=keep,
+        keep=search_lib.whole_or_real(problem, numbers, keep),
         sites=space.sites,
         spec=space.spec,
         hard=hard,
       )
-      return losses.task_loss(cfg, params, batch, reduction, seen=seen)[1][
-        "exact"
-      ]
+
+    def run(params, batch, seen, policy, temperature, keep, hard):
+      acts = reduction(policy, temperature, keep, hard)
+      return losses.task_loss(cfg, params, batch, acts, seen=seen)[1]["exact"]
+
+    align, labels = problem.settings.align, problem.settings.labels
+
+    def lose(params, batch, seen, policy, keep):
+      acts = reduction(policy, 1.0, keep, hard=True)
+      task, aux = losses.task_loss(
+        cfg, params, batch, acts, align=align > 0, labels=labels, seen=seen
+      )
+      return task + align * aux.get("alignment", 0.0)
 
     self._soft = jax.jit(functools.partial(run, hard=False))
     self._hard = jax.jit(functools.partial(run, temperature=1.0, hard=True))
+    self._lose = jax.jit(lose)
 
   def _batches(self, params):
     """All questions: batch, which rows are real, pictures as encoded or None.
@@ -73,6 +83,22 @@ class Checker:
           kept = None
       yield whole
     self._kept = kept
+
+  def loss(
+    self, state: search.SearchState, params: Any, limit: float, keep: Any
+  ) -> float:
+    """What the search descends in, under the rounded operators of a limit.
+
+    Arguments are those of a check. Comparable between different `keep`.
+    """
+    policy = self._problem.member(state.variables, limit)["policy"]
+    params = {**params, **state.variables.get("model", {})}
+    keep = np.asarray(keep, np.float32)
+    found = [
+      processes.fetch(self._lose(params, batch, seen, policy, keep))
+      for batch, _, seen in self._batches(params)
+    ]
+    return float(np.mean(found))
 
   def __call__(
     self,

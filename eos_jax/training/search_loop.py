@@ -64,7 +64,7 @@ class Course:
   speed: speed.Speed | None
 
 
-class _Run:
+class Budgets:
   """Budget after budget: what is fixed during the run, and the loop's hooks."""
 
   def __init__(
@@ -132,13 +132,13 @@ class _Run:
       state = search_lib.next_state(self.problem, state, before, limit)
       state = processes.place(state, self.everywhere)
     if inner < self.problem.settings.steps:
-      return self.search(state, batch, limit, inner)
+      return self.descend(state, batch, limit, inner)
     keep = self.problem.whole_counts(state, limit, self.wanted(limit))
     keep = np.asarray(keep, np.float32)
     batch = processes.place_share(batch, self.cut)
     return self._calibration(state, batch, self.params, self.key, limit, keep)
 
-  def search(self, state, batch, limit, inner):
+  def descend(self, state, batch, limit, inner):
     """One step under a limit, the `inner`-th of its budget."""
     settings = self.problem.settings
     return self._step(
@@ -157,10 +157,11 @@ class _Run:
   def check(self, done, state):
     """Soft and hard accuracy; behind a budget's last step also its plan."""
     limit, inner = self.where(done - 1)
-    wanted = self.wanted(limit)
+    last = inner + 1 == self.problem.settings.budget_steps
+    wanted = self.wanted(limit) or (last and self.misses(state, limit))
     keep = self.problem.whole_counts(state, limit, wanted)
     checked = self.judge(done, state, limit, inner, keep)
-    if inner + 1 < self.problem.settings.budget_steps:
+    if not last:
       return
     plan = search.discretize(
       state.variables["policy"],
@@ -172,6 +173,24 @@ class _Run:
       name=f"eos@{limit:g}",
     )
     self.write(limit, checked, plan, state)
+
+  def misses(self, state: search.SearchState, limit: float) -> bool:
+    """Whether the check questions miss what a budget has left unused.
+
+    A search may end below a limit that it would use up: its steps become
+    short, and multipliers fall to 0 on the way back to the limit.
+    """
+    found, full = (
+      self.problem.whole_counts(state, limit, wanted)
+      for wanted in (False, True)
+    )
+    if found == full:
+      return False
+    with_all, without = (
+      self.checker.loss(state, self.params, limit, keep)
+      for keep in (full, found)
+    )
+    return with_all < without
 
   def judge(self, done, state, limit, inner, keep=None):
     """Soft and hard accuracy at a limit, also written to the metrics."""
@@ -249,7 +268,7 @@ def _average(plan):
   return float(cost.layer_average(cost.layer_counts(plan)))
 
 
-class _FamilyRun(_Run):
+class Family(Budgets):
   """One policy for all budgets: each step is one of some budget."""
 
   def wanted(self, limit):
@@ -263,7 +282,7 @@ class _FamilyRun(_Run):
 
   def advance(self, step, state, batch):
     """One step."""
-    return self.search(state, batch, *self.where(step))
+    return self.descend(state, batch, *self.where(step))
 
   def check(self, done, state):
     """Accuracy at each budget in turn; behind the last step at all of them."""
@@ -324,7 +343,7 @@ def run(
   )
   with record.Record(workdir, facts, keep=settings.keep) as book:
     meter = speed.Meter(work, workdir, book.writer, trace=settings.trace_steps)
-    kind = _FamilyRun if problem.knots else _Run
+    kind = Family if problem.knots else Budgets
     task = kind(problem, checker, mesh, workdir, book.writer)
     state, iterator, start = book.resume(task.start(), iterator, problem.steps)
     loop.run(

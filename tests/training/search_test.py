@@ -1,5 +1,6 @@
 """The search over the VLM, on a model and data small enough for seconds."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -13,8 +14,10 @@ from eos_jax.evaluation import evaluator
 from eos_jax.training import (
   limits,
   losses,
+  metrics,
   partition,
   search_check,
+  search_loop,
   search_settings,
 )
 from eos_jax.training import search as search_lib
@@ -240,6 +243,34 @@ def test_alignment_is_relative_and_has_no_gradient_in_its_target():
   np.testing.assert_array_equal(gradient, 0.0)
 
 
+@pytest.mark.parametrize("better", [False, True])
+def test_what_a_budget_leaves_is_used_if_the_checks_miss_it(better, tmp_path):
+  """Loss of the plan that uses the budget up, against that of the policy's."""
+  problem = _problem(sites=ONE, budgets=(8.0,))
+  policy = search.init_policy(problem.space, counts=[2.0])
+  state = search_lib.initial_state(problem, 8.0, policy)
+  found, full = (problem.whole_counts(state, 8.0, more) for more in (0, 1))
+  assert full[0] > found[0]
+
+  class Checker:
+    def loss(self, state, params, limit, keep):
+      return float(keep[0]) * (-1.0 if better else 1.0)
+
+    def __call__(self, state, params, limit, inner, keep):
+      return 0.5, float(keep[0])
+
+  with contextlib.closing(metrics.Writer(tmp_path)) as writer:
+    run = search_loop.Budgets(
+      problem, Checker(), partition.make_mesh(), tmp_path, writer
+    )
+    run.check(2, state)
+    assert not (tmp_path / "plans" / "8.json").exists()
+    run.check(problem.settings.steps, state)
+    (one,) = run.found()
+  assert one.hard == (full if better else found)[0]
+  assert one.plan.sites[0].keep == one.hard
+
+
 class _Questions:
   """A fixed set of eight questions, as the checks read it."""
 
@@ -276,6 +307,11 @@ def test_hard_check_equals_the_plan_with_tokens_dropped():
   )
   exact = 1.0 - np.any(np.asarray(wrong), axis=1)
   assert hard == pytest.approx(float(exact[:6].mean()))
+  # With all tokens kept the loss is the unreduced model's.
+  whole = [CFG.tokens] * len(problem.space.sites)
+  dense, _ = losses.task_loss(CFG, problem.params, batch, None)
+  found = checker.loss(after, problem.params, 8.0, whole)
+  assert found == pytest.approx(float(dense), rel=1e-4)
 
 
 @pytest.mark.full
