@@ -103,15 +103,15 @@ on() {
   if [[ "$1" == first ]]; then
     tpu ssh "${nodes[0]}" --worker=0 --command="$2"
   else
-    each tpu ssh NODE --worker=all --command="$2"
+    each tpu ssh @NODE@ --worker=all --command="$2"
   fi
 }
 
-# A command on all nodes at once, with NODE for the name of each.
+# A command on all nodes at once, with @NODE@ for the name of each.
 each() {
   local node pid pids=() failed=0
   for node in "${nodes[@]}"; do
-    "${@//NODE/$node}" &
+    "${@//@NODE@/$node}" &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || failed=$?; done
@@ -191,7 +191,7 @@ trap 'exit 143' TERM
 set_up() {
   created=1
   create || return
-  each tpu scp "$archive" "NODE:eos_jax.tar.gz" --worker=all || return
+  each tpu scp "$archive" "@NODE@:eos_jax.tar.gz" --worker=all || return
   local mount=true
   if [[ -n "$SHARE" ]]; then
     mount="sudo apt-get install --yes --quiet nfs-common"
@@ -205,7 +205,7 @@ set_up() {
 && python3 -m uv pip install --quiet --python venv/bin/python -e 'eos_jax[tpu]'" \
     || return
   if [[ -d "$RUNS" && -z "$SHARE" ]]; then
-    each tpu scp --recurse "$RUNS/." "NODE:eos_jax/runs" --worker=all || return
+    each tpu scp --recurse "$RUNS/." "@NODE@:eos_jax/runs" --worker=all || return
   fi
   # Every worker runs the same command; on TPU jax finds its peers by itself.
   # The job outlives the connection that starts it.
