@@ -136,10 +136,12 @@ def test_impossible_values_are_listed_at_once():
 def test_what_may_change_between_starts():
   assert settings.harmless(search_settings.SearchJob) == {
     "config.data.directory",
+    "config.keep",
     "config.log_every",
     "config.mesh",
     "config.remat",
     "config.save_every",
+    "config.trace_steps",
     "config.weights_path",
     "config.evaluation",
   }
