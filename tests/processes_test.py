@@ -31,6 +31,8 @@ rows = np.arange(24.0).reshape(8, 3)
 mine = processes.place_share({"x": rows[4 * index : 4 * index + 4]}, cut)
 np.testing.assert_array_equal(processes.fetch(mine)["x"], rows)
 np.testing.assert_array_equal(processes.fetch(processes.place(rows, cut)), rows)
+total = jax.jit(lambda tree: tree["x"].sum())(mine)
+assert processes.fetch(total) == rows.sum()
 key = processes.place(jax.random.key(3), everywhere)
 assert jax.random.key_data(key).tolist() == [0, 3]
 assert processes.first() == (index == 0)
