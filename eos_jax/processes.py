@@ -113,8 +113,8 @@ def _faults(coordinator, index, count, found):
     most = min(max(count, 1), _MOST_PROCESSES) - 1
     faults.append(
       f"--coordinator={coordinator!a} needs --process_count, 1 to"
-      f" {_MOST_PROCESSES}, got {count}, and a --process_index in 0..{most}, got"
-      f" {index}"
+      f" {_MOST_PROCESSES}, got {count}, and a --process_index in"
+      f" 0..{most}, got {index}"
     )
   return faults
 

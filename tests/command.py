@@ -67,7 +67,7 @@ def error(workdir, *args, **settings):
 # The last line of a run that a signal has stopped.
 STOPPED = re.compile(
   r"error: stopped (by SIG(TERM|INT); what is finished is kept"
-  r"|at search step \d of 8; the state is saved),"
+  r"|at search step \d of [48]; the state is saved),"
   r" run the same command again to go on"
 )
 
