@@ -12,17 +12,11 @@ if __name__ == "__main__":
   # Until a run has begun there is nothing to save, and imports drop exceptions.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from collections.abc import Iterator
-import contextlib
-import errno
 import itertools
 import os
 import runpy
-import shutil
 import stat
 import sys
-import threading
-import traceback
 from typing import Any
 
 from absl import app, flags, logging
@@ -31,7 +25,14 @@ from ml_collections import config_flags
 
 from eos_jax import processes, tasks
 from eos_jax.data import sources
-from eos_jax.training import checkpoint, fits, loop, settings, workdir
+from eos_jax.training import (
+  checkpoint,
+  ending,
+  fits,
+  loop,
+  settings,
+  workdir,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, optionally with a variant: FILE.py:VARIANT."
@@ -70,12 +71,6 @@ EXPECTED = (
   workdir.WorkdirError,
 )
 
-# Of a disk, of a quota, and of what a process may write to a file.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# tensorstore and protobuf pass on the text of the system's error only; the
-# other one is what tfds says.
-_FULL_TEXTS = (*map(os.strerror, _FULL), "Not enough disk space")
-
 
 def main(argv: list[str]) -> None:
   """Runs the task that the config names."""
@@ -88,7 +83,7 @@ def main(argv: list[str]) -> None:
     known = settings.nearest(task, tasks.TASKS)
     sys.exit(f"error: config.task is {task!r}; {known}")
   path = _WORKDIR.value or f"runs/{tasks.TASKS[task].reads or task}"
-  with errors_as_messages(path):
+  with ending.errors_as_messages(path, EXPECTED):
     path = workdir.absolute(path)
     processes.start(
       coordinator=_COORDINATOR.value,
@@ -105,35 +100,6 @@ def main(argv: list[str]) -> None:
         flush=True,
       )
       tasks.run(task, config, path)
-
-
-@contextlib.contextmanager
-def errors_as_messages(path: str) -> Iterator[None]:
-  """Ends the process with a message at errors that a user can mend.
-
-  Args:
-    path: the directory of the run.
-  """
-  try:
-    yield
-  except EXPECTED as error:
-    sys.exit(f"error: {error}")
-  except Exception as error:
-    path = os.path.abspath(path)
-    if _disk_is_full(error):
-      free = shutil.disk_usage(path).free / 2**20
-      sys.exit(
-        f"error: the disk is full, {free:.0f} MiB are left at {path}. Free"
-        " some space and run the same command again: it resumes at the last"
-        f" checkpoint.\n  ({_line(error)})"
-      )
-    if _is_about_files(error, path):
-      sys.exit(
-        f"error: a file of the run in {path} could not be written or read;"
-        " mend that and run the same command again: it resumes at the last"
-        f" checkpoint.\n  ({_line(error)})"
-      )
-    raise
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -179,7 +145,9 @@ def _defaults(file: str) -> dict[str, Any]:
       " such as configs/search.py"
     )
   except Exception as error:  # whatever is in the file
-    sys.exit(f"error: --config={file!a} is no config: {_short(error)}")
+    sys.exit(
+      f"error: --config={file!a} is no config: {ending.in_a_line(error)}"
+    )
   try:
     return made["get_config"](variant).to_dict()
   except ValueError as error:  # what our configs say of a variant
@@ -187,18 +155,8 @@ def _defaults(file: str) -> dict[str, Any]:
   except Exception as error:  # whatever is in the file
     sys.exit(
       f"error: --config={file!a} is no config: get_config({variant!r}) has to"
-      f" return a ConfigDict: {_short(error)}"
+      f" return a ConfigDict: {ending.in_a_line(error)}"
     )
-
-
-def _line(error: Exception) -> str:
-  """What an error says, in one line."""
-  return " ".join(str(error).split())[:300]
-
-
-def _short(error: Exception) -> str:
-  """An error in one line."""
-  return f"{type(error).__name__}: {_line(error)}"
 
 
 def _override_fault(name, value, config):
@@ -223,86 +181,6 @@ def _override_fault(name, value, config):
   return []
 
 
-def _disk_is_full(error: Exception) -> bool:
-  """Whether an error, or what caused it, is about a full disk."""
-  return any(
-    getattr(each, "errno", None) in _FULL
-    or any(text in str(each) for text in _FULL_TEXTS)
-    for each in _causes(error)
-  )
-
-
-def _is_about_files(error: Exception, path: str) -> bool:
-  """Whether the system refused something with a file in a directory."""
-  return any(
-    path in str(each)
-    and (isinstance(each, OSError) or "os_error_code=" in str(each))
-    for each in _causes(error)
-  )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-  """An error and what led to it."""
-  while error is not None:
-    yield error
-    error = error.__cause__ or error.__context__
-
-
-def _say_once() -> None:
-  """Leaves out what libraries print of errors that they raise as well.
-
-  Orbax logs the traceback of each thread that fails in a save, and raises the
-  first of their errors in the main thread. What tensorstore was still writing
-  by then prints one for each array, since nothing waits for it any more.
-  """
-
-  def wanted(record):
-    return not (record.exc_info and "orbax" in record.pathname)
-
-  def print_others(lost, hook=sys.unraisablehook):
-    last = traceback.extract_tb(lost.exc_traceback)[-1:]
-    if [place.name for place in last] != ["_check_closed"]:
-      hook(lost)
-
-  logging.get_absl_logger().addFilter(wanted)
-  sys.unraisablehook = print_others
-
-
-def _run() -> None:
-  """The command line; after a failure nothing keeps it from ending.
-
-  Threads may wait for what never comes: Orbax's do, for minutes, where a save
-  has failed early.
-  """
-  _say_once()
-  try:
-    try:
-      app.run(main, flags_parser=_parse)
-    finally:
-      if sys.stdout is not None:
-        sys.stdout.flush()
-  except SystemExit as end:
-    code = end.code
-  except BrokenPipeError:
-    # Or Python would fail to write the rest once more at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    code = (
-      "error: the reader of the output has gone; what is finished is kept, run"
-      " the same command again to go on"
-    )
-  except Exception:
-    traceback.print_exc()
-    code = 1
-  others = [t for t in threading.enumerate() if not t.daemon]
-  if not code or others == [threading.main_thread()]:
-    sys.exit(code)
-  if isinstance(code, str):
-    print(code, file=sys.stderr)
-    code = 1
-  sys.stderr.flush()
-  os._exit(code)
-
-
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config"])
-  _run()
+  ending.run(lambda: app.run(main, flags_parser=_parse))

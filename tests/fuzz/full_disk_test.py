@@ -17,7 +17,7 @@ import resource, sys
 import grain, jax.numpy as jnp, numpy as np
 from eos_jax import main
 from eos_jax.data import loader
-from eos_jax.training import loop, record, speed, workdir
+from eos_jax.training import ending, loop, record, speed, workdir
 import pathlib
 path, most, size = pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:])
 
@@ -39,14 +39,13 @@ def job():
       save=book.save, save_every=4,
     )
 
-def run(*_, **__):
-  with main.errors_as_messages(path), loop.stoppable():
+def run():
+  with ending.errors_as_messages(path, main.EXPECTED), loop.stoppable():
     with workdir.opened(path, "search", {}):
       job()
   sys.exit()
 
-main.app.run = run
-main._run()
+ending.run(run)
 """
 
 
