@@ -68,7 +68,7 @@ def error(workdir, *args, **settings):
 STOPPED = re.compile(
   r"error: stopped (by SIG(TERM|INT); what is finished is kept"
   r"|at search step \d of [48]; the state is saved),"
-  r" run the same command again to go on"
+  r" run the same command again to go on( \(.*\))?"
 )
 
 

@@ -93,6 +93,64 @@ def test_no_signal_is_lost(seed, tmp_path, capsys):
   assert ends["stopped"] > 15
 
 
+# Traces and compiles a new function again and again, and is asked to stop 100
+# times at random moments: how often it had not stopped after 20 seconds.
+_COMPILES = """
+import gc, os, random, signal, sys, threading, time
+import jax, jax.numpy as jnp
+from eos_jax import processes
+from eos_jax.training import loop, stopping
+
+gc.set_threshold(100)  # the collector, and JAX's callback in it, run often
+
+def compile_one(number):
+  def function(x):
+    for place in range(40):
+      x = jnp.where(x > place, jnp.sin(x) * number, x @ x.T @ x)
+    return x
+  step = jax.jit(jax.grad(lambda x: function(x).sum()))
+  step.lower(jnp.ones((4, 3))).compile()
+
+draw, lost, dropped = random.Random(0), 0, 0
+def count(entry):
+  global dropped
+  dropped += isinstance(entry.exc_value, processes.Interrupted)
+
+sys.unraisablehook = count
+stopping._quiet = lambda hook: hook
+compile_one(0.5)
+for trial in range(100):
+  number = draw.choice([signal.SIGTERM, signal.SIGINT])
+  timer = threading.Timer(
+    draw.random() * 0.5, os.kill, (os.getpid(), number)
+  )
+  began = time.monotonic()
+  try:
+    with loop.stoppable():
+      timer.start()
+      while time.monotonic() - began < 20:
+        compile_one(draw.random())
+      lost += 1
+  except processes.Interrupted:
+    pass
+  timer.join()
+print(lost, dropped)
+"""
+
+
+@pytest.mark.full
+def test_a_signal_is_not_lost_while_functions_are_traced(capsys):
+  made = command.options(command.ROOT / "runs", cache="off")
+  made["env"] |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+  made["args"] = [sys.executable, "-c", _COMPILES]
+  done = subprocess.run(**made, capture_output=True, check=False)
+  assert done.returncode == 0, done.stderr
+  lost, dropped = map(int, done.stdout.split())
+  with capsys.disabled():
+    print(f"\n{dropped} exceptions dropped, {lost} signals lost of 100")
+  assert lost == 0 and dropped > 0
+
+
 def test_helpers_that_render_leave_the_end_to_their_caller():
   code = (
     "import os, signal, time\n"

@@ -127,7 +127,7 @@ def run(command: Callable[[], None]) -> NoReturn:
     # Or Python would fail to write the rest once more at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     code = code or f"error: the output cannot be written ({error.strerror})"
-  # Several processes say goodbye to each other.
+  # Several processes shut down together, which Python does at its exit.
   if not code or jax.distributed.is_initialized() or not _others_run():
     sys.exit(code)
   if isinstance(code, str):
