@@ -5,6 +5,7 @@ the user.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 
@@ -74,9 +75,30 @@ def _make_problem(cfg, params, job):
       check_reachable(space, problem.constraints(limit), measures)
     except cost.UnreachableBudget as error:
       faults.append(f"config.budgets has {limit:g}: {error}")
+  if space and not faults:
+    faults = _start_faults(problem)
   if faults:
     raise settings.ConfigError(faults)
   return problem
+
+
+def _start_faults(problem):
+  """Why the policy of the first step cannot be made."""
+  job = problem.settings
+  budgets = problem.knots.budgets if problem.knots else (max(job.budgets),)
+  for budget in budgets:
+    wider = tuple(
+      dataclasses.replace(c, limit=job.start_multiple * c.limit)
+      for c in problem.constraints(budget)
+    )
+    try:
+      check_reachable(problem.space, wider, problem.measures)
+    except cost.UnreachableBudget as error:
+      return [
+        f"config.start_multiple is {job.start_multiple:g}, so the search would"
+        f" start from lower limits than can be reached: {error}"
+      ]
+  return []
 
 
 def check(job: search_settings.SearchSettings) -> None:
