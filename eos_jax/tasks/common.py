@@ -24,6 +24,8 @@ from eos_jax.data import (
   tokenizer,
 )
 from eos_jax.evaluation import evaluator
+from eos_jax.ops import plan as plan_lib
+from eos_jax.ops import trial
 from eos_jax.training import partition, settings
 
 ANSWER_TOKENS = 6  # the longest answer and </s>
@@ -69,7 +71,10 @@ def read_plan(path: str, field: str) -> ops.ReductionPlan:
     settings.ConfigError: it cannot be read, or holds no plan.
   """
   try:
-    text = pathlib.Path(path).read_text(encoding="utf-8")
+    if not pathlib.Path(path).is_file() and pathlib.Path(path).exists():
+      raise OSError(errno.EINVAL, "it is no regular file")
+    with open(path, "rb") as file:
+      text = file.read(plan_lib.MOST_BYTES + 1)
   except OSError as error:
     raise settings.ConfigError(
       [
@@ -108,7 +113,14 @@ def plan_faults(
     for site in plan.sites
     if (fault := lacking(site.site, site.spec))
   ]
-  return faults
+  if faults:
+    return faults
+  return [
+    f"{where}: {fault}"
+    for fault in trial.run_faults(
+      plan, grid=cfg.grid, protect=int(cfg.vision.class_token)
+    )
+  ]
 
 
 def fitting_plan(

@@ -14,6 +14,7 @@ import jax
 from eos_jax import cost, models
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
+from eos_jax.ops import plan as plan_lib
 from eos_jax.search import check_reachable
 from eos_jax.tasks import (
   common,
@@ -83,8 +84,15 @@ def _make_problem(cfg, params, job):
 
 
 def _start_faults(problem):
-  """Why the policy of the first step cannot be made."""
-  job = problem.settings
+  """Why the first step or the last plan cannot be made."""
+  job, sites = problem.settings, len(problem.space.sites)
+  if job.ranges.rho:
+    high = problem.space.range_of("rho")[1]
+    if sites * plan_lib.growth(high) > plan_lib.MOST_GROWTH:
+      return [
+        f"config.ranges.rho is {job.ranges.rho}, which at {sites} sites"
+        " multiplies features by more than float32 can hold; use a lower end"
+      ]
   budgets = problem.knots.budgets if problem.knots else (max(job.budgets),)
   for budget in budgets:
     wider = tuple(

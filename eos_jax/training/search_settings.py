@@ -5,6 +5,7 @@ import dataclasses
 import math
 
 from eos_jax import models, ops, search
+from eos_jax.ops import plan
 from eos_jax.training import model_settings, settings
 
 # Who is searched or trained -> the split that each reads.
@@ -19,6 +20,7 @@ MODES = {
 
 PURPOSES = ("train", "validation", "test")
 
+_MOST = plan.MOST_NUMBER
 # Scores over it stay finite in float32.
 _LEAST_TEMPERATURE = 1e-6
 # Of neighbouring knots, as a logarithm: float32 tells them apart.
@@ -89,6 +91,11 @@ class RangeSettings(settings.Checked):
       if len(value) not in (0, 2):
         shown = settings.quoted(value)
         yield f"{field.name} is {shown}; give (low, high) or ()"
+      elif field.name != "tau" and max(map(abs, value), default=0) > _MOST:
+        yield (
+          f"{field.name} is {value}; use ends of at most {_MOST:g}, which plans"
+          " can hold"
+        )
 
   def pairs(self) -> tuple[tuple[str, tuple[float, float]], ...]:
     """The ranges that differ from the default, as a search space has them."""
