@@ -124,7 +124,7 @@ def _campaign(path, draws):
 
 
 def test_edited_plans_are_refused_or_round_trip(tmp_path):
-  assert _campaign(tmp_path / "plan.json", 60)
+  assert _campaign(tmp_path / "plan.json", 30)
 
 
 @pytest.mark.full
