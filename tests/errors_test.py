@@ -6,13 +6,14 @@ no traceback; the others call the task, which raises what `main` prints.
 
 import dataclasses
 import json
+import os
 import re
 import runpy
 import shutil
 
 import pytest
 
-from eos_jax import main, naming, tasks
+from eos_jax import main, naming, ops, tasks
 from eos_jax.training import workdir
 from tests import command
 
@@ -53,13 +54,17 @@ def test_all_faults_of_the_overrides_are_listed(tmp_path):
     "--config.batch=many",
     "--config.data=tiny",
     "--config.seed.first=1",
+    "--config.budgets=(1,",
+    "--config.labels=maybe",
   ) == _FAULTS + (
     "config.stepz is unknown; did you mean 'steps'?\n"
     "  config.evaluation.batsh is unknown; did you mean 'batch'?\n"
     "  config.batch must be int, got 'many'\n"
     "  config.data must be a group of fields, got 'tiny'; set one of"
     " config.data.directory, config.data.suite\n"
-    "  config.seed.first is unknown; it is a single value that has no fields"
+    "  config.seed.first is unknown; it is a single value that has no fields\n"
+    "  config.budgets must be tuple, got '(1,'\n"
+    "  config.labels must be bool, got 'maybe'"
   )
 
 
@@ -332,6 +337,66 @@ def test_plans_that_cannot_be_read(tmp_path):
     f"the config has faults:\n  config.plan: {path}: plan lacks ['sites']; has"
     " unknown fields ['sitez']; tokens is '144', it must be int"
   )
+
+
+def test_plan_files_that_are_no_text_or_no_file(tmp_path):
+  def refusal(path):
+    (fault,) = _refusal("evaluate", tmp_path / "w", plan=str(path)).split("\n")[
+      1:
+    ]
+    return fault.removeprefix("  config.plan")
+
+  path = tmp_path / "plan.json"
+  path.write_text(_plan(tmp_path, lambda plan: None).read_text(), "utf-16")
+  assert refusal(path) == (
+    f": {path}: plan is no UTF-8 text (byte 0 is 0xff), save it as UTF-8"
+  )
+  pipe = tmp_path / "pipe"
+  os.mkfifo(pipe)
+  for other in (pipe, "/dev/zero"):
+    assert refusal(other) == (
+      f": {other} cannot be read (it is no regular file); give the JSON file of"
+      " a plan, such as runs/search/plans/16.json"
+    )
+  assert refusal(f"{path}\0") == (
+    f" is {naming.quoted(f'{path}' + chr(0))}; use Unicode text without the"
+    " character NUL; rename a file"
+  )
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  "change, fault",
+  [
+    (
+      lambda plan: plan.update(name="/any/where"),
+      "ReductionPlan '/any/where' is not valid: name is '/any/where', give a"
+      " name without '/' and '\\'",
+    ),
+    (
+      lambda plan: plan["sites"][0]["spec"].update(select="bipartite"),
+      "site 'decoder.1': keep is 16, but one bipartite step of operator 'prune'"
+      " leaves at least 72 of 144 tokens: spread the reduction over more sites",
+    ),
+    (
+      lambda plan: plan["sites"][0]["spec"].update(rho=1e308),
+      "spec of site 'decoder.1' rho is 1e+308, use a finite number that float32"
+      " can hold",
+    ),
+  ],
+  ids=["name", "select", "number"],
+)
+@pytest.mark.parametrize("task", ["evaluate", "finetune"])
+def test_plans_that_cannot_be_used(tmp_path, task, change, fault):
+  site = ops.PlannedSite("decoder.1", 16, ops.presets.PRUNE)
+  plan = json.loads(ops.ReductionPlan("p", "tiny", 144, 5, (site,)).to_json())
+  change(plan)
+  path = tmp_path / "plan.json"
+  path.write_text(json.dumps(plan))
+  assert _refusal(task, tmp_path / "w", plan=str(path)) == (
+    f"the config has faults:\n  config.plan: {path}: {fault}"
+  )
+  assert not (tmp_path / "w").exists()
 
 
 def test_plans_of_another_model(tmp_path):

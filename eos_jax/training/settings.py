@@ -43,7 +43,7 @@ _MOST_ITEMS = 1000  # of a tuple
 # File systems take names of 255 bytes and paths of 4096.
 _MOST_NAME, _MOST_TEXT = 255, 4096
 # Sizes of float32, without subnormal numbers, which devices round to 0.
-_LEAST_FLOAT, _MOST_FLOAT = 1.2e-38, 3.4e38
+_LEAST_FLOAT, MOST_FLOAT = 1.2e-38, 3.4e38
 
 
 class ConfigError(ValueError):
@@ -509,7 +509,7 @@ def _convert(hint, value, where, faults, unbounded=False):
 def _value_fault(kind, value) -> str:
   """Says what is wrong with a value of a right type; "" = nothing."""
   if kind is float:
-    if not abs(value) <= _MOST_FLOAT:
+    if not abs(value) <= MOST_FLOAT:
       return "use a finite number that float32 can hold"
     if value and abs(value) < _LEAST_FLOAT:
       return f"use 0, or a number of at least {_LEAST_FLOAT} as float32 has it"

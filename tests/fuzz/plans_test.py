@@ -8,6 +8,7 @@ import dataclasses
 import json
 import random
 
+import jax
 import numpy as np
 import pytest
 
@@ -130,8 +131,9 @@ def test_edited_plans_are_refused_or_round_trip(tmp_path):
 @pytest.mark.full
 def test_edited_plans_that_are_accepted_run_finitely(tmp_path):
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
+  key = jax.random.key(0)
   for name, plan in _campaign(tmp_path / "plan.json", 500):
-    out = small.apply(CFG, params, image, text, plan)
+    out = small.apply(CFG, params, image, text, plan, key=key)
     assert np.all(np.isfinite(out.logits)), name
     assert out.logits.shape[0] == 2
     assert models.reduction.check(plan, CFG) is None

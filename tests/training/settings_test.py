@@ -1,3 +1,4 @@
+import json
 import math
 import pathlib
 
@@ -354,3 +355,52 @@ def test_pretraining_on_data_without_a_train_split(tmp_path):
     "data.suite is 'held_out', which has no train split for pretraining; use"
     " 'default'"
   ]
+
+
+def _table(**changes):
+  """A latency table of the shipped model, as JSON."""
+  return json.dumps(
+    {
+      "format": "eos_jax.LatencyTable/1",
+      "model": "tiny",
+      "device": "cpu",
+      "dtype": "float32",
+      "jax_version": "0.10",
+      "tokens": [1, 500],
+      "batches": [1],
+      "seconds": [[1e-3, 2e-3]],
+      "overhead": [5e-3],
+      "vision_rows": [],
+      "vision_seconds": [[]],
+    }
+    | changes
+  )
+
+
+@pytest.mark.parametrize(
+  "text, fault",
+  [
+    (_table(), None),
+    (
+      _table(seconds=[[0, 0]], overhead=[0]),
+      "latency is a share of the dense model's, which is 0; measure a table in"
+      " which prefills take time",
+    ),
+    ("[" * 10**5, "is nested too deeply to be a table"),
+    (_table(seconds=[[10**400, 1]]), "expected numbers in 2 axes"),
+  ],
+  ids=["sound", "zero", "deep", "large"],
+)
+def test_latency_tables_that_cannot_be_used(text, fault, tmp_path):
+  table = tmp_path / "latency.json"
+  table.write_text(text)
+  values = _values("search.py", "ci")
+  values["limits"] |= {"latency": 0.95, "latency_table": str(table)}
+  job = settings.build(search_settings.SearchJob, values)
+  if fault is None:
+    tasks.TASKS["search"].check(job)
+    return
+  with pytest.raises(settings.ConfigError) as error:
+    tasks.TASKS["search"].check(job)
+  (found,) = error.value.faults
+  assert found.startswith("config.limits.latency") and fault in found
