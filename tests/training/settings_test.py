@@ -1,20 +1,18 @@
 import json
 import math
 import pathlib
+import runpy
 
 import pytest
 
 from eos_jax import naming, tasks
-from eos_jax.training import search_settings, settings
+from eos_jax.training import compile_settings, search_settings, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _load(name, arg=""):
-  path = ROOT / "configs" / name
-  space: dict = {}
-  exec(compile(path.read_text(), str(path), "exec"), space)
-  return space["get_config"](arg)
+  return runpy.run_path(str(ROOT / "configs" / name))["get_config"](arg)
 
 
 def _values(name, arg=""):
@@ -250,6 +248,18 @@ _FINITE = "use a finite number that float32 can hold"
 )
 def test_values_that_no_search_can_use(name, value, fault):
   assert _faults(name, value) == [fault]
+
+
+def test_topologies_that_are_no_names():
+  values = _values("compile.py", "tiny")
+  values["topologies"] = ("v5e:2x2", "v5p:2x2x2*2", "v5e", "v5e:4x4*99999999")
+  with pytest.raises(settings.ConfigError) as error:
+    settings.build(compile_settings.CompileJob, values)
+  assert error.value.faults == tuple(
+    f"config.topologies has {name!r}; give names such as 'v5e:4x4', 'v5p:2x2x2'"
+    " or, for two slices, 'v5e:4x4*2'"
+    for name in ("v5e", "v5e:4x4*99999999")
+  )
 
 
 def test_an_open_end_of_tau_is_no_fault():
