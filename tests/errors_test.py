@@ -12,7 +12,7 @@ import shutil
 
 import pytest
 
-from eos_jax import main, tasks
+from eos_jax import main, naming, tasks
 from eos_jax.training import workdir
 from tests import command
 
@@ -369,11 +369,14 @@ def test_data_files(searched, tmp_path, how):
 def test_a_data_directory_that_cannot_be_written(tmp_path):
   (tmp_path / "file").touch()
   data = tmp_path / "file" / "data"
-  assert _refusal("search", tmp_path / "w", data__directory=str(data)) == (
-    f"mini_suite cannot be built in {data}/mini_suite/tiny/1.0.0 (Not a"
-    " directory); choose another directory with --config.data.directory=DIR, or"
-    " change its permissions"
-  )
+  for task in ("search", "pretrain"):
+    assert _refusal(task, tmp_path / "w", data__directory=str(data)) == (
+      "the config has faults:\n"
+      f"  config.data.directory is {naming.quoted(str(data))}, which cannot be"
+      " made (Not a directory); choose another directory, or change its"
+      " permissions"
+    )
+  assert not (tmp_path / "w").exists()
 
 
 def test_truncated_weights(tmp_path):

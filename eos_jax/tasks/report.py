@@ -25,12 +25,12 @@ def write(folder: pathlib.Path) -> None:
   try:
     results = files.read_json(folder / "results.json")
     plans, pictures = {}, {}
-    for name in results["gaps"]:
-      text = (folder / "plans" / f"{name}.json").read_text(encoding="utf-8")
-      plans[float(name)] = ops.ReductionPlan.from_json(text)
+    for limit in map(float, results["gaps"]):  # no name of a file is read
+      data = (folder / "plans" / f"{limit:g}.json").read_bytes()
+      plans[limit] = ops.ReductionPlan.from_json(data)
       if results["drawn"]:
-        file = folder / "examples" / f"{name}.npz"
-        pictures[float(name)] = examples.load(file)
+        file = folder / "examples" / f"{limit:g}.npz"
+        pictures[limit] = examples.load(file)
     page = html.render(
       run_facts,
       results,

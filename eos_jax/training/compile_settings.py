@@ -46,16 +46,14 @@ class CompileJob(settings.Checked):
   def _faults(self) -> Iterator[str]:
     if not self.model:
       yield "model is empty; give tiny, llava_1_5_7b or a folder"
-    if self.dtype not in model_settings.DTYPES:
-      known = settings.nearest(self.dtype, model_settings.DTYPES)
-      yield f"dtype is {self.dtype!r}; {known}"
-    for name in self.programs:
-      if name not in PROGRAMS:
-        yield f"programs has {name!r}; {settings.nearest(name, PROGRAMS)}"
+    yield from self.known("dtype", model_settings.DTYPES)
+    yield from self.known("programs", PROGRAMS)
+    yield from self.each_once("programs", "topologies")
     for name in ("programs", "topologies"):
       if not getattr(self, name):
         yield f"{name} is empty; give at least one"
     yield from model_settings.mesh_faults("mesh", self.mesh)
     yield from self.at_least(1, "pictures", "text_length", "answer_length")
+    yield from settings.image_shape_faults(self.tiles, self.size)
     if self.search.trains_model:
       yield f"search.mode is {self.search.mode!r}; only 'frozen' is compiled"
