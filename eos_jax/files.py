@@ -9,6 +9,10 @@ import pathlib
 from typing import IO, Any
 
 
+class NotFinite(ArithmeticError):
+  """A run computed NaN or infinity, which is not written as a result."""
+
+
 @contextlib.contextmanager
 def whole(path: pathlib.Path) -> Iterator[IO[bytes]]:
   """Opens a file to write in binary such that nobody ever sees half of it.

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from eos_jax import processes, tasks
+from eos_jax import files, processes, tasks
 from eos_jax.data import sources
 from eos_jax.training import checkpoint, fits, loop, settings, workdir
 
@@ -51,6 +51,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 # What a user can mend; anything else is a bug and ends with its traceback.
 EXPECTED = (
   checkpoint.CheckpointError,
+  files.NotFinite,
   fits.TooLarge,
   processes.Interrupted,
   processes.LaunchError,
@@ -122,10 +123,10 @@ def _override_faults(argv: list[str]) -> list[str]:
   for arg, after in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
     name, equals, value = arg.lstrip("-").partition("=")
     given.append((name, value if equals else after))
-  files = [value for name, value in given if name == "config"]
-  if not files:
+  paths = [value for name, value in given if name == "config"]
+  if not paths:
     return []  # absl asks for it
-  defaults, faults = _defaults(files[-1]), []
+  defaults, faults = _defaults(paths[-1]), []
   for name, value in given:
     if name.startswith("config."):
       faults += _override_fault(name, value, defaults)

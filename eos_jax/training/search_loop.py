@@ -263,6 +263,13 @@ class Budgets:
     return result
 
 
+def _rates(settings):
+  """The learning rates of a search, for messages."""
+  names = ["learning_rate", "multiplier_learning_rate"]
+  names += ["model_learning_rate"] * settings.trains_model
+  return ", ".join(f"config.{n}={getattr(settings, n):g}" for n in names)
+
+
 def _average(plan):
   """Visual tokens of a plan, mean over the layers."""
   return float(cost.layer_average(cost.layer_counts(plan)))
@@ -360,6 +367,7 @@ def run(
       save_every=settings.save_every,
       check=task.check,
       check_every=settings.check_every,
+      setting=_rates(settings),
     )
   seconds = time.monotonic() - began
   course = Course(

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: NaN and infinity end a run, and are named."""
+"""Finds numbers that are not finite, so that a run can end and name them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,10 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-
-class NotFinite(ArithmeticError):
-  """A run computed NaN or infinity; what it wrote before is intact."""
 
 
 def faults(values: Any) -> Iterator[str]:
@@ -20,9 +16,9 @@ def faults(values: Any) -> Iterator[str]:
   """
   for path, leaf in jax.tree_util.tree_flatten_with_path(values)[0]:
     array = np.asarray(leaf)
-    if not jnp.issubdtype(array.dtype, jnp.inexact):
+    if not jnp.issubdtype(array.dtype, jnp.floating):
       continue
-    wrong = array[~np.isfinite(array.astype(np.float32))]
+    wrong = array[~np.isfinite(array.astype(np.float64))]
     if wrong.size:
       name = jax.tree_util.keystr(path, simple=True, separator=".")
       yield f"{name or 'value'} is {wrong.flat[0]:g}"
@@ -37,7 +33,7 @@ def names(tree: Any) -> list[str]:
   leaves = {
     jax.tree_util.keystr(path, simple=True, separator="."): leaf
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
   }
   return [name for name, fine in _finite(leaves).items() if not bool(fine)]
 
