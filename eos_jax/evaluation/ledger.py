@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -12,26 +11,38 @@ from eos_jax.evaluation import evaluator
 
 
 class Book:
-  """Entries by all that they depend on, in a file of JSON lines."""
+  """Entries by all that they depend on, in a file of JSON lines.
+
+  Each line has a digest. One that does not match it is damaged and dropped, so
+  that what it said is computed again.
+  """
 
   def __init__(self, path: pathlib.Path):
     """Reads the file, if there is one; a line cut short is dropped."""
     self._entries: dict[str, dict[str, Any]] = {}
-    entries = files.read_jsonl(path)
-    files.write_text(path, "".join(json.dumps(e) + "\n" for e in entries))
-    for entry in entries:
-      self._entries[entry.pop("key")] = entry
+    sound, damaged = [], 0
+    for row in files.read_jsonl(path):
+      try:
+        entry = files.unsealed(row)
+        self._entries[entry.pop("key")] = entry
+        sound.append(row)
+      except (ValueError, KeyError):
+        damaged += 1
+    if damaged:
+      files.warn_dropped(path, f"{damaged} entries do not match their digests")
+    files.write_text(path, "".join(json.dumps(row) + "\n" for row in sound))
     self._file = open(path, "a", encoding="utf-8", buffering=1)
 
   def find(self, content: Any) -> dict[str, Any] | None:
     """The entry that depends on plain values `content`, if it is known."""
-    return self._entries.get(_key(content))
+    return self._entries.get(files.digest(content))
 
   def add(self, content: Any, entry: dict[str, Any]) -> None:
     """Writes an entry down."""
-    key = _key(content)
+    key = files.digest(content)
     self._entries[key] = entry
-    self._file.write(json.dumps({"key": key, **entry}) + "\n")
+    row = files.sealed({"key": key, **files.plain(entry)})
+    self._file.write(json.dumps(row, allow_nan=False) + "\n")
 
   def once(
     self, content: Any, compute: Callable[[], dict[str, Any]]
@@ -46,11 +57,6 @@ class Book:
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
-
-
-def _key(content: Any) -> str:
-  text = json.dumps(content, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Ledger:

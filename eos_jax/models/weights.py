@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -39,8 +40,17 @@ def save(
     path: file to write.
     params: the model's parameters.
     cfg: the model they belong to.
+
+  Raises:
+    files.NotFinite: a parameter is not finite in float16.
   """
-  table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
+  with np.errstate(over="ignore"):  # named below
+    table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
+  if wrong := _not_finite(table):
+    raise files.NotFinite(
+      f"parameters cannot be written to {path}: not finite in float16 are"
+      f" {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}"
+    )
   # One entry only: safetensors writes several in an order that it draws.
   metadata = {"config": json.dumps(dataclasses.asdict(cfg))}
   with files.whole(path) as file:
@@ -62,8 +72,8 @@ def load(
     A tree of numpy arrays.
 
   Raises:
-    ValueError: the file is unreadable, or names, shapes or the config differ;
-      every difference is listed.
+    ValueError: the file is unreadable, names, shapes or the config differ, or
+      parameters are no finite floating-point numbers; all faults are listed.
   """
   try:
     with safetensors.safe_open(str(path), framework="numpy") as file:
@@ -87,6 +97,12 @@ def load(
     for name, leaf in wanted.items()
     if name in table and table[name].shape != leaf.shape
   ]
+  faults += [
+    f"{name} has dtype {value.dtype}, expected a floating-point one"
+    for name, value in table.items()
+    if name in wanted and not jnp.issubdtype(value.dtype, jnp.floating)
+  ]
+  faults += [f"{name} has NaN or infinity" for name in _not_finite(table)]
   if faults:
     raise ValueError(
       f"weights file {path} does not fit the model config:\n  "
@@ -95,6 +111,16 @@ def load(
   return jax.tree_util.tree_unflatten(
     treedef, [table[name].astype(leaf.dtype) for name, leaf in wanted.items()]
   )
+
+
+def _not_finite(table):
+  """Names of the arrays with numbers that are not finite."""
+  return [
+    name
+    for name, value in table.items()
+    if jnp.issubdtype(value.dtype, jnp.floating)
+    and not np.all(np.isfinite(value))
+  ]
 
 
 def _config_faults(metadata, cfg):
