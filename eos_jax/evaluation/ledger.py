@@ -13,24 +13,29 @@ from eos_jax.evaluation import evaluator
 class Book:
   """Entries by all that they depend on, in a file of JSON lines.
 
-  Each line has a digest. One that does not match it is damaged and dropped, so
-  that what it said is computed again.
+  Attributes:
+    dropped: entries that were changed since they were written; they are not
+      used.
   """
 
   def __init__(self, path: pathlib.Path):
     """Reads the file, if there is one; a line cut short is dropped."""
     self._entries: dict[str, dict[str, Any]] = {}
-    sound, damaged = [], 0
-    for row in files.read_jsonl(path):
+    self.dropped = 0
+    for line in files.read_jsonl(path):
       try:
-        entry = files.unsealed(row)
+        entry = files.unsealed(line)
         self._entries[entry.pop("key")] = entry
-        sound.append(row)
       except (ValueError, KeyError):
-        damaged += 1
-    if damaged:
-      files.warn_dropped(path, f"{damaged} entries do not match their digests")
-    files.write_text(path, "".join(json.dumps(row) + "\n" for row in sound))
+        self.dropped += 1
+    lines = (_line(key, entry) for key, entry in self._entries.items())
+    files.write_text(path, "".join(lines))
+    if self.dropped:
+      print(
+        f"note: {self.dropped} entries of {path} were changed after they were"
+        " written, or are of an older version; they are computed again",
+        flush=True,
+      )
     self._file = open(path, "a", encoding="utf-8", buffering=1)
 
   def find(self, content: Any) -> dict[str, Any] | None:
@@ -41,8 +46,7 @@ class Book:
     """Writes an entry down."""
     key = files.digest(content)
     self._entries[key] = entry
-    row = files.sealed({"key": key, **files.plain(entry)})
-    self._file.write(json.dumps(row, allow_nan=False) + "\n")
+    self._file.write(_line(key, entry))
 
   def once(
     self, content: Any, compute: Callable[[], dict[str, Any]]
@@ -57,6 +61,10 @@ class Book:
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
+
+
+def _line(key: str, entry: dict[str, Any]) -> str:
+  return json.dumps(files.sealed({"key": key, **entry})) + "\n"
 
 
 class Ledger:

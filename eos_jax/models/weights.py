@@ -46,10 +46,10 @@ def save(
   """
   with np.errstate(over="ignore"):  # named below
     table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
-  if wrong := _not_finite(table):
+  if faults := list(_number_faults(table)):
     raise files.NotFinite(
-      f"parameters cannot be written to {path}: not finite in float16 are"
-      f" {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}"
+      f"parameters cannot be written to {path} in float16:\n  "
+      + "\n  ".join(faults)
     )
   # One entry only: safetensors writes several in an order that it draws.
   metadata = {"config": json.dumps(dataclasses.asdict(cfg))}
@@ -72,8 +72,8 @@ def load(
     A tree of numpy arrays.
 
   Raises:
-    ValueError: the file is unreadable, names, shapes or the config differ, or
-      parameters are no finite floating-point numbers; all faults are listed.
+    ValueError: the file is unreadable, or names, shapes or the config differ;
+      every difference is listed.
   """
   try:
     with safetensors.safe_open(str(path), framework="numpy") as file:
@@ -97,12 +97,7 @@ def load(
     for name, leaf in wanted.items()
     if name in table and table[name].shape != leaf.shape
   ]
-  faults += [
-    f"{name} has dtype {value.dtype}, expected a floating-point one"
-    for name, value in table.items()
-    if name in wanted and not jnp.issubdtype(value.dtype, jnp.floating)
-  ]
-  faults += [f"{name} has NaN or infinity" for name in _not_finite(table)]
+  faults += _number_faults(table)
   if faults:
     raise ValueError(
       f"weights file {path} does not fit the model config:\n  "
@@ -113,14 +108,18 @@ def load(
   )
 
 
-def _not_finite(table):
-  """Names of the arrays with numbers that are not finite."""
-  return [
-    name
-    for name, value in table.items()
-    if jnp.issubdtype(value.dtype, jnp.floating)
-    and not np.all(np.isfinite(value))
-  ]
+def _number_faults(table):
+  """Tensors that are no finite floating-point numbers."""
+  for name, value in table.items():
+    # NumPy knows the narrow types of ml_dtypes as neither.
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+      yield (
+        f"{name} has dtype {value.dtype.name}, expected a floating-point one"
+      )
+    elif bad := int(np.sum(~np.isfinite(value))):
+      yield (
+        f"{name} has {bad:,} of {value.size:,} numbers that are NaN or infinite"
+      )
 
 
 def _config_faults(metadata, cfg):

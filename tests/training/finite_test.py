@@ -39,8 +39,9 @@ def test_parameters_that_float16_cannot_hold_are_not_written(tmp_path, value):
   with pytest.raises(files.NotFinite) as error:
     models.weights.save(path, params, small.config())
   assert str(error.value) == (
-    f"parameters cannot be written to {path}: not finite in float16 are"
-    " decoder.head.out.kernel"
+    f"parameters cannot be written to {path} in float16:\n"
+    f"  decoder.head.out.kernel has 1 of {kernel.size:,} numbers that are NaN"
+    " or infinite"
   )
   assert not path.exists()
 
@@ -57,7 +58,7 @@ def test_weights_with_nan_or_integers_are_refused(tmp_path):
     models.weights.load(path, params)
   assert str(error.value) == (
     f"weights file {path} does not fit the model config:\n"
-    "  decoder.embed has NaN or infinity\n"
+    "  decoder.embed has 1 of 704 numbers that are NaN or infinite\n"
     "  projector.fc1.bias has dtype int32, expected a floating-point one"
   )
 
