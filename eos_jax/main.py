@@ -19,7 +19,7 @@ import jax
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
-from eos_jax import naming, processes, tasks
+from eos_jax import files, naming, processes, tasks
 from eos_jax.data import sources
 from eos_jax.training import checkpoint, fits, loop, settings, workdir
 
@@ -61,6 +61,7 @@ _PARSERS = {
 # What a user can mend; anything else is a bug and ends with its traceback.
 EXPECTED = (
   checkpoint.CheckpointError,
+  files.NotFinite,
   fits.TooLarge,
   processes.Interrupted,
   processes.LaunchError,
@@ -132,10 +133,10 @@ def _override_faults(argv: list[str]) -> list[str]:
   for arg, after in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
     name, equals, value = arg.lstrip("-").partition("=")
     given.append((name, value if equals else after, not equals))
-  files = [value for name, value, _ in given if name == "config"]
-  if not files:
+  paths = [value for name, value, _ in given if name == "config"]
+  if not paths:
     return []  # absl asks for it
-  defaults, faults = _defaults(files[-1]), []
+  defaults, faults = _defaults(paths[-1]), []
   for name, value, alone in given:
     if name.startswith("config."):
       faults += _override_fault(name, value, defaults, alone)
