@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -45,6 +46,30 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
       with contextlib.suppress(json.JSONDecodeError):
         rows.append(json.loads(line))
   return rows
+
+
+def digest(value: Any) -> str:
+  """SHA-256 of plain values; the order of the entries of a dict is ignored."""
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+  """Adds the digest of plain values to them; `unsealed` verifies it."""
+  return {**value, "digest": digest(value)}
+
+
+def unsealed(value: Any) -> dict[str, Any]:
+  """Returns what `sealed` was given.
+
+  Raises:
+    ValueError: the values, or their digest, are not those that were written.
+  """
+  if not isinstance(value, dict) or "digest" not in value:
+    raise ValueError("it has no digest")
+  content = {name: v for name, v in value.items() if name != "digest"}
+  if value["digest"] != digest(content):
+    raise ValueError("its contents do not match its digest")
+  return content
 
 
 def plain(value: Any) -> Any:
