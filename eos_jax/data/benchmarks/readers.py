@@ -310,11 +310,11 @@ def mme(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
       " publishes"
     )
   collector.expect(MME_SUBTASKS, subtasks, "subtasks")
-  for subtask in MME_SUBTASKS:
-    texts_ = subtasks.get(subtask, [])
-    for path in texts_:
+  for subtask in sorted(MME_SUBTASKS):
+    there = subtasks.get(subtask, [])
+    for path in there:
       _mme_text(subtask, path, collector)
-    if lacking := _mme_unasked(folder / subtask, texts_):
+    if lacking := _mme_unasked(folder / subtask, there):
       some = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
       collector.notes.append(
         f"{subtask}: {len(lacking)} pictures have no questions: {some}"
