@@ -111,6 +111,9 @@ def check(folder: pathlib.Path) -> tuple[families.Description, dict[str, Any]]:
       description = families.read(folder)
     except ValueError as error:
       raise checkpoint.CheckpointError(str(error)) from error
+    head = f"{families.HEAD}.kernel"
+    if description.cfg.decoder.tied and head in mark["parameters"]:
+      description = description.with_own_head()
     here = _shapes(loading.shapes(description.cfg))
     there = {n: tuple(v["shape"]) for n, v in mark["parameters"].items()}
     faults = [
@@ -176,6 +179,14 @@ def restore(
       f"{folder / PARAMETERS} is damaged; {_REMEDY}. Other numbers than were"
       f" written are in {', '.join(damaged)}"
     )
+  unusable = [
+    name for name, leaf in loading.flat(params).items() if not _finite(leaf)
+  ]
+  if unusable:
+    raise checkpoint.CheckpointError(
+      f"{folder / PARAMETERS} has numbers that are NaN or infinite in"
+      f" {', '.join(unusable)}, expected none; {_REMEDY}"
+    )
   return description, params
 
 
@@ -222,6 +233,11 @@ def sums(params: Any) -> dict[str, int]:
   """
   leaves = loading.flat(params)
   return {name: int(_sum(leaf)) for name, leaf in leaves.items()}
+
+
+@jax.jit
+def _finite(array: Array) -> Array:
+  return jnp.all(jnp.isfinite(array))
 
 
 @jax.jit
