@@ -69,14 +69,17 @@ def raster(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
   (`42Shawn/LLaVA-PruMerge`, clip_encoder.py). The second share has to be as
   large as what is not yet taken of them, see `count.raster_rows`.
   """
-  rows, columns = site.signals.grid
+  (rows, columns), position = site.signals.grid, site.tokens.position
+  if site.signals.extent is not None:
+    row, column = position // columns, position % columns
+    rows, columns = site.signals.extent
+    position = row * columns + column
   step = raster_step(rows * columns, topk.whole(left.first))
-  position = site.tokens.position
   target = (position % step == 0) & (position < rows * columns - 1)
   return (target & types.present(left.log_mass)).astype(site.scores.dtype)
 
 
-def raster_step(tokens: int, first: Array) -> Array:
+def raster_step(tokens: int | Array, first: Array) -> Array:
   """The step g of `raster`, at least 1."""
   return jnp.maximum(tokens // jnp.maximum(first, 1) // 3, 1)
 

@@ -121,6 +121,7 @@ def pooled(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:
     types.present(site.tokens.log_mass),
     count,
     grid=site.signals.grid,
+    extent=site.signals.extent,
     slots=slots,
     protect=site.spec.protect,
   )
@@ -131,7 +132,8 @@ def blocks(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:
   """Square blocks of `spec.stride` tokens a side, the remainder cut off.
 
   As in `mu-cai/matryoshka-mm` (llava_arch.py). The number of blocks is fixed
-  by grid and stride, and the budget has to be that number.
+  by grid and stride, and the budget has to be that number; an image that does
+  not fill the grid has fewer, and rows behind them stay empty.
   """
   spec, grid = site.spec, site.signals.grid
   shape = cells.block_shape(grid, spec.stride)
@@ -146,6 +148,7 @@ def blocks(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:
     site.tokens.position,
     types.present(site.tokens.log_mass),
     grid=grid,
+    extent=site.signals.extent,
     side=spec.stride,
     slots=_slots(site, budget),
   )

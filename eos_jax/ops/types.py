@@ -110,6 +110,8 @@ class Signals:
       modality (CSP).
     cross_sums: [V] the same from rows of the other modality.
     noise: [V] uniform numbers, drawn by the caller.
+    extent: [2] rows and columns of the image, which lies in the upper left
+      corner of the raster; None = it fills the raster.
     grid: static (rows, columns) of the original raster of an image.
     images: static number of images that the tokens come from.
   """
@@ -131,6 +133,7 @@ class Signals:
   self_sums: Any = None
   cross_sums: Any = None
   noise: Any = None
+  extent: Any = None
   grid: tuple[int, int] | None = dataclasses.field(
     default=None, metadata=dict(static=True)
   )
