@@ -88,6 +88,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     ValueError: a field has no value that can be used or is unknown.
   """
   fields = folder.picture
+  folder.image_class(["Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor"])
   fields.refuse_unknown(_KNOWN)
   if not fields.flag("do_resize", True):
     raise fields.fault(

@@ -71,6 +71,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     ValueError: a field has no value that can be used or is unknown.
   """
   fields = folder.picture
+  folder.image_class(["SmolVLMImageProcessor", "Idefics3ImageProcessor"])
   fields.refuse_unknown(_KNOWN)
   side = _longest(fields, "max_image_size", 364)
   longest = _longest(fields, "size", 4 * 364)
