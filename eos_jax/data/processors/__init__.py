@@ -79,6 +79,7 @@ class Processor:
       that name; "" if none.
     where: the folder, for messages.
     tokens: special tokens by name, such as `bos_token`, for the template.
+    ends: ids at which `generate` of transformers ends an answer.
   """
 
   family: ModuleType
@@ -88,6 +89,23 @@ class Processor:
   template: str
   where: str
   tokens: Mapping[str, str]
+  ends: tuple[int, ...]
+
+  def end_ids(self, protocol: str = "") -> tuple[int, ...]:
+    """Ids that end an answer.
+
+    "llava" and "": those of the folder, as `generate` of transformers, which
+    LLaVA's own scripts call, has them (`text.end_ids`). "lmms_eval": the
+    tokenizer's `eos_token` too, which is what lmms-eval hands to `generate`;
+    where that would go on behind another id of the folder, answers end here.
+
+    Args:
+      protocol: of `data.benchmarks.prompts.PROTOCOLS`, or "".
+    """
+    own = self.text.inner.token_to_id(self.tokens.get("eos_token", ""))
+    if protocol != "lmms_eval" or own is None:
+      return self.ends
+    return tuple(dict.fromkeys((own, *self.ends)))
 
   def prompt(
     self, conversation: Sequence[Mapping[str, Any]], *, reply: bool = True
@@ -244,4 +262,5 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
     folder.template if style == names[family] else "",
     str(path),
     folder.special_tokens,
+    text_lib.end_ids(folder, text, otherwise=family.END_TOKEN),
   )

@@ -20,6 +20,7 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import pixels
 
 IMAGE_TOKEN = "<image>"
+END_TOKEN = "</s>"
 ASPECTS = ("crop", "pad")
 CLIP = pixels.PixelSettings(
   mean=(0.48145466, 0.4578275, 0.40821073),

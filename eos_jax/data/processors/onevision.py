@@ -26,6 +26,7 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import llava, pixels
 
 IMAGE_TOKEN = "<image>"
+END_TOKEN = "<|im_end|>"
 _STEPS = tuple(range(384, 2304 + 1, 384))
 _KNOWN = ("do_pad", "image_grid_pinpoints")
 # Rows are thinned only if there is this many times too much of a side.

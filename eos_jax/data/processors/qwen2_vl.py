@@ -21,6 +21,7 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import llava, pixels
 
 IMAGE_TOKEN = "<|image_pad|>"
+END_TOKEN = "<|im_end|>"
 _KNOWN = (
   "max_pixels",
   "merge_size",

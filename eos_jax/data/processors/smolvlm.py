@@ -22,6 +22,7 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import pixels
 
 IMAGE_TOKEN = "<image>"
+END_TOKEN = "<end_of_utterance>"
 AROUND = "<fake_token_around_image>"
 GLOBAL = "<global-img>"
 _HALF = pixels.PixelSettings(

@@ -22,7 +22,6 @@ class Text:
     image_id: its id.
     begin: the token that begins a text; "" if the tokenizer has none.
     pad_id: fills rows up; masked, so its value does not matter.
-    where: the tokenizer's file, for messages.
   """
 
   inner: tokenizers.Tokenizer
@@ -30,7 +29,6 @@ class Text:
   image_id: int
   begin: str
   pad_id: int
-  where: str
 
   def encode(self, text: str) -> list[int]:
     """The ids of a whole prompt, begun as the model was trained.
@@ -47,7 +45,7 @@ class Text:
     """The text of ids without special tokens."""
     return self.inner.decode([int(i) for i in ids])
 
-  def check_rows(self, rows: int, source: str) -> None:
+  def check_rows(self, rows: int, source: str, *, where: str) -> None:
     """Refuses tokens whose ids have no row in the model's embedding.
 
     Rows without a token are fine: checkpoints pad the vocabulary.
@@ -55,6 +53,7 @@ class Text:
     Args:
       rows: of the embedding.
       source: what says so, for the message.
+      where: the tokenizer, for the message.
     """
     beyond = sorted(
       (index, token)
@@ -65,7 +64,7 @@ class Text:
       named = ", ".join(f"{token!r} ({index})" for index, token in beyond[:5])
       more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
       raise ValueError(
-        f"{self.where}: the ids of the tokens {named}{more} have no row in the"
+        f"{where}: the ids of the tokens {named}{more} have no row in the"
         f" embedding; expected ids below {rows:,}, the vocabulary by {source};"
         " take tokenizer and weights from one model, or resize the embedding"
       )
@@ -123,11 +122,11 @@ def load(
     image_id,
     begin if inner.token_to_id(begin) is not None else "",
     pad or 0,
-    str(path),
   )
   if "vocab_size" in folder.decoder.values:
     rows = folder.decoder.whole("vocab_size", 1)
-    text.check_rows(rows, f"vocab_size of {folder.config.path}")
+    source = f"vocab_size of {folder.config.path}"
+    text.check_rows(rows, source, where=str(path))
   return text
 
 
@@ -164,6 +163,44 @@ def _check_added(
         f" added_tokens_decoder of {fields.path}; take both files from one"
         " model"
       )
+
+
+def end_ids(
+  folder: folder_lib.Folder, text: Text, *, otherwise: str
+) -> tuple[int, ...]:
+  """Ids at which `generate` of transformers ends an answer.
+
+  They are `eos_token_id` of `generation_config.json`, one or several. Where it
+  has none, that of `config.json`, then the tokenizer's `eos_token`, counts.
+
+  Args:
+    folder: with these files.
+    text: the tokenizer of the folder.
+    otherwise: the end token where no file names one.
+
+  Returns:
+    The ids; () where the tokenizer has not even the last.
+
+  Raises:
+    ValueError: a field holds something else than ids.
+  """
+  name = "eos_token_id"
+  for place in (folder.generation, folder.config, folder.decoder):
+    found = place.get(name)
+    if found is None:
+      continue
+    listed = found if isinstance(found, list) else [found]
+    if not listed or not all(
+      isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 1 << 31
+      for i in listed
+    ):
+      raise place.fault(name, "an id, or a list of ids", "correct the file")
+    return tuple(dict.fromkeys(listed))
+  for token in (folder.tokenizer.token("eos_token"), otherwise):
+    index = text.inner.token_to_id(token)
+    if index is not None:
+      return (index,)
+  return ()
 
 
 def expand(text: str, image: str, replacements: Sequence[str]) -> str:
