@@ -261,6 +261,12 @@ def _table(settings: PixelSettings) -> Float32[np.ndarray, "256 3"]:
   return (scaled[:, None] - mean) / std
 
 
+def is_finite(settings: PixelSettings) -> bool:
+  """Whether all 8-bit values become finite numbers."""
+  with np.errstate(all="ignore"):
+    return bool(np.isfinite(_table(settings)).all())
+
+
 def normalize(
   image: UInt8[np.ndarray, "*dims 3"], settings: PixelSettings
 ) -> Float32[np.ndarray, "*dims 3"]:

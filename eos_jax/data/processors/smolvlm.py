@@ -22,6 +22,7 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import pixels
 
 IMAGE_TOKEN = "<image>"
+END_TOKEN = "<end_of_utterance>"
 AROUND = "<fake_token_around_image>"
 GLOBAL = "<global-img>"
 _HALF = pixels.PixelSettings(
@@ -71,6 +72,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     ValueError: a field has no value that can be used or is unknown.
   """
   fields = folder.picture
+  folder.image_class(["SmolVLMImageProcessor", "Idefics3ImageProcessor"])
   fields.refuse_unknown(_KNOWN)
   side = _longest(fields, "max_image_size", 364)
   longest = _longest(fields, "size", 4 * 364)
