@@ -6,11 +6,18 @@
 can be imported.
 """
 
+import signal
+
+if __name__ == "__main__":
+  # Until a run has begun there is nothing to save, and imports drop exceptions.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import errno
 import itertools
-import pathlib
+import os
 import runpy
 import shutil
+import stat
 import sys
 from typing import Any
 
@@ -19,7 +26,7 @@ import jax
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
-from eos_jax import naming, processes, tasks
+from eos_jax import files, naming, processes, tasks
 from eos_jax.data import sources
 from eos_jax.training import checkpoint, fits, loop, settings, workdir
 
@@ -61,6 +68,7 @@ _PARSERS = {
 # What a user can mend; anything else is a bug and ends with its traceback.
 EXPECTED = (
   checkpoint.CheckpointError,
+  files.NotFinite,
   fits.TooLarge,
   processes.Interrupted,
   processes.LaunchError,
@@ -85,8 +93,8 @@ def main(argv: list[str]) -> None:
     known = settings.nearest(task, tasks.TASKS)
     sys.exit(f"error: config.task is {task!r}; {known}")
   default = f"runs/{tasks.TASKS[task].reads or task}"
-  path = pathlib.Path(_WORKDIR.value or default).absolute()
   try:
+    path = workdir.absolute(_WORKDIR.value or default)
     processes.start(
       coordinator=_COORDINATOR.value,
       index=_PROCESS_INDEX.value,
@@ -132,10 +140,10 @@ def _override_faults(argv: list[str]) -> list[str]:
   for arg, after in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
     name, equals, value = arg.lstrip("-").partition("=")
     given.append((name, value if equals else after, not equals))
-  files = [value for name, value, _ in given if name == "config"]
-  if not files:
+  paths = [value for name, value, _ in given if name == "config"]
+  if not paths:
     return []  # absl asks for it
-  defaults, faults = _defaults(files[-1]), []
+  defaults, faults = _defaults(paths[-1]), []
   for name, value, alone in given:
     if name.startswith("config."):
       faults += _override_fault(name, value, defaults, alone)
@@ -146,14 +154,33 @@ def _defaults(file: str) -> dict[str, Any]:
   """The fields of a config file, before overrides."""
   path, _, variant = file.partition(":")
   try:
-    return runpy.run_path(path)["get_config"](variant).to_dict()
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      sys.exit(
+        f"error: --config={file} is no file; give one, such as"
+        " configs/search.py"
+      )
+    made = runpy.run_path(path)
   except OSError as error:
     sys.exit(
       f"error: --config={file} cannot be read ({error.strerror}); give a file,"
       " such as configs/search.py"
     )
+  except Exception as error:  # whatever is in the file
+    sys.exit(f"error: --config={file!a} is no config: {_short(error)}")
+  try:
+    return made["get_config"](variant).to_dict()
   except ValueError as error:  # what our configs say of a variant
     sys.exit(f"error: --config={file}: {error}")
+  except Exception as error:  # whatever is in the file
+    sys.exit(
+      f"error: --config={file!a} is no config: get_config({variant!r}) has to"
+      f" return a ConfigDict: {_short(error)}"
+    )
+
+
+def _short(error: Exception) -> str:
+  """An error in one line."""
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _override_fault(name, value, config, alone):
@@ -191,6 +218,23 @@ def _disk_is_full(error: BaseException | None) -> bool:
   return False
 
 
+def _run() -> None:
+  """The command line, also where nobody reads its output to the end."""
+  try:
+    try:
+      app.run(main, flags_parser=_parse)
+    finally:
+      if sys.stdout is not None:
+        sys.stdout.flush()
+  except BrokenPipeError:
+    # Or Python would fail to write the rest once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(
+      "error: the reader of the output has gone; what is finished is kept, run"
+      " the same command again to go on"
+    )
+
+
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config"])
-  app.run(main, flags_parser=_parse)
+  _run()

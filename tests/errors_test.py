@@ -10,6 +10,7 @@ import os
 import re
 import runpy
 import shutil
+import subprocess
 
 import pytest
 
@@ -102,6 +103,61 @@ def test_all_impossible_values_are_listed(tmp_path):
 def test_unknown_configs(tmp_path, config, reason):
   said = command.error(tmp_path / "w", config=config)
   assert said == f"error: --config={reason}"
+
+
+@pytest.mark.parametrize(
+  "text, reason",
+  [
+    (b"steps: 3\nname: [", "SyntaxError: "),
+    (b"no\0thing", "source code string cannot contain null"),
+    (b"'\xff'", "SyntaxError: "),
+    (b"import torch_of_no_version", "ModuleNotFoundError: No module named"),
+    (b"def get_config(arg=''):\n  return 1 / 0", "has to return a ConfigDict:"),
+    (b"def get_config():\n  return {}", "has to return a ConfigDict: TypeErr"),
+    (b"def get_config(arg=''):\n  return 3", "has to return a ConfigDict: "),
+    (b"CONFIG = {}", "has to return a ConfigDict: KeyError: 'get_config'"),
+    (b"", "has to return a ConfigDict: KeyError: 'get_config'"),
+  ],
+)
+def test_files_that_are_no_configs(tmp_path, text, reason):
+  path = tmp_path / "config.py"
+  path.write_bytes(text)
+  with pytest.raises(SystemExit) as error:
+    main._defaults(f"{path}:ci")
+  said = str(error.value)
+  assert said.startswith(f"error: --config='{path}:ci' is no config: "), said
+  assert reason in said and len(said.splitlines()) == 1, said
+
+
+@pytest.mark.parametrize("name", ["", "/dev/zero", "pipe"])
+def test_configs_that_are_no_files(tmp_path, name):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(SystemExit) as error:
+    main._defaults(str(tmp_path / name))
+  assert "error: --config=" in str(error.value)
+  assert "give" in str(error.value)
+
+
+def test_working_directories_that_cannot_be_written_down(tmp_path):
+  path = f"{tmp_path}/\udcff"
+  assert command.error(path, cache=tmp_path / "cache") == (
+    f"error: --workdir={path!a} is not in UTF-8; choose another directory"
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_leaves_ends_a_run_in_a_line(tmp_path):
+  made = command.options(tmp_path / "w", cache=tmp_path / "cache")
+  process = subprocess.Popen(
+    **made, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  )
+  process.stdout.close()  # as `head` does once it has seen enough
+  process.stdout = None
+  assert process.communicate()[1].strip() == (
+    "error: the reader of the output has gone; what is finished is kept, run"
+    " the same command again to go on"
+  )
+  assert process.returncode == 1
 
 
 def test_unknown_tasks(tmp_path):

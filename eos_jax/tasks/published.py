@@ -7,8 +7,9 @@ import pathlib
 
 import jax
 
-from eos_jax import models, processes
+from eos_jax import files, models, processes
 from eos_jax.data import (
+  fingerprints,
   instruction_batches,
   instruction_rows,
   instructions,
@@ -38,6 +39,7 @@ def config(job: search_settings.PublishedSearchJob) -> models.VLMConfig:
   Raises:
     settings.ConfigError: model, data and job do not fit one another.
   """
+  _open.cache_clear()  # files may have changed since
   return _open(job).cfg
 
 
@@ -81,6 +83,10 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
     count=job.evaluation.questions or None,
     seed=job.evaluation.seed,
   )
+  checks = instruction_batches.chosen(
+    parts["validation"], rows, count=job.check_questions, seed=job.seed
+  )
+  known = _data_facts(job.data, found)
   return cases.Case(
     cfg=found.cfg,
     params=params,
@@ -93,9 +99,7 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
       seed=job.seed,
       **processes.share(job.batch),
     ),
-    checks=instruction_batches.chosen(
-      parts["validation"], rows, count=job.check_questions, seed=job.seed
-    ),
+    checks=checks,
     pictures=rows.room.pictures,
     batch_bytes=batch_bytes,
     data=_data_line(job, found.data),
@@ -111,17 +115,32 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
     place=lambda tree: processes.place(
       tree, partition.param_shardings(mesh, tree)
     ),
-    facts={"instructions": _data_facts(job.data)},
+    facts={"instructions": {**known, "tests": _digest(tests)}},
+    searched_on={
+      **known,
+      "checks": _digest(checks),
+      "images": fingerprints.sizes([*searched, *(beside or ())]),
+    },
     evaluated=False,
   )
 
 
-def _data_facts(data):
-  """What the questions depend on, wherever the files lie."""
+def _data_facts(data, found):
+  """What answers depend on but questions, wherever the files lie."""
   facts = dataclasses.asdict(data)
   del facts["images"]
   with open(facts.pop("path"), "rb") as file:
-    return facts | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  return facts | {
+    "sha256": digest,
+    "model": files.digest(dataclasses.asdict(found.cfg)),
+    "inputs": files.digest(fingerprints.inputs(found.rows)),
+  }
+
+
+def _digest(asked):
+  """What is asked, shown and expected in a fixed set of questions."""
+  return files.digest(fingerprints.instruction_questions(asked.items))
 
 
 def _data_line(job, data):
@@ -148,7 +167,8 @@ def _open(job):
   attempt.check()
   attempt("mesh", lambda: partition.param_shardings(mesh, shapes))
   cfg = attempt(
-    "data", lambda: published_model.with_room(source.description, job.data)
+    "data",
+    lambda: published_model.with_room(source.description, job.data, processor),
   )
   rows = example = None
   if cfg is not None:

@@ -141,6 +141,7 @@ def _run(job, folder, case, started):
     folder,
     work,
     case.mesh,
+    searched_on=case.searched_on,
   )
   searched = time.time()
   judge = case.judge()

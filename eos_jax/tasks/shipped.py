@@ -92,5 +92,6 @@ def opened(job: search_settings.SearchJob) -> cases.Case:
     ),
     place=functools.partial(common.placed, mesh=mesh),
     facts=common.data_facts(job.data),
+    searched_on=common.data_facts(job.data),
     evaluated=True,
   )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 import dataclasses
 
-from eos_jax import ops
+from eos_jax import naming, ops
 from eos_jax.data import benchmarks
 from eos_jax.data.processors import llava
 from eos_jax.training import model_settings, settings
@@ -22,6 +22,8 @@ class BenchmarkSettings(settings.Checked):
       that of LLaVA-1.5's authors.
     aspect: of LLaVA-1.5: "pad" pictures to a square, as its authors do, or
       "crop" one out; "" = as the model's folder says.
+    files: names of the files with the questions, each as "BENCHMARK=FILE";
+      others are chosen by the rule of the benchmark's reader.
     apart: set rows that cannot be used apart and count them, instead of
       refusing the benchmark.
     count: of questions of each benchmark, from the first on; 0 = all.
@@ -37,6 +39,7 @@ class BenchmarkSettings(settings.Checked):
   protocol: str
   style: str
   aspect: str
+  files: tuple[str, ...]
   apart: bool
   count: int
   text_length: int
@@ -56,9 +59,22 @@ class BenchmarkSettings(settings.Checked):
     if self.aspect not in ("", *llava.ASPECTS):
       aspect = settings.quoted(self.aspect)
       yield f"aspect is {aspect}; use one of '', 'crop', 'pad'"
+    for entry in self.files:
+      name, _, file = entry.partition("=")
+      if name not in self.names or naming.name_fault(file):
+        yield (
+          f"files has {naming.quoted(entry)}; give BENCHMARK=FILE, with a"
+          " benchmark of names and the name of a file in its folder"
+        )
     yield from self.at_least(0, "count", "answer_length")
     yield from self.at_least(1, "text_length", "pictures")
     yield from settings.image_shape_faults(self.tiles, self.size)
+
+
+def files_of(data: BenchmarkSettings, name: str) -> tuple[str, ...]:
+  """Returns the files that `data.files` names of a benchmark."""
+  pairs = (entry.partition("=") for entry in data.files)
+  return tuple(file for benchmark, _, file in pairs if benchmark == name)
 
 
 @dataclasses.dataclass(frozen=True)

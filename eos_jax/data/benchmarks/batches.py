@@ -9,7 +9,12 @@ from typing import Any
 from jaxtyping import Int32
 import numpy as np
 
-from eos_jax.data import instruction_batches, instruction_rows, sources
+from eos_jax.data import (
+  fingerprints,
+  instruction_batches,
+  instruction_rows,
+  sources,
+)
 from eos_jax.data.benchmarks.samples import Sample
 from eos_jax.data.questions import Question
 
@@ -56,10 +61,18 @@ class BenchmarkSet:
       before = sample.picture
     return np.array(numbers, np.int32)
 
+  @functools.cached_property
+  def digests(self) -> tuple[str, ...]:
+    """Of each question all that is asked and shown, as a digest."""
+    return fingerprints.questions(
+      ([sample.prompt, dict(sample.choices)] for sample in self.samples),
+      ([sample.picture] for sample in self.samples),
+    )
+
   @property
   def stop(self) -> tuple[int, ...]:
     """Ids that end an answer."""
-    return (self.rows.stop,)
+    return self.rows.end_ids
 
   @property
   def drawn(self) -> bool:

@@ -3,7 +3,8 @@
     python -m tests.data.processors.reference tests/data/processors/goldens
 
 records what the tests compare with where transformers is not installed.
-transformers 5.23.0 with torch 2.13.0 and pillow 13.0.0 wrote the files.
+transformers 5.23.0 with torch 2.13.0 and pillow 13.0.0 wrote the files, 5.24.0
+templates.json.
 """
 
 import json
@@ -23,7 +24,7 @@ from transformers.models.llava_onevision import (
 )
 from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as qwen2
 
-from tests.data.processors import samples
+from tests.data.processors import samples, templates
 
 _IMAGE_CLASSES = {
   "CLIPImageProcessor": clip.CLIPImageProcessorPil,
@@ -92,18 +93,30 @@ def pixels(family, images, picture):
   return np.moveaxis(out[0], -3, -1)
 
 
-def prompt(reference, name):
+def _as_text(conversation):
+  """The turns with their texts alone, as language models have them."""
+  return [
+    {"role": turn["role"], "content": turn["content"][0]["text"]}
+    for turn in conversation
+  ]
+
+
+def prompt(reference, name, *, as_text=False):
   """The text of a conversation."""
+  conversation = samples.CONVERSATIONS[name]
   return reference.apply_chat_template(
-    samples.CONVERSATIONS[name],
+    _as_text(conversation) if as_text else conversation,
     add_generation_prompt=samples.REPLY[name],
     tokenize=False,
   )
 
 
-def ids(reference, name, *, large=False):
+def ids(reference, name, *, large=False, as_text=False):
   """The ids of a conversation with its pictures."""
   conversation = samples.CONVERSATIONS[name]
+  if as_text:
+    out = reference.tokenizer(prompt(reference, name, as_text=True))
+    return out["input_ids"]
   pictures = iter(samples.pictures_of(conversation, large=large))
   filled = [
     {
@@ -149,6 +162,22 @@ def _levels(family, images, values):
   return np.rint((values * std + mean) * 255).astype(np.uint8)
 
 
+def record_templates(root):
+  """Writes what templates that differ from the published ones render."""
+  found = {}
+  for name, (folder_name, template) in templates.OTHERS.items():
+    with tempfile.TemporaryDirectory() as folder:
+      folder = templates.write(name, pathlib.Path(folder))
+      reference = processor(folder_name, folder)
+    reference.chat_template = template
+    as_text = name in templates.TEXT_ONLY
+    keys = ["text_only"] if as_text else list(samples.CONVERSATIONS)
+    found[name] = {key: prompt(reference, key, as_text=as_text) for key in keys}
+    numbers = ids(reference, keys[0], as_text=as_text)
+    found[name]["ids"] = " ".join(map(str, numbers))  # of the first
+  (root / "templates.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def record(root):
   """Writes the goldens."""
   root.mkdir(parents=True, exist_ok=True)
@@ -175,3 +204,4 @@ def record(root):
 
 if __name__ == "__main__":
   record(pathlib.Path(sys.argv[1]))
+  record_templates(pathlib.Path(sys.argv[1]))
