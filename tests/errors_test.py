@@ -350,6 +350,47 @@ def test_damaged_checkpoints(searched, tmp_path):
   ), said
 
 
+# Divergence.
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("best", [False, True])
+def test_a_finetuning_that_diverges(searched, tmp_path, best):
+  path = tmp_path / "run"
+  for _ in range(2):  # the same again from the last good checkpoint
+    said = _refusal(
+      "finetune",
+      path,
+      data__directory=str(searched.root / "data"),
+      plan=str(searched.workdir / "plans" / "16.json"),
+      learning_rate=1e30,
+      save_every=1,
+      best=best,
+    )
+    # The rate is 0 in the first step.
+    assert re.fullmatch(
+      r"finetune diverged at step 2 with config\.learning_rate=1e\+30: .*; the"
+      r" last good checkpoint is that of step 1\. Start again with a new"
+      r" --workdir and a smaller learning rate",
+      said,
+    ), said
+  assert [p.name for p in (path / "checkpoints").iterdir()] == ["1"]
+  assert not (path / "finetuned.safetensors").exists()
+  assert "NaN" not in (path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.full
+def test_a_search_that_diverges(searched, tmp_path):
+  said = _refusal(
+    "search",
+    tmp_path / "run",
+    data__directory=str(searched.root / "data"),
+    learning_rate=1e38,
+  )
+  assert said.startswith("search diverged at step 1 with config.learning_rate=")
+  assert not list((tmp_path / "run" / "plans").iterdir())
+
+
 # Plans, data and weights.
 
 

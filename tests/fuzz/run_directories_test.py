@@ -20,6 +20,10 @@ import numpy as np
 import pytest
 
 from eos_jax import files, main, tasks
+from eos_jax.evaluation import charts, report
+from eos_jax.models import loading
+from eos_jax.tasks import common
+from eos_jax.training import finetune, loop, search_check
 from tests import campaign, command
 
 _ODD = (b"", b"null\n", b"{}\n", b"[1]\n", b"\xff\xfe\x00\n", b"{" * 2000)
@@ -214,7 +218,45 @@ def _cases(source, draws):
 
 
 @pytest.fixture(scope="module")
-def runs(searched, tmp_path_factory):
+def warm():
+  """Keeps programs, weights and data from run to run, which are the same."""
+  kept = {}
+
+  def keep(patch, owner, name, key):
+    make = getattr(owner, name)
+
+    def made(*args, **kwargs):
+      entry = (name, key(*args, **kwargs))
+      if entry not in kept:
+        kept[entry] = make(*args, **kwargs)
+      return kept[entry]
+
+    patch.setattr(owner, name, made)
+
+  def nothing(*args, **kwargs):
+    return ()
+
+  with pytest.MonkeyPatch.context() as patch:
+    keep(
+      patch,
+      loop,
+      "compile_step",
+      lambda step, *_, **__: step.__qualname__ + step.__module__,
+    )
+    keep(patch, common, "open_sources", lambda split, *_, **__: split)
+    keep(patch, common, "read_weights", nothing)
+    keep(patch, common, "make_evaluator", nothing)
+    keep(patch, finetune, "_checker", nothing)
+    keep(patch, loading, "shapes", nothing)
+    # Drawing is most of the time of a run that has nothing left to do.
+    keep(patch, charts, "svg", nothing)
+    patch.setattr(report, "plot", lambda path, _: path.write_bytes(b"drawn"))
+    keep(patch, search_check, "Checker", nothing)
+    yield
+
+
+@pytest.fixture(scope="module")
+def runs(searched, warm, tmp_path_factory):
   """A finished search and a finished fine-tuning."""
   data, root = searched.root / "data", tmp_path_factory.mktemp("finetuned")
   plan = str(searched.workdir / "plans" / "16.json")

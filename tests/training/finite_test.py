@@ -58,7 +58,7 @@ def test_weights_with_nan_or_integers_are_refused(tmp_path):
     models.weights.load(path, params)
   assert str(error.value) == (
     f"weights file {path} does not fit the model config:\n"
-    "  decoder.embed has 1 of 704 numbers that are NaN or infinite\n"
+    "  decoder.embed has 1 of 512 numbers that are NaN or infinite\n"
     "  projector.fc1.bias has dtype int32, expected a floating-point one"
   )
 
