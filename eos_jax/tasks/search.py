@@ -11,7 +11,7 @@ import time
 
 import jax
 
-from eos_jax import cost, models
+from eos_jax import cost, files, models
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
 from eos_jax.ops import plan as plan_lib
@@ -141,7 +141,7 @@ def _run(job, folder, case, started):
     folder,
     work,
     case.mesh,
-    searched_on=case.searched_on,
+    searched_on=_searched_on(job, case),
   )
   searched = time.time()
   judge = case.judge()
@@ -168,6 +168,13 @@ def _run(job, folder, case, started):
     sep="\n",
     flush=True,
   )
+
+
+def _searched_on(job, case):
+  """What plans depend on beside the model's weights and the settings."""
+  table = job.limits.latency_table if job.limits.latency else ""
+  text = pathlib.Path(table).read_text(encoding="utf-8") if table else ""
+  return {**case.searched_on, "latency_table": files.digest(text)}
 
 
 def _compare(job, case, judge, found, folder):

@@ -21,6 +21,7 @@ from eos_jax.data.benchmarks.samples import (
 )
 from eos_jax.data.faults import RowError
 
+PASS = 10**6  # by which the numbers of MMBench's passes differ
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Columns of MMBench that its server does not want back.
 _NOT_SUBMITTED = ("hint", "category", "source", "image", "comment")
@@ -86,7 +87,50 @@ def mmbench(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
       },
     )
 
-  readers.add(collector, path, tables.tab_separated(path), make)
+  rows = list(tables.tab_separated(path))
+  samples = [
+    readers.tried(functools.partial(readers.made, make, row)) for _, row in rows
+  ]
+  questions = [_question(row) for _, row in rows]
+  first = {_index(row) for _, row in rows}
+  broken = {
+    question
+    for question, one in zip(questions, samples, strict=True)
+    if isinstance(one, Exception)
+  }
+  for (place, _), question, one in zip(rows, questions, samples, strict=True):
+    chosen = functools.partial(
+      _of_passes, one, question in broken, question in first
+    )
+    collector.add(path.name, place, chosen)
+
+
+def _index(row: Any) -> int | None:
+  """The number of a row of MMBench, if it has one."""
+  try:
+    return number(row, "index")
+  except (RowError, KeyError, TypeError):
+    return None
+
+
+def _question(row: Any) -> int | None:
+  """The number that a question has in its first pass."""
+  index = _index(row)
+  return None if index is None else index % PASS
+
+
+def _of_passes(one, broken: bool, first: bool):
+  """One of the passes of a question, if all of them can be used."""
+  if isinstance(one, Exception):
+    raise one
+  if not first:
+    raise RowError("the first pass of its question is missing")
+  if broken:
+    raise RowError(
+      "another pass of its question cannot be used, and MMBench scores all of"
+      " them together"
+    )
+  return one
 
 
 def seed(folder: pathlib.Path, protocol: str, collector: Collector) -> None:

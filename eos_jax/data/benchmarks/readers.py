@@ -49,12 +49,20 @@ Make = Callable[[Any], Sample | str]
 
 
 def made(make: Make, row: Any) -> Sample | str:
-  """What `make` makes of a row that is an object; a text says its fault."""
-  if isinstance(row, str):
-    raise RowError(row)
+  """What `make` makes of a row that is an object."""
+  if isinstance(row, RowError):
+    raise row
   if not isinstance(row, Mapping):
     raise RowError(f"it is {type(row).__name__}; expected an object")
   return make(row)
+
+
+def tried(make: Callable[[], Any]) -> Any:
+  """A sample, or the error that says why there is none."""
+  try:
+    return make()
+  except (KeyError, RowError) as error:
+    return error
 
 
 def add(
@@ -364,27 +372,19 @@ def _mme_text(subtask, path, collector):
     )
 
   rows = list(tables.lines(path, "a text of questions"))
-  samples = [_tried(make, row) for row in rows]
+  samples = [tried(functools.partial(make, row)) for row in rows]
   for (place, _), one in zip(rows, samples, strict=True):
     chosen = functools.partial(_of_pair, one, samples)
     collector.add(f"{subtask}/{path.name}", place, chosen)
 
 
-def _tried(make, row):
-  """A sample, or why there is none."""
-  try:
-    return make(row)
-  except RowError as error:
-    return error
-
-
 def _of_pair(one, samples):
   """One of the samples of a picture, if it has both."""
-  if isinstance(one, RowError):
+  if isinstance(one, Exception):
     raise one
   if len(samples) != 2:
     raise RowError(f"its picture has {len(samples)} questions; MME has two")
-  if any(isinstance(other, RowError) for other in samples):
+  if any(isinstance(other, Exception) for other in samples):
     raise RowError(
       "the other question of its picture cannot be used, and MME scores both"
       " together"

@@ -1,6 +1,6 @@
 """Files of benchmarks as rows: JSON, lines of JSON, TSV and Parquet."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import csv
 import fnmatch
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 from eos_jax import naming
 from eos_jax.data import sources
+from eos_jax.data.faults import RowError
 
 # Characters that stand for bytes that are not UTF-8; see `Collector.add`.
 _ESCAPES = "surrogateescape"
@@ -112,19 +113,15 @@ def entries(path: pathlib.Path) -> list[tuple[str, Any]]:
 
 def json_lines(
   path: pathlib.Path,
-) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-  """Yields numbers of lines, and their objects, or what is wrong with them."""
+) -> Iterator[tuple[int, Any]]:
+  """Yields numbers of lines, and their values, or what is wrong with them."""
   for place, line in lines(path, "lines of JSON"):
     try:
       row = json.loads(line)
     except (ValueError, RecursionError) as error:
-      yield place, f"no JSON ({error})"
+      yield place, RowError(f"no JSON ({error})")
       continue
-    kind = type(row).__name__
-    yield (
-      place,
-      row if isinstance(row, dict) else f"it is {kind}; expected an object",
-    )
+    yield place, row
 
 
 def lines(path: pathlib.Path, wanted: str) -> Iterator[tuple[int, str]]:
@@ -140,7 +137,7 @@ def lines(path: pathlib.Path, wanted: str) -> Iterator[tuple[int, str]]:
 
 def tab_separated(
   path: pathlib.Path,
-) -> Iterator[tuple[int, dict[str, str] | str]]:
+) -> Iterator[tuple[int, dict[str, str] | RowError]]:
   """Yields numbers of rows, the header's being 1, and their cells by column.
 
   Cells that a short row lacks are empty. A row with too many comes as what is
@@ -163,7 +160,8 @@ def tab_separated(
       if not row:
         continue
       if len(row) > len(head):
-        yield place, f"it has {len(row)} cells; expected {len(head)}"
+        what = f"it has {len(row)} cells; expected {len(head)}"
+        yield place, RowError(what)
         continue
       yield place, dict.fromkeys(head, "") | dict(zip(head, row, strict=False))
   except csv.Error as error:
@@ -182,7 +180,7 @@ def _text_lines(path, wanted):
 
 def parquet(
   path: pathlib.Path,
-) -> Iterator[tuple[int, dict[str, Any] | str]]:
+) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
   """Yields numbers of rows, from 1, and their fields, or what is wrong.
 
   One batch of rows is in memory at a time.
@@ -212,5 +210,5 @@ def _arrow_rows(batch):
     try:
       rows += batch.slice(place, 1).to_pylist()
     except UnicodeDecodeError as error:
-      rows.append(f"a text is not UTF-8 ({error.reason})")
+      rows.append(RowError(f"a text is not UTF-8 ({error.reason})"))
   return rows

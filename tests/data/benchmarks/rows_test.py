@@ -100,6 +100,23 @@ def test_cells_that_a_sheet_cannot_hold(cells, said, tmp_path):
   assert said in _refusal("mmbench", _mmbench(tmp_path, **cells))
 
 
+def test_all_passes_of_a_question_of_mmbench_or_none(tmp_path):
+  folder = minis.write("mmbench", tmp_path)
+  (path,) = folder.glob("*.tsv")
+  text = path.read_text(encoding="utf-8")
+  rows = text.splitlines(keepends=True)
+  broken = rows[3].replace("1000003\tWhat is it?", "1000003\t")
+  path.write_text("".join([*rows[:3], broken, rows[4]]), encoding="utf-8")
+  said = _refusal("mmbench", folder)
+  assert "row 2: another pass of its question cannot be used" in said
+  assert "row 4: question is ''; expected a text" in said
+  found = _read("mmbench", folder, apart=True)
+  assert [sample.id for sample in found.samples] == ["4", "1000004"]
+  path.write_text("".join([*rows[:2], *rows[3:]]), encoding="utf-8")
+  said = _refusal("mmbench", folder)
+  assert "row 4: the first pass of its question is missing" in said
+
+
 def _json(folder, name, change):
   path = folder / name
   value = json.loads(path.read_text(encoding="utf-8"))
@@ -201,7 +218,7 @@ def test_line_ends_inside_texts(tmp_path):
   text = f"{marks}\tYes\r\nIs it?\tNo"
   path.write_text(text, encoding="utf-8", newline="")
   prompts = [sample.prompt for sample in _read("mme", folder).samples]
-  assert prompts[0].startswith(f"{marks}\nAnswer")
+  assert [x.startswith(f"{marks}\nAnswer") for x in prompts].count(True) == 1
 
 
 @pytest.mark.parametrize(
