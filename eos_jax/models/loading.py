@@ -22,6 +22,7 @@ import safetensors
 from eos_jax.array_typing import Array
 from eos_jax.models import config as config_lib
 from eos_jax.models import families, vlm
+from eos_jax.models.families import fields as fields_lib
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -386,16 +387,18 @@ def _refused(folder, name, allow_outside):
   path = folder / name
   try:
     real, base = path.resolve(), folder.resolve()
-  except (OSError, RuntimeError) as error:  # a loop of links
-    return f"{name} cannot be read ({error}); fetch it again"
+    odd = real.exists() and not real.is_file()
+  except (OSError, RuntimeError) as error:  # too long, or a loop of links
+    reason = getattr(error, "strerror", None) or error
+    return f"{fields_lib.quoted(name)} cannot be opened ({reason})"
   if not allow_outside and not any(
     real.is_relative_to(place) for place in (base, *_blobs(base))
   ):
     return (
       f"{name!r} is {real}, expected a file inside the folder; copy the file"
-      " there, or allow weights outside it (allow_outside)"
+      " there, or set allow_outside=True (config.model.allow_outside)"
     )
-  if real.exists() and not real.is_file():
+  if odd:
     return f"{name!r} is {real}, which is no regular file; fetch it again"
   return ""
 
@@ -462,7 +465,8 @@ class _Tree:
   def put(self, place: Place, value: np.ndarray, tensor: Tensor) -> None:
     """Writes the value of a tensor, in the model's form, to its place."""
     path, sharding = place.path, self._shardings[place.path]
-    value = value.astype(self._like[path].dtype, order="C")  # one pass
+    with np.errstate(over="ignore"):  # what overflows is refused below
+      value = value.astype(self._like[path].dtype, order="C")  # one pass
     check_finite(value, f"{tensor.name} in {tensor.file}", tensor.dtype)
     if place.layer is None:
       array = _on_devices(value, sharding)
