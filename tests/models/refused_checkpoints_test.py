@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eos_jax import models, ops
-from eos_jax.models import blocks, families, loading
+from eos_jax.models import blocks, families, loading, weight_files
 from eos_jax.models.families import table as table_lib
 from tests.models import checkpoints, public_configs, small, tiny_families
 
@@ -34,7 +34,7 @@ def _pointing(folder, name):
   checkpoints.write(folder, {})
   (folder / FILE).unlink()
   index = {"weight_map": dict.fromkeys(WEIGHTS, name)}
-  (folder / loading.INDEX).write_text(json.dumps(index), encoding="utf-8")
+  (folder / weight_files.INDEX).write_text(json.dumps(index), encoding="utf-8")
   return folder
 
 
@@ -92,7 +92,7 @@ def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
 def test_entries_of_an_index_that_are_no_names(tmp_path, entry):
   said = _refusal(_pointing(tmp_path / "model", entry))
   assert "cannot be read as an index of weights" in said
-  assert loading.INDEX in said
+  assert weight_files.INDEX in said
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 300, ".", "a/" * 3000])
@@ -300,11 +300,9 @@ def test_ids_without_a_row_are_never_silent():
   np.testing.assert_array_equal(rows[:2], table[jnp.array([0, 3])])
   assert bool(jnp.all(jnp.isnan(rows[2:])))
   cfg = small.config()
-  engine = models.Engine(
-    cfg, small.init(cfg, jax.random.key(0)), stop=(), buckets=(4,), room=4
-  )
+  params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), loading.shapes(cfg))
+  engine = models.Engine(cfg, params, stop=(), buckets=(4,), room=4)
   for bad in (32, -1, 10**6):
-    with pytest.raises(
-      ValueError, match=rf"prompt 1 has the token ids \[{bad}"
-    ):
-      engine.begin(small.pictures(2), [[3, 4], [5, bad]])
+    fault = rf"prompt 1 has the token ids \[{bad}\], expected ids from 0 to 31"
+    with pytest.raises(ValueError, match=fault):
+      engine.begin(np.zeros((2, 16, 16, 3)), [[3, 4], [5, bad]])
