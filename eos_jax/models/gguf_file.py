@@ -15,7 +15,7 @@ import numpy as np
 
 from eos_jax.array_typing import Array, Bool, Float
 from eos_jax.models import config as config_lib
-from eos_jax.models import decoder, loading
+from eos_jax.models import decoder, loading, weight_files
 from eos_jax.models.families import decoders
 from eos_jax.models.families import fields as fields_lib
 from eos_jax.models.families import table as table_lib
@@ -74,7 +74,8 @@ def load(
   if faults:
     raise ValueError(
       f"the tensors of {path} do not fit its metadata; use an unchanged file"
-      " of a Llama-shaped model:\n  " + "\n  ".join(loading.shortened(faults))
+      " of a Llama-shaped model:\n  "
+      + "\n  ".join(weight_files.shortened(faults))
     )
   dtype = jnp.dtype(dtype)
   made = {

@@ -21,9 +21,7 @@ import safetensors
 
 from eos_jax.array_typing import Array
 from eos_jax.models import config as config_lib
-from eos_jax.models import families, vlm
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from eos_jax.models import families, vlm, weight_files
 
 # Numbers that are looked at at once: small beside a large tensor.
 _CHUNK = 2**24
@@ -117,7 +115,7 @@ def inspect(
       )
     raise ValueError(
       f"the weights in {folder} do not fit its config.json; {remedy}:\n  "
-      + "\n  ".join(shortened(faults))
+      + "\n  ".join(weight_files.shortened(faults))
     )
   read = tuple(tensor for tensor in found if tensor.name in places)
   return Contents(description, read, places)
@@ -256,12 +254,6 @@ def _misfits(tensor, shape):
     )
 
 
-def shortened(faults: list[str], most: int = 100) -> list[str]:
-  """The first faults of a list, and how many others there are."""
-  left = len(faults) - most
-  return faults[:most] + ([f"and {left:,} more"] if left > 0 else [])
-
-
 def check_finite(value: np.ndarray, where: str, stored: str) -> None:
   """Refuses weights that are NaN or infinite.
 
@@ -344,7 +336,7 @@ def tensors(
       missing, truncated or outside the folder; all of them are named.
   """
   found, faults = [], []
-  for path in _files(folder, allow_outside):
+  for path in weight_files.paths(folder, allow_outside=allow_outside):
     try:
       with _opened(path) as file:
         for name in file.keys():
@@ -359,78 +351,9 @@ def tensors(
   if faults:
     raise ValueError(
       f"weights in {folder} cannot be read; fetch these files again:\n  "
-      + "\n  ".join(shortened(faults))
+      + "\n  ".join(weight_files.shortened(faults))
     )
   return found
-
-
-def _files(folder, allow_outside):
-  """The weight files of a folder: one, or those that its index names."""
-  # transformers prefers the single file, too.
-  single = (folder / SINGLE).exists()
-  names = [SINGLE] if single else _indexed(folder)
-  faults = [
-    fault for name in names if (fault := _refused(folder, name, allow_outside))
-  ]
-  if faults:
-    raise ValueError(
-      f"weights in {folder} are not read:\n  " + "\n  ".join(shortened(faults))
-    )
-  return [folder / name for name in names]
-
-
-def _refused(folder, name, allow_outside):
-  """Why a weight file is not opened; "" = it is."""
-  if not name or "\0" in name:
-    return f"{name!r} in {INDEX} is no name of a file; fetch the index again"
-  path = folder / name
-  try:
-    real, base = path.resolve(), folder.resolve()
-  except (OSError, RuntimeError) as error:  # a loop of links
-    return f"{name} cannot be read ({error}); fetch it again"
-  if not allow_outside and not any(
-    real.is_relative_to(place) for place in (base, *_blobs(base))
-  ):
-    return (
-      f"{name!r} is {real}, expected a file inside the folder; copy the file"
-      " there, or allow weights outside it (allow_outside)"
-    )
-  if real.exists() and not real.is_file():
-    return f"{name!r} is {real}, which is no regular file; fetch it again"
-  return ""
-
-
-def _blobs(base):
-  """Where the Hugging Face cache keeps the files of a snapshot."""
-  if base.parent.name == "snapshots":
-    yield base.parent.parent / "blobs"
-
-
-def _indexed(folder):
-  """Names of the files in an index of weights."""
-  path = folder / INDEX
-  try:
-    entries = families.read_object(path)["weight_map"]
-    names = sorted(set(entries.values()))
-    if not all(isinstance(name, str) for name in names):
-      raise TypeError("weight_map has values that are no names of files")
-    return names
-  except FileNotFoundError as error:
-    others = sorted(p.name for p in folder.glob("*.bin"))
-    remedy = "give the folder of a checkpoint"
-    if others:
-      remedy = (
-        f"{', '.join(others)} can be converted with transformers:"
-        " save_pretrained(..., safe_serialization=True)"
-      )
-    raise ValueError(
-      f"{folder} has neither {SINGLE} nor {INDEX}; {remedy}"
-    ) from error
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
-      f"{path} cannot be read as an index of weights ({error!r}); fetch it"
-      " again"
-    ) from error
 
 
 def flat(tree) -> dict[str, Any]:
@@ -462,7 +385,8 @@ class _Tree:
   def put(self, place: Place, value: np.ndarray, tensor: Tensor) -> None:
     """Writes the value of a tensor, in the model's form, to its place."""
     path, sharding = place.path, self._shardings[place.path]
-    value = value.astype(self._like[path].dtype, order="C")  # one pass
+    with np.errstate(over="ignore"):  # what overflows is refused below
+      value = value.astype(self._like[path].dtype, order="C")  # one pass
     check_finite(value, f"{tensor.name} in {tensor.file}", tensor.dtype)
     if place.layer is None:
       array = _on_devices(value, sharding)

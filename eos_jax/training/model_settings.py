@@ -15,10 +15,13 @@ class ModelSettings(settings.Checked):
   Attributes:
     path: folder of its checkpoint in Hugging Face's layout.
     dtype: of all parameters, one of `DTYPES`; "" = what its config.json names.
+    allow_outside: whether weights may lie outside the folder, where its index
+      or links lead.
   """
 
   path: str
   dtype: str
+  allow_outside: bool = False
 
   def _faults(self) -> Iterator[str]:
     if not self.path:
