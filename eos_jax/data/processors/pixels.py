@@ -73,9 +73,8 @@ def open_picture(source: pathlib.Path | str | bytes) -> Image.Image:
   """Reads a picture and turns it upright by its EXIF orientation.
 
   The same is done by `load_image` of transformers (`image_utils.py`), which
-  also drops an alpha channel; here it stays, for `rgb` to lay on white. A
-  picture that is given to a processor from memory is not turned, there as
-  here.
+  also drops an alpha channel, see `without_alpha`. A picture that is given to a
+  processor from memory is neither turned nor changed, there as here.
 
   Args:
     source: a file, or what is in one.
@@ -86,7 +85,7 @@ def open_picture(source: pathlib.Path | str | bytes) -> Image.Image:
   inside = isinstance(source, bytes)
   try:
     with Image.open(io.BytesIO(source) if inside else source) as file:
-      return ImageOps.exif_transpose(file)
+      return without_alpha(ImageOps.exif_transpose(file))
   except (OSError, UnidentifiedImageError, SyntaxError) as error:
     name = f"of {len(source)} bytes" if inside else source
     raise ValueError(
@@ -95,9 +94,23 @@ def open_picture(source: pathlib.Path | str | bytes) -> Image.Image:
     ) from error
 
 
+def without_alpha(image: Image.Image) -> Image.Image:
+  """Three channels, as image loaders make them: an alpha channel is dropped.
+
+  This is what transformers' `load_image`, lmms-eval and LLaVA's own code do
+  with files. One colour that stands for transparent stays in `info`, where
+  `rgb` finds it, as the processors in transformers do.
+  """
+  if isinstance(image.info.get("transparency"), bytes):
+    image = image.convert("RGBA")  # a palette's alpha; PIL warns otherwise
+  return image.convert("RGB")
+
+
 def rgb(picture: Picture) -> RGB:
   """Three 8-bit channels; transparent parts are laid on white.
 
+  This is what the processors in transformers do with images in memory, by
+  `convert_to_rgb`. Files have lost their alpha channel in `open_picture`.
   Grey, palette, CMYK and other modes are converted by PIL. Raises ValueError
   for arrays that are no picture, and for pictures without pixels.
   """
