@@ -366,6 +366,17 @@ def test_special_tokens_of_the_wrong_type(name, value, write):
   assert processors.load(path).tokens[name] == "<s>"
 
 
+def test_damage_that_shows_when_a_text_is_read(write):
+  path = write("tiny_llava")
+  values = json.loads((path / "tokenizer.json").read_text())
+  values["post_processor"]["special_tokens"] = {}
+  (path / "tokenizer.json").write_text(json.dumps(values))
+  assert f"{path / 'tokenizer.json'} is damaged (" in _refusal(path)
+  processor = processors.load(write("tiny_smolvlm"))
+  with pytest.raises(ValueError, match="half of a character.* at 13: a surr"):
+    processor.prepare("<|im_start|> \ud83d")
+
+
 def test_special_tokens_of_older_folders(write):
   path = write("tiny_llava")
   (path / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
