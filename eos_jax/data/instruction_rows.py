@@ -190,6 +190,10 @@ class Rows:
   def _show(self, question, pictures):
     """Arrays of the pictures, and the text up to the answer."""
     opened = [processors.open_picture(picture) for picture in pictures]
+    if self.protocol == "llava":
+      for picture in opened:
+        # LLaVA's own code knows no colour that stands for transparent.
+        picture.info.pop("transparency", None)
     content = [{"type": "image"} for _ in opened]
     content.append({"type": "text", "text": question})
     prompt = self.processor.prompt([{"role": "user", "content": content}])

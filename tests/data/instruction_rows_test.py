@@ -277,6 +277,22 @@ def test_pictures_are_scaled_into_a_small_room(name, room, size, rows, ask):
   assert np.isfinite(row["image"]).all() and row["image"].any()
 
 
+def test_a_transparent_colour_by_protocol(rows, tmp_path):
+  """It is white to the processors of transformers, and none to LLaVA's code."""
+  picture = samples.picture(28, 28).quantize(3)
+  picture.save(tmp_path / "key.png", transparency=picture.getpixel((5, 5)))
+  maker = rows("tiny_llava")
+  shown = {}
+  for protocol in ("", "lmms_eval", "llava"):
+    asked = dataclasses.replace(maker, protocol=protocol)
+    shown[protocol] = asked.ask("0", "?", [tmp_path / "key.png"])["image"]
+  np.testing.assert_array_equal(shown[""], shown["lmms_eval"])
+  settings = maker.processor.settings
+  plain = maker.processor.family.preprocess([picture], settings)
+  np.testing.assert_array_equal(shown["llava"][0], plain.pixels[0, 0])
+  assert (shown[""] != shown["llava"]).any()
+
+
 def test_what_does_not_fit_is_refused(rows, ask):
   name = samples.TINY[0]
   with pytest.raises(ValueError, match="tokens of text, but the text length"):

@@ -231,7 +231,7 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
   """
   folder = folder_lib.read(path)
   kind = folder.config.get("model_type")
-  if kind not in FAMILIES:
+  if not isinstance(kind, str) or kind not in FAMILIES:
     raise folder.config.fault(
       "model_type",
       f"one of {', '.join(FAMILIES)}",

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -119,7 +120,8 @@ class Fields:
     """A token, written as text or as an object with its content; "" if none."""
     value = self.get(name, "")
     content = value.get("content") if isinstance(value, dict) else value
-    if not isinstance(content, str):
+    # A lone surrogate is half of a character, which no tokenizer takes.
+    if not isinstance(content, str) or re.search("[\ud800-\udfff]", content):
       raise self.fault(
         name, "a token: text, or {content: text}", "correct the file"
       )

@@ -42,8 +42,9 @@ Source = pathlib.Path | str | bytes
 def open_picture(source: Source) -> Image.Image:
   """Decodes an image and turns it upright by its EXIF orientation.
 
-  `load_image` of transformers (`image_utils.py`) turns images likewise. Images
-  that are given to a processor from memory are not turned, there as here.
+  `load_image` of transformers (`image_utils.py`) turns images likewise, and
+  drops an alpha channel, see `without_alpha`. Images that are given to a
+  processor from memory are neither turned nor changed, there as here.
   Orientations that cannot be read are ignored.
 
   Args:
@@ -168,7 +169,19 @@ def _upright(file: Image.Image) -> Image.Image:
   except Exception:  # damaged EXIF data say nothing about the pixels
     orientation = None
   turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-  return file.copy() if turn is None else file.transpose(turn)
+  return without_alpha(file if turn is None else file.transpose(turn))
+
+
+def without_alpha(image: Image.Image) -> Image.Image:
+  """Three channels, as image loaders make them: an alpha channel is dropped.
+
+  This is what transformers' `load_image`, lmms-eval and LLaVA's own code do
+  with files. One colour that stands for transparent stays in `info`, where
+  `pixels.rgb` finds it, as the processors in transformers do.
+  """
+  if isinstance(image.info.get("transparency"), bytes):
+    image = image.convert("RGBA")  # a palette's alpha; PIL warns otherwise
+  return image.convert("RGB")
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:

@@ -75,6 +75,8 @@ class Pictures:
 def rgb(picture: Picture) -> RGB:
   """Three 8-bit channels; transparent parts are laid on white.
 
+  This is what the processors in transformers do with images in memory, by
+  `convert_to_rgb`. Files have lost their alpha channel in `open_picture`.
   Grey, palette, CMYK and other modes are converted by PIL. Raises ValueError
   for arrays that are no picture, and for pictures without pixels.
   """

@@ -37,7 +37,17 @@ class Text:
     are added, unless the text begins with the first of them already, as chat
     templates have it. `add_bos_token` is not read: neither does transformers
     5 where there is a `tokenizer.json`.
+
+    Raises:
+      ValueError: the text has half of a character.
     """
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(
+        f"the text has half of a character, {text[error.start]!r}, at"
+        f" {error.start}: a surrogate without its other half; remove it"
+      ) from error
     begun = bool(self.begin) and text.startswith(self.begin)
     return self.inner.encode(text, add_special_tokens=not begun).ids
 
@@ -123,10 +133,9 @@ def load(
     begin if inner.token_to_id(begin) is not None else "",
     pad or 0,
   )
-  if "vocab_size" in folder.decoder.values:
-    rows = folder.decoder.whole("vocab_size", 1)
-    source = f"vocab_size of {folder.config.path}"
-    text.check_rows(rows, source, where=str(path))
+  rows = folder.decoder.whole("vocab_size", 1 << 30)
+  source = f"vocab_size of {folder.config.path}"
+  text.check_rows(rows, source, where=str(path))
   return text
 
 
@@ -140,12 +149,17 @@ def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
     )
   try:
     inner = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # the package raises nothing more specific
+    inner.no_truncation()
+    inner.no_padding()
+    inner.decode(inner.encode("?").ids)  # some damage shows only here
+  except BaseException as error:
+    # The package raises nothing more specific; panics are no `Exception`.
+    panic = type(error).__name__ == "PanicException"
+    if not panic and not isinstance(error, Exception):
+      raise
     raise ValueError(
       f"{path} is damaged ({error}); expected a tokenizer; copy the file again"
     ) from error
-  inner.no_truncation()
-  inner.no_padding()
   return inner
 
 

@@ -2,12 +2,17 @@
 
 import json
 import math
+import pathlib
 import shutil
 
+import numpy as np
+from PIL import Image
 import pytest
 
 from eos_jax.data import processors
 from tests.data.processors import samples
+
+_GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
 
 @pytest.fixture
@@ -107,6 +112,61 @@ def test_templates_in_the_tokenizer_s_file(write):
   named.append({"name": "default", "template": "c"})
   _edit(path, "tokenizer_config.json", chat_template=named)
   assert processors.load(path).template == "c"
+
+
+_CLASSES = {
+  "llava": (
+    "LlavaImageProcessor",
+    "CLIPImageProcessor",
+    "SiglipImageProcessor",
+  ),
+  "onevision": ("LlavaOnevisionImageProcessor",),
+  "qwen2_vl": ("Qwen2VLImageProcessor",),
+  "smolvlm": ("SmolVLMImageProcessor", "Idefics3ImageProcessor"),
+}
+
+
+@pytest.mark.parametrize(
+  "family, kind",
+  [(family, kind) for family, kinds in _CLASSES.items() for kind in kinds],
+)
+def test_absent_fields_mean_what_the_class_says(family, kind, write):
+  """The values are those of the classes in transformers 5.24."""
+  defaults = json.loads((_GOLDENS / "defaults.json").read_text())[kind]
+  path = write(family)
+  loaded = []
+  for name, fields in (
+    (kind, defaults),
+    (kind, {}),
+    (f"{kind}Fast", {}),
+    *([(None, {})] if kind == _CLASSES[family][0] else []),
+  ):
+    fields = fields | ({"image_processor_type": name} if name else {})
+    text = json.dumps(fields)
+    (path / "preprocessor_config.json").write_text(text)
+    loaded.append(processors.load(path).settings)
+  assert loaded == loaded[:1] * len(loaded)
+  values = loaded[0].values
+  assert list(values.mean) == defaults["image_mean"]
+  assert list(values.std) == defaults["image_std"]
+
+
+def test_siglip_in_a_llava_folder_squeezes_the_whole_image(write):
+  path = write("llava")
+  picture = {"image_processor_type": "SiglipImageProcessor"}
+  (path / "preprocessor_config.json").write_text(json.dumps(picture))
+  vision = {"model_type": "siglip_vision_model", "patch_size": 16}
+  _edit(path, "config.json", vision_config=vision)
+  counts = {"num_additional_image_tokens": 0, "patch_size": 16}
+  counts["vision_feature_select_strategy"] = "full"
+  _edit(path, "processor_config.json", **counts)
+  processor = processors.load(path)
+  image = samples.picture(300, 410)
+  out = processor.family.preprocess([image], processor.settings)
+  assert out.tokens.tolist() == [14 * 14]
+  small = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
+  expected = (small / 255 - 0.5) / 0.5
+  np.testing.assert_allclose(out.pixels[0, 0], expected, rtol=0, atol=2e-6)
 
 
 def test_flags_are_obeyed(write):
@@ -304,6 +364,17 @@ def test_special_tokens_of_the_wrong_type(name, value, write):
   )
   _edit(path, "tokenizer_config.json", **{name: {"content": "<s>"}})
   assert processors.load(path).tokens[name] == "<s>"
+
+
+def test_damage_that_shows_when_a_text_is_read(write):
+  path = write("tiny_llava")
+  values = json.loads((path / "tokenizer.json").read_text())
+  values["post_processor"]["special_tokens"] = {}
+  (path / "tokenizer.json").write_text(json.dumps(values))
+  assert f"{path / 'tokenizer.json'} is damaged (" in _refusal(path)
+  processor = processors.load(write("tiny_smolvlm"))
+  with pytest.raises(ValueError, match="half of a character.* at 13: a surr"):
+    processor.prepare("<|im_start|> \ud83d")
 
 
 def test_special_tokens_of_older_folders(write):

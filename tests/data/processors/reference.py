@@ -4,7 +4,7 @@
 
 records what the tests compare with where transformers is not installed.
 transformers 5.23.0 with torch 2.13.0 and pillow 13.0.0 wrote the files, 5.24.0
-templates.json.
+defaults.json and templates.json.
 """
 
 import json
@@ -23,6 +23,8 @@ from transformers.models.llava_onevision import (
   image_processing_pil_llava_onevision as onevision,
 )
 from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as qwen2
+from transformers.models.siglip import image_processing_pil_siglip as siglip
+from transformers.models.smolvlm import image_processing_pil_smolvlm as smolvlm
 
 from tests.data.processors import samples, templates
 
@@ -32,6 +34,8 @@ _IMAGE_CLASSES = {
   "LlavaImageProcessor": llava.LlavaImageProcessorPil,
   "LlavaOnevisionImageProcessor": onevision.LlavaOnevisionImageProcessorPil,
   "Qwen2VLImageProcessor": qwen2.Qwen2VLImageProcessorPil,
+  "SiglipImageProcessor": siglip.SiglipImageProcessorPil,
+  "SmolVLMImageProcessor": smolvlm.SmolVLMImageProcessorPil,
 }
 _CLASSES = {
   "llava": transformers.LlavaProcessor,
@@ -178,6 +182,29 @@ def record_templates(root):
   (root / "templates.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
+def record_defaults(root):
+  """Writes what an absent field means to each class of image processors."""
+  known = (
+    "rescale_factor",
+    "resample",
+    "size",
+    "crop_size",
+    "default_to_square",
+  )
+  known += ("image_mean", "image_std", "image_grid_pinpoints", "patch_size")
+  known += ("merge_size", "temporal_patch_size", "max_image_size")
+  found = {
+    name: {
+      field: value
+      for field in dir(kind)
+      if field in known or field.startswith("do_")
+      if (value := getattr(kind, field)) is not None
+    }
+    for name, kind in _IMAGE_CLASSES.items()
+  }
+  (root / "defaults.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def record(root):
   """Writes the goldens."""
   root.mkdir(parents=True, exist_ok=True)
@@ -204,4 +231,5 @@ def record(root):
 
 if __name__ == "__main__":
   record(pathlib.Path(sys.argv[1]))
+  record_defaults(pathlib.Path(sys.argv[1]))
   record_templates(pathlib.Path(sys.argv[1]))
