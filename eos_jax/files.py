@@ -37,11 +37,20 @@ def read_json(path: pathlib.Path) -> Any:
   return json.loads(path.read_text(encoding="utf-8"))
 
 
+def lines(path: pathlib.Path) -> list[str]:
+  """Reads the lines of a UTF-8 file.
+
+  Only line feeds and carriage returns end a line: `str.splitlines` would also
+  cut at U+2028, U+2029 and U+0085, which JSON strings may hold as they are.
+  """
+  return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads a file of JSON lines, but for lines that were cut short."""
   rows = []
   if path.exists():
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines(path):
       with contextlib.suppress(json.JSONDecodeError):
         rows.append(json.loads(line))
   return rows

@@ -13,6 +13,7 @@ import tqdm
 
 from eos_jax import cost, files, models, ops
 from eos_jax.data import benchmarks, processors
+from eos_jax.data import faults as faults_lib
 from eos_jax.data import sources as sources_lib
 from eos_jax.data.benchmarks import batches
 from eos_jax.evaluation import (
@@ -162,7 +163,7 @@ def _book(job, asked, plan, fingerprint, path):
     "steps": _steps(job, asked),
     **settings.binding(job.data),
   }
-  del facts["folder"], facts["apart"]
+  del facts["folder"], facts["apart"], facts["images_anywhere"]
   cut = [ids[i : i + job.batch] for i in range(0, len(ids), job.batch)]
   try:
     return predictions.Predictions(path, facts, cut)
@@ -306,7 +307,11 @@ def _open(job):
     attempt(
       f"data.folder, {name}",
       lambda name=name: benchmarks.read(
-        name, root / name, job.data.protocol, apart=job.data.apart
+        name,
+        root / name,
+        job.data.protocol,
+        apart=job.data.apart,
+        images_anywhere=job.data.images_anywhere,
       ),
     )
     for name in job.data.names
@@ -325,13 +330,35 @@ def _open(job):
     )
   attempt.check()
   plans = _plans(cfg, job)
-  sets = tuple(
-    batches.BenchmarkSet(
-      name, _first(name, questions.samples, job.data.count), rows
+  checked = [
+    attempt(
+      f"data.folder, {name}",
+      lambda name=name, questions=questions: _checked(
+        name, questions, rows, job
+      ),
     )
     for name, questions in zip(job.data.names, read, strict=True)
+  ]
+  attempt.check()
+  sets, found = zip(*checked, strict=True)
+  return _Opened(source, cfg, mesh, sets, found, plans)
+
+
+def _checked(name, questions, rows, job):
+  """The questions to ask, all of them with rows that can be made.
+
+  Raises:
+    sources_lib.DataError: there are others, or no questions.
+  """
+  asked = batches.BenchmarkSet(
+    name, _first(name, questions.samples, job.data.count), rows
   )
-  return _Opened(source, cfg, mesh, sets, tuple(read), plans)
+  faults = asked.unusable()
+  if faults and not job.data.apart or len(faults) == len(asked):
+    raise sources_lib.DataError(faults_lib.listed(list(faults.values())))
+  samples = tuple(one for one in asked.samples if one.id not in faults)
+  asked = dataclasses.replace(asked, samples=samples)
+  return asked, questions.without(faults)
 
 
 def _processor(job):

@@ -47,7 +47,12 @@ __all__ = [
 
 
 def read(
-  name: str, folder: pathlib.Path | str, protocol: str, *, apart: bool = False
+  name: str,
+  folder: pathlib.Path | str,
+  protocol: str,
+  *,
+  apart: bool = False,
+  images_anywhere: bool = False,
 ) -> Questions:
   """The questions of a benchmark.
 
@@ -57,6 +62,7 @@ def read(
     protocol: whose wording, one of `prompts.PROTOCOLS`.
     apart: set rows that cannot be used apart instead of refusing them; they
       are in the result.
+    images_anywhere: whether names of images may lead out of their folder.
 
   Raises:
     ValueError: the name or the protocol is not known.
@@ -70,6 +76,6 @@ def read(
     raise ValueError(
       f"protocol is {protocol!r}; use one of {', '.join(prompts.PROTOCOLS)}"
     )
-  collector = Collector()
+  collector = Collector(images_anywhere=images_anywhere)
   READERS[name](pathlib.Path(folder), protocol, collector)
   return collector.questions(apart=apart)

@@ -9,7 +9,12 @@ from typing import Any
 from jaxtyping import Int32
 import numpy as np
 
-from eos_jax.data import instruction_batches, instruction_rows, sources
+from eos_jax.data import (
+  faults,
+  instruction_batches,
+  instruction_rows,
+  sources,
+)
 from eos_jax.data.benchmarks.samples import Sample
 from eos_jax.data.questions import Question
 
@@ -85,6 +90,31 @@ class BenchmarkSet:
   def _row(self, place):
     sample = self.samples[place]
     try:
-      return self.rows.ask(sample.id, sample.prompt, (sample.picture,))
+      return self.made(sample)
     except ValueError as error:
-      raise sources.DataError(f"{self.name}, {error}") from error
+      fault = faults.Fault(sample.file, sample.row, str(error))
+      raise sources.DataError(f"{self.name}, {fault}") from error
+
+  def made(self, sample: Sample) -> dict[str, Any]:
+    """The row of a sample.
+
+    Raises:
+      ValueError: it cannot be used.
+    """
+    return self.rows.ask(sample.id, sample.prompt, (sample.picture,))
+
+  def unusable(self) -> dict[str, faults.Fault]:
+    """Finds samples whose rows cannot be made, by their ids.
+
+    The questions of an image of MME are scored together: if one of them cannot
+    be used, neither is the other.
+    """
+    found = instruction_batches.unusable(self.samples, self.made)
+    by_id = {self.samples[place].id: one for place, one in found.items()}
+    if self.name == "mme":
+      lost = {self.samples[place].groups["picture"] for place in found}
+      for sample in self.samples:
+        if sample.groups["picture"] in lost and sample.id not in by_id:
+          what = "the other question of its image cannot be used"
+          by_id[sample.id] = faults.Fault(sample.file, sample.row, what)
+    return by_id

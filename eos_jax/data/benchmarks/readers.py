@@ -10,6 +10,7 @@ import functools
 import pathlib
 from typing import Any
 
+from eos_jax import files
 from eos_jax.data.benchmarks import prompts, tables
 from eos_jax.data.benchmarks.samples import (
   Collector,
@@ -18,7 +19,6 @@ from eos_jax.data.benchmarks.samples import (
   one_of,
   picture_base64,
   picture_bytes,
-  picture_file,
   text,
   texts,
 )
@@ -92,7 +92,7 @@ def vqav2(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     name = f"COCO_{pictures}_{number(row, 'image_id'):012d}.jpg"
     return Sample(
       str(row["question_id"]),
-      picture_file(folder / pictures / name),
+      collector.picture_file(folder / pictures, name),
       prompts.short(text(row, "question")),
       *(((), {}) if hidden else told(row)),
     )
@@ -116,7 +116,7 @@ def gqa(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     structural = text(types, "structural")
     return Sample(
       name,
-      picture_file(folder / "images" / f"{text(row, 'imageId')}.jpg"),
+      collector.picture_file(folder / "images", f"{text(row, 'imageId')}.jpg"),
       prompts.short(text(row, "question")),
       (text(row, "answer"),),
       {
@@ -157,7 +157,7 @@ def textvqa(
       raise RowError(f"image_id {name!r} has no words in {found.name}")
     return Sample(
       str(row["question_id"]),
-      picture_file(folder / "train_images" / f"{name}.jpg"),
+      collector.picture_file(folder / "train_images", f"{name}.jpg"),
       prompts.textvqa(text(row, "question"), words.get(name), protocol),
       texts(row, "answers"),
     )
@@ -174,7 +174,7 @@ def pope(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     label = one_of(text(row, "label").lower().strip(), _LABELS, "label")
     return Sample(
       f"{split}/{row['question_id']}",
-      picture_file(folder / "val2014" / text(row, "image")),
+      collector.picture_file(folder / "val2014", text(row, "image")),
       prompts.short(text(row, "text")),
       (label,),
       {"split": split},
@@ -208,18 +208,18 @@ def mme(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
       label = one_of(answer.strip().lower(), _LABELS, "the answer")
       return Sample(
         f"{subtask}/{path.stem}/{row['place']}",
-        picture_file(there[0] if there else pictures[0]),
+        collector.picture_file(beside, (there or pictures)[0].name),
         prompts.mme(question),
         (label,),
         {"subtask": subtask, "picture": f"{subtask}/{path.stem}"},
         repeated={
-          "picture": (there[0] if there else pictures[0]).name,
+          "picture": (there or pictures)[0].name,
           "question": question,
           "answer": answer.strip(),
         },
       )
 
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = files.lines(path)
     rows = [
       {"line": line, "place": place}
       for place, line in enumerate(lines, 1)
@@ -317,7 +317,7 @@ def seed(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     kind = number(row, "question_type_id")
     return Sample(
       str(row["question_id"]),
-      picture_file(folder / "SEED-Bench-image" / str(row["data_id"])),
+      collector.picture_file(folder / "SEED-Bench-image", str(row["data_id"])),
       prompts.letter(text(row, "question"), list(choices.values())),
       (one_of(row["answer"], choices, "answer"),),
       {"type": kinds.get(kind, str(kind))},
@@ -355,7 +355,7 @@ def ocrbench(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     answers = (answers,) if isinstance(answers, str) else texts(row, "answers")
     return Sample(
       str(row["id"]),
-      picture_file(folder / text(row, "image_path")),
+      collector.picture_file(folder, text(row, "image_path")),
       text(row, "question").strip(),
       answers,
       {"type": text(row, "type"), "dataset": text(row, "dataset_name")},
@@ -385,7 +385,7 @@ def scienceqa(
     hint = text(row, "hint", empty=True)
     return Sample(
       name,
-      picture_file(folder / "test" / name / row["image"]),
+      collector.picture_file(folder / "test", f"{name}/{text(row, 'image')}"),
       prompts.scienceqa(text(row, "question"), choices, hint, protocol),
       (LETTERS[answer],),
       {name: text(row, name) for name in ("subject", "grade")},
@@ -406,7 +406,7 @@ def chartqa(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
   def make(part, place, row):
     return Sample(
       f"{part}/{place}",
-      picture_file(folder / "png" / text(row, "imgname")),
+      collector.picture_file(folder / "png", text(row, "imgname")),
       prompts.chartqa(text(row, "query")),
       (text(row, "label"),),
       {"part": part},
@@ -476,7 +476,7 @@ def mmvet(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
   def make(name, row):
     return Sample(
       name,
-      picture_file(folder / "images" / text(row, "imagename")),
+      collector.picture_file(folder / "images", text(row, "imagename")),
       text(row, "question"),
       (text(row, "answer"),),
       {"capabilities": ",".join(sorted(texts(row, "capability")))},

@@ -1,18 +1,15 @@
 """Questions of a benchmark, and the rows that cannot be used."""
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-import io
 import pathlib
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from eos_jax.data import faults as faults_lib
-from eos_jax.data import sources
-from eos_jax.data.faults import Fault, RowError
+from eos_jax.data import image_folder, sources
+from eos_jax.data.faults import Fault, RowError, shown
+from eos_jax.data.processors import image_file
 
 # A picture as it lies on the disk, or as it came inside a table.
 Source = pathlib.Path | bytes
@@ -31,6 +28,8 @@ class Sample:
     groups: what breakdowns go by, such as its category.
     choices: texts of its options by their letters, if it has some.
     repeated: what a submission repeats of its row, in that order.
+    file: that its row is in, for messages.
+    row: its number there, from 1.
   """
 
   id: str
@@ -40,6 +39,8 @@ class Sample:
   groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
   choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
   repeated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  file: str = dataclasses.field(default="", compare=False)
+  row: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +57,46 @@ class Questions:
   faults: tuple[Fault, ...] = ()
   left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
+  def without(self, faults: Mapping[str, Fault]) -> "Questions":
+    """Sets apart samples that turned out to be of no use, by their ids."""
+    return dataclasses.replace(
+      self,
+      samples=tuple(one for one in self.samples if one.id not in faults),
+      faults=(*self.faults, *faults.values()),
+    )
+
 
 class Collector:
   """Takes rows one by one, and keeps apart those that cannot be used."""
 
-  def __init__(self):
+  def __init__(self, *, images_anywhere: bool = False):
+    """Has no rows yet.
+
+    Args:
+      images_anywhere: whether names of images may lead out of their folder.
+    """
+    self._anywhere = images_anywhere
+    self._folders: dict[pathlib.Path, image_folder.ImageFolder] = {}
     self._samples: dict[str, Sample] = {}
     self._faults: list[Fault] = []
     self._left_out: dict[str, int] = {}
+
+  def picture_file(self, folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Finds an image by its name in a row, and checks its header.
+
+    Raises:
+      RowError: it is not there, not inside the folder, or no image.
+    """
+    if folder not in self._folders:
+      self._folders[folder] = image_folder.ImageFolder(
+        folder, anywhere=self._anywhere
+      )
+    path = self._folders[folder].path(name)
+    try:
+      image_file.check_picture(path)
+    except ValueError as error:
+      raise RowError(str(error)) from error
+    return path
 
   def add(self, file: str, row: int, make: Callable[[], Sample | str]) -> None:
     """Makes a sample of a row.
@@ -77,7 +110,11 @@ class Collector:
     try:
       made = make()
       if isinstance(made, Sample) and made.id in self._samples:
-        raise RowError(f"id {made.id!r} is there a second time; give each once")
+        raise RowError(
+          f"id {shown(made.id)} is there a second time; give each once"
+        )
+      if isinstance(made, Sample):
+        _check_texts(made)
     except KeyError as error:
       what = f"the field {error.args[0]!r} is missing"
       self._faults.append(Fault(file, row, what))
@@ -87,6 +124,7 @@ class Collector:
       if isinstance(made, str):
         self._left_out[made] = self._left_out.get(made, 0) + 1
       else:
+        made = dataclasses.replace(made, file=file, row=row)
         self._samples[made.id] = made
 
   def questions(self, *, apart: bool = False) -> Questions:
@@ -112,6 +150,19 @@ class Collector:
     )
 
 
+def _check_texts(sample):
+  """Refuses texts that neither a prompt nor a submission can hold."""
+  found = {"its id": [sample.id], "the prompt": [sample.prompt]}
+  found["an answer"] = list(sample.answers)
+  for name in ("groups", "choices", "repeated"):
+    mapping = getattr(sample, name)
+    found[f"one of its {name}"] = [*mapping.keys(), *mapping.values()]
+  for name, texts_ in found.items():
+    for value in texts_:
+      if isinstance(value, str):
+        faults_lib.check_unicode(name, value)
+
+
 def text(row: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
   """A text field.
 
@@ -122,7 +173,7 @@ def text(row: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
   """
   value = row[name]
   if not isinstance(value, str) or not (empty or value.strip()):
-    raise RowError(f"{name} is {value!r}; expected a text")
+    raise RowError(f"{name} is {shown(value)}; expected a text")
   return value
 
 
@@ -134,7 +185,7 @@ def texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     or not value
     or not all(isinstance(item, str) for item in value)
   ):
-    raise RowError(f"{name} is {value!r}; expected a list of texts")
+    raise RowError(f"{name} is {shown(value)}; expected a list of texts")
   return tuple(value)
 
 
@@ -158,20 +209,12 @@ def number(row: Mapping[str, Any], name: str) -> int:
   return found
 
 
-def picture_file(path: pathlib.Path) -> pathlib.Path:
-  """A picture file that is there and has a picture's beginning."""
-  if not path.is_file():
-    raise RowError(f"the picture {path} does not exist")
-  _check(path, str(path))
-  return path
-
-
 def picture_bytes(value: Any) -> bytes:
   """A picture inside a table: bytes, or an object that has them."""
   found = value.get("bytes") if isinstance(value, Mapping) else value
   if not isinstance(found, bytes) or not found:
     raise RowError("image has no bytes; expected an encoded picture")
-  _check(io.BytesIO(found), "image")
+  _check(found)
   return found
 
 
@@ -181,16 +224,15 @@ def picture_base64(value: Any) -> bytes:
     raise RowError("image is empty; expected a picture in base64")
   try:
     found = base64.b64decode(value, validate=True)
-  except binascii.Error as error:
+  except ValueError as error:
     raise RowError(f"image is no base64 ({error})") from error
-  _check(io.BytesIO(found), "image")
+  _check(found)
   return found
 
 
-def _check(file, name):
+def _check(data):
   """Reads the header alone; pixels are read when they are shown."""
   try:
-    with Image.open(file):
-      pass
-  except (OSError, UnidentifiedImageError, SyntaxError) as error:
-    raise RowError(f"{name} is no picture ({error})") from error
+    image_file.check_picture(data)
+  except ValueError as error:
+    raise RowError(f"image is no picture: {error}") from error

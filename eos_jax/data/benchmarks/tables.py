@@ -7,6 +7,7 @@ import pathlib
 import sys
 from typing import Any
 
+from eos_jax import files
 from eos_jax.data import sources
 
 
@@ -55,7 +56,7 @@ def json_lines(
 ) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
   """Numbers of lines, and their objects, or what is wrong with them."""
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = files.lines(path)
   except (OSError, ValueError) as error:
     raise _fault(path, error, "lines of JSON") from error
   for place, line in enumerate(lines, 1):
