@@ -6,7 +6,8 @@ a list of them, or they are set apart, counted, and not used.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+
+from eos_jax import naming
 
 # So many are listed.
 _LISTED = 20
@@ -16,16 +17,10 @@ class RowError(ValueError):
   """A row that cannot be used; the message says what was expected."""
 
 
-def shown(value: Any, most: int = 80) -> str:
-  """Returns a value as messages show it: one line of bounded length."""
-  text = repr(value)
-  return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
 def check_unicode(name: str, text: str) -> None:
   """Refuses a text that no file and no tokenizer can hold.
 
-  JSON can spell half of a surrogate pair, such as "\\ud83d".
+  JSON can spell half of a surrogate pair by an escape.
 
   Args:
     name: of the text, for the message.
@@ -38,9 +33,9 @@ def check_unicode(name: str, text: str) -> None:
     text.encode()
   except UnicodeEncodeError as error:
     raise RowError(
-      f"{name} has half of a surrogate pair,"
-      f" {shown(text[error.start])} at character {error.start + 1}; expected"
-      " whole characters; repair the text"
+      f"{name} has {naming.quoted(text[error.start])}, half of a surrogate"
+      f" pair, at character {error.start + 1}; expected whole characters;"
+      " repair the text"
     ) from error
 
 
@@ -59,6 +54,8 @@ class Fault:
   what: str
 
   def __str__(self) -> str:
+    if not self.file:  # it was made in memory
+      return self.what
     return f"{self.file}, row {self.row}: {self.what}"
 
 
