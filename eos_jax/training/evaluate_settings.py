@@ -6,7 +6,7 @@ import dataclasses
 from eos_jax import naming, ops
 from eos_jax.data import benchmarks
 from eos_jax.data.processors import llava
-from eos_jax.training import model_settings, settings
+from eos_jax.training import model_settings, rules, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BenchmarkSettings(settings.Checked):
         )
     yield from self.at_least(0, "count", "answer_length")
     yield from self.at_least(1, "text_length", "pictures")
-    yield from settings.image_shape_faults(self.tiles, self.size)
+    yield from rules.image_shape_faults(self.tiles, self.size)
 
 
 def files_of(data: BenchmarkSettings, name: str) -> tuple[str, ...]:
