@@ -46,8 +46,9 @@ class Predictions:
     """
     self._path = path
     facts = files.plain(facts)
+    common = files.digest(facts)
     self._batches = [
-      [(name, files.digest([facts, question])) for name, question in batch]
+      [(name, files.digest([common, question])) for name, question in batch]
       for batch in batches
     ]
     head, *lines = files.read_jsonl(path) or [None]
