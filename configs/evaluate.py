@@ -57,6 +57,7 @@ def _published(pictures, tiles=(), size=(), style="", aspect=""):
   config.model = ml_collections.ConfigDict()
   config.model.path = ""  # folder of the checkpoint, or of a converted one
   config.model.dtype = "bfloat16"  # "" = that of the checkpoint
+  config.model.allow_outside = False  # weights that links or the index reach
   # Devices along data, fsdp and tensor; () = as many along fsdp as the shapes
   # allow, the others along data.
   config.mesh = ()

@@ -183,6 +183,7 @@ def _published(config, budgets, pictures, tiles=(), size=()):
   config.model = ml_collections.ConfigDict()
   config.model.path = ""  # folder of the checkpoint, or of a converted one
   config.model.dtype = "bfloat16"  # "" = that of the checkpoint
+  config.model.allow_outside = False  # weights that links or the index reach
 
   config.data = ml_collections.ConfigDict()
   config.data.path = ""  # LLaVA's instruction JSON

@@ -6,19 +6,27 @@
 can be imported.
 """
 
+import signal
+
+if __name__ == "__main__":
+  # Until a run has begun there is nothing to save, and imports drop exceptions.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import errno
 import itertools
-import pathlib
+import os
 import runpy
 import shutil
+import stat
 import sys
 from typing import Any
 
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
-from eos_jax import processes, tasks
+from eos_jax import files, naming, processes, tasks
 from eos_jax.data import sources
 from eos_jax.training import checkpoint, fits, loop, settings, workdir
 
@@ -48,9 +56,19 @@ _DISTRIBUTED = flags.DEFINE_bool(
   "Join the other processes that Cloud TPU, GKE, Slurm or MPI tell of.",
 )
 
+# What parses an override of a field, by the type of its default.
+_PARSERS = {
+  bool: flags.BooleanParser(),
+  float: flags.FloatParser(),
+  int: flags.IntegerParser(),
+  str: flags.ArgumentParser(),
+  tuple: tuple_parser.TupleParser(),
+}
+
 # What a user can mend; anything else is a bug and ends with its traceback.
 EXPECTED = (
   checkpoint.CheckpointError,
+  files.NotFinite,
   fits.TooLarge,
   processes.Interrupted,
   processes.LaunchError,
@@ -75,8 +93,8 @@ def main(argv: list[str]) -> None:
     known = settings.nearest(task, tasks.TASKS)
     sys.exit(f"error: config.task is {task!r}; {known}")
   default = f"runs/{tasks.TASKS[task].reads or task}"
-  path = pathlib.Path(_WORKDIR.value or default).absolute()
   try:
+    path = workdir.absolute(_WORKDIR.value or default)
     processes.start(
       coordinator=_COORDINATOR.value,
       index=_PROCESS_INDEX.value,
@@ -121,14 +139,14 @@ def _override_faults(argv: list[str]) -> list[str]:
   given = []
   for arg, after in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
     name, equals, value = arg.lstrip("-").partition("=")
-    given.append((name, value if equals else after))
-  files = [value for name, value in given if name == "config"]
-  if not files:
+    given.append((name, value if equals else after, not equals))
+  paths = [value for name, value, _ in given if name == "config"]
+  if not paths:
     return []  # absl asks for it
-  defaults, faults = _defaults(files[-1]), []
-  for name, value in given:
+  defaults, faults = _defaults(paths[-1]), []
+  for name, value, alone in given:
     if name.startswith("config."):
-      faults += _override_fault(name, value, defaults)
+      faults += _override_fault(name, value, defaults, alone)
   return faults
 
 
@@ -136,35 +154,56 @@ def _defaults(file: str) -> dict[str, Any]:
   """The fields of a config file, before overrides."""
   path, _, variant = file.partition(":")
   try:
-    return runpy.run_path(path)["get_config"](variant).to_dict()
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      sys.exit(
+        f"error: --config={file} is no file; give one, such as"
+        " configs/search.py"
+      )
+    made = runpy.run_path(path)
   except OSError as error:
     sys.exit(
       f"error: --config={file} cannot be read ({error.strerror}); give a file,"
       " such as configs/search.py"
     )
+  except Exception as error:  # whatever is in the file
+    sys.exit(f"error: --config={file!a} is no config: {_short(error)}")
+  try:
+    return made["get_config"](variant).to_dict()
   except ValueError as error:  # what our configs say of a variant
     sys.exit(f"error: --config={file}: {error}")
+  except Exception as error:  # whatever is in the file
+    sys.exit(
+      f"error: --config={file!a} is no config: get_config({variant!r}) has to"
+      f" return a ConfigDict: {_short(error)}"
+    )
 
 
-def _override_fault(name, value, config):
-  """At most one fault, in words."""
+def _short(error: Exception) -> str:
+  """An error in one line."""
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _override_fault(name, value, config, alone):
+  """At most one fault, in words; `alone`: the value is the next argument."""
   for part in name.split(".")[1:]:
+    where = naming.quoted(name).strip("'")
     if not isinstance(config, dict):
-      return [f"{name} is unknown; it is a single value that has no fields"]
+      return [f"{where} is unknown; it is a single value that has no fields"]
     if part not in config:
-      return [f"{name} is unknown; {settings.nearest(part, config)}"]
+      return [f"{where} is unknown; {settings.nearest(part, config)}"]
     config = config[part]
   if isinstance(config, dict):
     return [
-      f"{name} must be a group of fields, got {value!r}; set one of"
-      f" {', '.join(f'{name}.{field}' for field in config)}"
+      f"{name} must be a group of fields, got {naming.quoted(value)}; set one"
+      f" of {', '.join(f'{name}.{field}' for field in config)}"
     ]
   kind = type(config)
-  if kind in (int, float):
-    try:
-      kind(value)
-    except ValueError:
-      return [f"{name} must be {kind.__name__}, got {value!r}"]
+  if alone and kind is bool:  # `--config.best`
+    return []
+  try:
+    _PARSERS[kind].parse(value)
+  except (ValueError, RecursionError, MemoryError):
+    return [f"{name} must be {kind.__name__}, got {naming.quoted(value)}"]
   return []
 
 
@@ -179,6 +218,23 @@ def _disk_is_full(error: BaseException | None) -> bool:
   return False
 
 
+def _run() -> None:
+  """The command line, also where nobody reads its output to the end."""
+  try:
+    try:
+      app.run(main, flags_parser=_parse)
+    finally:
+      if sys.stdout is not None:
+        sys.stdout.flush()
+  except BrokenPipeError:
+    # Or Python would fail to write the rest once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(
+      "error: the reader of the output has gone; what is finished is kept, run"
+      " the same command again to go on"
+    )
+
+
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config"])
-  app.run(main, flags_parser=_parse)
+  _run()

@@ -1,5 +1,6 @@
 """Names and values that come from outside: as file names, and in messages."""
 
+from collections.abc import Sequence
 import reprlib
 from typing import Any
 
@@ -27,6 +28,18 @@ def quoted(value: Any, most: int = 100) -> str:
     return text
   half = (most - 3) // 2
   return f"{text[:half]}...{text[-half:]}"
+
+
+def listed(faults: Sequence[str], most: int = 10) -> str:
+  """Returns faults in one line, the first ones where there are very many.
+
+  >>> listed(["a is 1", "b is 2", "c is 3"], most=2)
+  'a is 1; b is 2; and 1 more'
+  """
+  rest = len(faults) - most
+  return "; ".join(
+    [*faults[:most], *([f"and {rest} more"] if rest > 0 else [])]
+  )
 
 
 def is_unicode(text: str) -> bool:

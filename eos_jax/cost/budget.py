@@ -157,7 +157,7 @@ def budget_plan(
 
 def _least(spec: types.OperatorSpec, tokens: int) -> int:
   """Fewest tokens that one step of an operator leaves."""
-  if spec.select == "bipartite":
+  if spec.select in ("bipartite", "bipartite_distilled"):
     return pairs.bipartite_minimum(tokens)
   return 1
 

@@ -6,6 +6,7 @@ a list of them, or they are set apart, counted, and not used.
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 # So many are listed.
 _LISTED = 20
@@ -13,6 +14,34 @@ _LISTED = 20
 
 class RowError(ValueError):
   """A row that cannot be used; the message says what was expected."""
+
+
+def shown(value: Any, most: int = 80) -> str:
+  """Returns a value as messages show it: one line of bounded length."""
+  text = repr(value)
+  return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def check_unicode(name: str, text: str) -> None:
+  """Refuses a text that no file and no tokenizer can hold.
+
+  JSON can spell half of a surrogate pair, such as "\\ud83d".
+
+  Args:
+    name: of the text, for the message.
+    text: to check.
+
+  Raises:
+    RowError: the text has half of a surrogate pair.
+  """
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise RowError(
+      f"{name} has half of a surrogate pair,"
+      f" {shown(text[error.start])} at character {error.start + 1}; expected"
+      " whole characters; repair the text"
+    ) from error
 
 
 @dataclasses.dataclass(frozen=True)

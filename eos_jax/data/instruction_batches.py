@@ -120,7 +120,7 @@ class InstructionSet:
   @property
   def stop(self) -> tuple[int, ...]:
     """Ids that end an answer."""
-    return (self.rows.stop,)
+    return self.rows.end_ids
 
   @property
   def drawn(self) -> bool:

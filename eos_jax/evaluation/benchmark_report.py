@@ -24,7 +24,8 @@ class Line:
 
   Attributes:
     name: of the plan, or "dense".
-    layer_average: visual tokens, mean over decoder layers.
+    layer_average: visual tokens, mean over decoder layers; None where there is
+      no such plan.
     final: visual tokens after the last site.
     flops: of a prefill with a prompt of mean length and one picture.
     kv_bytes: of the cache behind it.
@@ -33,7 +34,7 @@ class Line:
   """
 
   name: str
-  layer_average: float = float("nan")
+  layer_average: float | None = None
   final: int = 0
   flops: int = 0
   kv_bytes: int = 0

@@ -37,7 +37,7 @@ def judged(judge, todo, book, folder):
     if name == evaluator.SEARCHED and judge.questions.drawn:
       shown = folder / "examples" / f"{limit:g}.npz"
     result = book.find(name, limit, plan)
-    if result is None or not (shown is None or shown.exists()):
+    if result is None or not (shown is None or _is_sound(shown)):
       answers = judge.predict(plan)
       result = judge.judge(name, limit, plan, answers)
       if shown is not None:
@@ -46,6 +46,15 @@ def judged(judge, todo, book, folder):
       book.add(result)
     results.append(result)
   return results
+
+
+def _is_sound(path):
+  """Whether examples can be read; those that are damaged are made again."""
+  try:
+    return path.exists() and bool(examples.load(path))
+  except ValueError as error:
+    print(f"warning: {error}; it is made again", flush=True)
+    return False
 
 
 def write(folder, results, judge, fingerprint, extra, data):

@@ -225,12 +225,14 @@ def _open(job):
   attempt.check()
   attempt("mesh", lambda: partition.param_shardings(mesh, shapes))
   cfg = attempt(
-    "data", lambda: published_model.with_room(source.description, job.data)
+    "data",
+    lambda: published_model.with_room(source.description, job.data, processor),
   )
   rows = None
   if cfg is not None:
     rows = attempt(
-      "model.path", lambda: published_model.rows(processor, cfg, job.data)
+      "model.path",
+      lambda: published_model.rows(processor, cfg, job.data, job.data.protocol),
     )
   attempt.check()
   plans = _plans(cfg, job)

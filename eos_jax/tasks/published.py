@@ -167,7 +167,8 @@ def _open(job):
   attempt.check()
   attempt("mesh", lambda: partition.param_shardings(mesh, shapes))
   cfg = attempt(
-    "data", lambda: published_model.with_room(source.description, job.data)
+    "data",
+    lambda: published_model.with_room(source.description, job.data, processor),
   )
   rows = example = None
   if cfg is not None:

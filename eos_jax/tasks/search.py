@@ -5,6 +5,7 @@ the user.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 
@@ -13,6 +14,7 @@ import jax
 from eos_jax import cost, files, models
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
+from eos_jax.ops import plan as plan_lib
 from eos_jax.search import check_reachable
 from eos_jax.tasks import (
   common,
@@ -74,9 +76,37 @@ def _make_problem(cfg, params, job):
       check_reachable(space, problem.constraints(limit), measures)
     except cost.UnreachableBudget as error:
       faults.append(f"config.budgets has {limit:g}: {error}")
+  if space and not faults:
+    faults = _start_faults(problem)
   if faults:
     raise settings.ConfigError(faults)
   return problem
+
+
+def _start_faults(problem):
+  """Why the first step or the last plan cannot be made."""
+  job, sites = problem.settings, len(problem.space.sites)
+  if job.ranges.rho:
+    high = problem.space.range_of("rho")[1]
+    if sites * plan_lib.growth(high) > plan_lib.MOST_GROWTH:
+      return [
+        f"config.ranges.rho is {job.ranges.rho}, which at {sites} sites"
+        " multiplies features by more than float32 can hold; use a lower end"
+      ]
+  budgets = problem.knots.budgets if problem.knots else (max(job.budgets),)
+  for budget in budgets:
+    wider = tuple(
+      dataclasses.replace(c, limit=job.start_multiple * c.limit)
+      for c in problem.constraints(budget)
+    )
+    try:
+      check_reachable(problem.space, wider, problem.measures)
+    except cost.UnreachableBudget as error:
+      return [
+        f"config.start_multiple is {job.start_multiple:g}, so the search would"
+        f" start from lower limits than can be reached: {error}"
+      ]
+  return []
 
 
 def check(job: search_settings.SearchSettings) -> None:

@@ -33,7 +33,14 @@ def faults(job: search_settings.SearchJob) -> list[str]:
   )
   if job.trains_model:
     found += common.split_faults(job.data, "train", f"mode={job.mode!r}")
-  return found
+  return found + common.shipped_data_faults(
+    job.data,
+    {
+      "check_questions": (job.check_questions, "validation"),
+      "evaluation.questions": (job.evaluation.questions, "test"),
+    },
+    job.weights,
+  )
 
 
 def check_weights(job: search_settings.SearchJob) -> None:

@@ -53,15 +53,12 @@ class BenchmarkSettings(settings.Checked):
       yield "folder is empty; give that of the benchmarks, --config.data.folder"
     if not self.names:
       yield f"names is empty; give some of {', '.join(benchmarks.READERS)}"
-    for name in self.names:
-      if name not in benchmarks.READERS:
-        known = settings.nearest(name, benchmarks.READERS)
-        yield f"names has {name!r}; {known}"
-    if self.protocol not in benchmarks.prompts.PROTOCOLS:
-      known = settings.nearest(self.protocol, benchmarks.prompts.PROTOCOLS)
-      yield f"protocol is {self.protocol!r}; {known}"
+    yield from self.known("names", benchmarks.READERS)
+    yield from self.each_once("names")
+    yield from self.known("protocol", benchmarks.prompts.PROTOCOLS)
     if self.aspect not in ("", *llava.ASPECTS):
-      yield f"aspect is {self.aspect!r}; use one of '', 'crop', 'pad'"
+      aspect = settings.quoted(self.aspect)
+      yield f"aspect is {aspect}; use one of '', 'crop', 'pad'"
     for entry in self.files:
       name, _, file = entry.partition("=")
       if name not in self.names or naming.name_fault(file):
@@ -71,10 +68,7 @@ class BenchmarkSettings(settings.Checked):
         )
     yield from self.at_least(0, "count", "answer_length")
     yield from self.at_least(1, "text_length", "pictures")
-    for name, least in (("tiles", 0), ("size", 1)):
-      value = getattr(self, name)
-      if value and (len(value) != 2 or min(value) < least):
-        yield f"{name} is {value}; give (rows, columns), or ()"
+    yield from settings.image_shape_faults(self.tiles, self.size)
 
 
 def files_of(data: BenchmarkSettings, name: str) -> tuple[str, ...]:
@@ -115,13 +109,7 @@ class EvaluatePublishedJob(settings.Checked):
   def _faults(self) -> Iterator[str]:
     yield from model_settings.mesh_faults("mesh", self.mesh)
     yield from self.at_least(1, "batch")
-    yield from self.above_zero_each("budgets")
-    for name in self.presets:
-      if name not in ops.PRESETS:
-        yield f"presets has {name!r}; {settings.nearest(name, ops.PRESETS)}"
-
-  def above_zero_each(self, name: str) -> Iterator[str]:
-    """Faults of the numbers of a field that are not above 0."""
-    for value in getattr(self, name):
-      if not value > 0:
-        yield f"{name} has {value}; use numbers above 0"
+    yield from self.at_least(0, "seed")
+    yield from self.budget_faults()
+    yield from self.known("presets", ops.PRESETS)
+    yield from self.each_once("plans", "presets")

@@ -72,7 +72,7 @@ class BenchmarkSet:
   @property
   def stop(self) -> tuple[int, ...]:
     """Ids that end an answer."""
-    return (self.rows.stop,)
+    return self.rows.end_ids
 
   @property
   def drawn(self) -> bool:

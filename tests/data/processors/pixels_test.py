@@ -66,6 +66,34 @@ def test_transparent_parts_are_white():
   assert pixels.rgb(palette).tolist() == [[[255] * 3]]
 
 
+def test_files_lose_their_alpha_channel(tmp_path):
+  """What transformers 5.24's loader and processors make of them."""
+  draw = np.random.default_rng(0)
+  color = Image.fromarray(draw.integers(0, 255, (8, 8, 3), np.uint8))
+  alpha = Image.fromarray(draw.integers(0, 255, (8, 8), np.uint8))
+  palette = color.quantize(4)
+  color.putalpha(alpha)
+  cases = {
+    "RGBA.png": (color, {}),
+    "LA.png": (color.convert("LA"), {}),
+    "P.png": (palette, {"transparency": bytes([0, 128, 255, 9])}),
+    "RGBA.webp": (color, {"lossless": True, "exact": True}),
+  }
+  for name, (picture, options) in cases.items():
+    picture.save(tmp_path / name, **options)
+    opened = pixels.open_picture(tmp_path / name)
+    assert opened.mode == "RGB"
+    expected = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(pixels.rgb(opened), expected)
+  # One colour that stands for transparent survives the loader, though.
+  key = palette.getpixel((3, 3))
+  palette.save(tmp_path / "key.png", transparency=key)
+  expected = np.array(palette.convert("RGB"))
+  expected[np.asarray(palette) == key] = 255
+  opened = pixels.open_picture(tmp_path / "key.png")
+  np.testing.assert_array_equal(pixels.rgb(opened), expected)
+
+
 def test_arrays_are_pictures():
   grey = np.array([[3, 4]], np.uint8)
   want = [[[3] * 3, [4] * 3]]
