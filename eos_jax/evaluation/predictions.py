@@ -46,19 +46,23 @@ class Predictions:
     """
     self._path = path
     facts = files.plain(facts)
+    common = files.digest(facts)
     self._batches = [
-      [(name, files.digest([facts, question])) for name, question in batch]
+      [(name, files.digest([common, question])) for name, question in batch]
       for batch in batches
     ]
-    head, *lines = files.read_jsonl(path) or [None]
-    there = head.get("facts") if isinstance(head, dict) else None
+    lines = files.read_jsonl(path)
+    there = lines[0].get("facts") if lines else None
     if isinstance(there, dict) and there != facts:
       raise OtherCircumstances(
         f"{path} holds answers under other circumstances:"
         f" {', '.join(_differences(there, facts))}; use a new --workdir"
       )
     # Without the line of facts nobody knows what answers depend on.
-    found = [_answer(line) if there == facts else {} for line in lines]
+    known = there == facts
+    found = (
+      [_answer(line) for line in lines[1:]] if known else [{}] * len(lines)
+    )
     self._answers: list[dict[str, Any]] = []
     self.done = 0
     for batch in self._batches:

@@ -47,6 +47,11 @@ class _Opened:
   found: tuple[benchmarks.Questions, ...]
   plans: tuple[tuple[str, ops.ReductionPlan | None, str], ...]
 
+  @functools.cached_property
+  def inputs(self) -> dict[str, Any]:
+    """What turns questions into what the model reads; all sets share it."""
+    return fingerprints.inputs(self.sets[0].rows)
+
 
 def check(job: evaluate_settings.EvaluatePublishedJob) -> None:
   """Refuses what does not fit, before the model is read."""
@@ -166,7 +171,7 @@ def _book(job, found, asked, plan, fingerprint, path):
   facts = {
     "weights": fingerprint,
     "model": dataclasses.asdict(found.cfg),
-    "inputs": fingerprints.inputs(asked.rows),
+    "inputs": found.inputs,
     "plan": None if plan is None else json.loads(plan.to_json()),
     "batch": job.batch,
     "seed": job.seed,
