@@ -33,9 +33,8 @@ def check_unicode(name: str, text: str) -> None:
     text.encode()
   except UnicodeEncodeError as error:
     raise RowError(
-      f"{name} has {naming.quoted(text[error.start])}, half of a surrogate"
-      f" pair, at character {error.start + 1}; expected whole characters;"
-      " repair the text"
+      f"{name} is {naming.quoted(text)}, which is not UTF-8 (character"
+      f" {error.start + 1} is half of a surrogate pair); repair the text"
     ) from error
 
 
