@@ -84,10 +84,12 @@ class Rows:
     return between, rest[:end], rest[end:]
 
   def _end_tokens(self) -> dict[str, int]:
-    """The tokens that end answers, with their ids."""
-    name = self.processor.text.inner.id_to_token
-    found = {name(index): index for index in self.processor.ends}
-    return {token: index for token, index in found.items() if token}
+    """The tokens that may end answers, with their ids; the likeliest first."""
+    inner, own = self.processor.text.inner, self.processor.tokens
+    named = (own.get("eos_token", ""), self.processor.family.END_TOKEN)
+    tokens = (*map(inner.id_to_token, self.processor.ends), *named)
+    found = {token: inner.token_to_id(token) for token in tokens if token}
+    return {token: i for token, i in found.items() if i is not None}
 
   @functools.cached_property
   def stop(self) -> int:

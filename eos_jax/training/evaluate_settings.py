@@ -18,8 +18,8 @@ class BenchmarkSettings(settings.Checked):
       it.
     names: of the benchmarks, of `data.benchmarks.READERS`.
     protocol: whose prompts and scores, of `data.benchmarks.prompts.PROTOCOLS`.
-    style: of the conversation; "" = that of the model's family, "vicuna" is
-      that of LLaVA-1.5's authors.
+    style: of the conversation; "" = the chat template of the model's folder,
+      "vicuna" is that of LLaVA-1.5's authors.
     aspect: of LLaVA-1.5: "pad" pictures to a square, as its authors do, or
       "crop" one out; "" = as the model's folder says.
     files: names of the files with the questions, each as "BENCHMARK=FILE";

@@ -20,6 +20,7 @@ from eos_jax.tasks import evaluate_published, published_model
 from eos_jax.training import evaluate_settings, settings
 from tests import command
 from tests.data.benchmarks import minis
+from tests.data.processors import templates
 from tests.models import small, tiny_families
 
 
@@ -159,6 +160,43 @@ def test_the_first_questions_stay_whole(name, count, kept, tmp_path):
   assert len(found) == kept
   score = scoring.SCORES[name]([(s, s.answers[0]) for s in found], "llava")
   assert score.value > 0
+
+
+def _checked(files, model, **changes):
+  """What is known of a job before weights are read."""
+  changed = files | {"model.path": model, "data.names": ("pope",), "plans": ()}
+  config = _config(changed, **changes)
+  job = settings.build(evaluate_settings.EvaluatePublishedJob, config)
+  evaluate_published.check(job)
+  return evaluate_published._open(job)
+
+
+def test_ends_of_answers_are_those_of_the_folder(files, tmp_path):
+  model = tmp_path / "model"
+  shutil.copytree(files["model.path"], model)
+  (model / "generation_config.json").write_text('{"eos_token_id": [9, 7]}')
+  path = model / "tokenizer_config.json"
+  tokens = json.loads(path.read_text()) | {"eos_token": "</s>"}
+  path.write_text(json.dumps(tokens))
+  for protocol, expected in (("llava", (9, 7)), ("lmms_eval", (2, 9, 7))):
+    found = _checked(files, model, **{"data.protocol": protocol})
+    assert found.sets[0].stop == expected
+    asked = next(found.sets[0].batches(2))
+    assert asked["tokens"].shape == (2, found.sets[0].rows.text_length)
+
+
+def test_a_template_without_images_is_named_before_weights(files, tmp_path):
+  """It is not reported as a token that is missing."""
+  model = tmp_path / "model"
+  shutil.copytree(files["model.path"], model)
+  template = templates.OTHERS["llava_text_only"][1]
+  (model / "chat_template.jinja").write_text(template)
+  for style in ("", "vicuna"):
+    with pytest.raises(main.EXPECTED) as error:
+      _checked(files, model, **{"data.style": style})
+    said = str(error.value)
+    assert f"config.model.path: {model}: the chat template cannot" in said
+    assert "and cannot place images" in said and "</s>" not in said
 
 
 def test_other_circumstances_are_refused(files, tmp_path):
