@@ -25,7 +25,7 @@ def shown(value: Any, most: int = 80) -> str:
 def check_unicode(name: str, text: str) -> None:
   """Refuses a text that no file and no tokenizer can hold.
 
-  JSON can spell half of a surrogate pair, such as "\\ud83d".
+  JSON can spell half of a surrogate pair by an escape.
 
   Args:
     name: of the text, for the message.
@@ -59,6 +59,8 @@ class Fault:
   what: str
 
   def __str__(self) -> str:
+    if not self.file:  # it was made in memory
+      return self.what
     return f"{self.file}, row {self.row}: {self.what}"
 
 

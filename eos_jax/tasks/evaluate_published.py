@@ -13,6 +13,8 @@ import tqdm
 
 from eos_jax import cost, models, naming, ops
 from eos_jax.data import benchmarks, fingerprints, processors
+from eos_jax.data import faults as faults_lib
+from eos_jax.data import sources as sources_lib
 from eos_jax.data.benchmarks import batches
 from eos_jax.evaluation import (
   benchmark_report,
@@ -177,7 +179,7 @@ def _book(job, found, asked, plan, fingerprint, path):
     "stop": asked.stop,
     **settings.binding(job.data),
   }
-  for name in ("folder", "apart", "count", "files"):
+  for name in ("folder", "apart", "count", "files", "images_anywhere"):
     del facts[name]  # the digests of questions say what is asked
   ids = [sample.id for sample in asked.samples]
   keys = list(zip(ids, asked.digests, strict=True))
@@ -216,6 +218,7 @@ def _open(job):
         job.data.protocol,
         apart=job.data.apart,
         files=evaluate_settings.files_of(job.data, name),
+        images_anywhere=job.data.images_anywhere,
       ),
     )
     for name in job.data.names
@@ -236,13 +239,35 @@ def _open(job):
     )
   attempt.check()
   plans = _plans(cfg, job)
-  sets = tuple(
-    batches.BenchmarkSet(
-      name, _first(name, questions.samples, job.data.count), rows
+  checked = [
+    attempt(
+      f"data.folder, {name}",
+      lambda name=name, questions=questions: _checked(
+        name, questions, rows, job
+      ),
     )
     for name, questions in zip(job.data.names, read, strict=True)
+  ]
+  attempt.check()
+  sets, found = zip(*checked, strict=True)
+  return _Opened(source, cfg, mesh, sets, found, plans)
+
+
+def _checked(name, questions, rows, job):
+  """The questions to ask, all of them with rows that can be made.
+
+  Raises:
+    sources_lib.DataError: there are others, or no questions.
+  """
+  asked = batches.BenchmarkSet(
+    name, _first(name, questions.samples, job.data.count), rows
   )
-  return _Opened(source, cfg, mesh, sets, tuple(read), plans)
+  faults = asked.unusable()
+  if faults and not job.data.apart or len(faults) == len(asked):
+    raise sources_lib.DataError(faults_lib.listed(list(faults.values())))
+  samples = tuple(one for one in asked.samples if one.id not in faults)
+  asked = dataclasses.replace(asked, samples=samples)
+  return asked, questions.without(faults)
 
 
 def _processor(job):

@@ -26,6 +26,7 @@ class BenchmarkSettings(settings.Checked):
       others are chosen by the rule of the benchmark's reader.
     apart: set rows that cannot be used apart and count them, instead of
       refusing the benchmark.
+    images_anywhere: whether names of images may lead out of their folder.
     count: of questions of each benchmark, from the first on; 0 = all.
     text_length: tokens of a prompt that a row has room for.
     answer_length: most tokens of an answer; 0 = as the protocol has it.
@@ -41,6 +42,7 @@ class BenchmarkSettings(settings.Checked):
   aspect: str
   files: tuple[str, ...]
   apart: bool
+  images_anywhere: bool
   count: int
   text_length: int
   answer_length: int

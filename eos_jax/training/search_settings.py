@@ -363,6 +363,7 @@ class InstructionSettings(settings.Checked):
     images: folder of its pictures; "" = the one that the file is in.
     apart: set entries that cannot be used apart and count them, instead of
       refusing the file.
+    images_anywhere: whether names of images may lead out of their folder.
     train, validation, test: share of the pictures, with their instructions,
       for each purpose; together 1. The policy is searched and checked on
       `validation`, plans are judged on `test`, and `train`, which may be 0, is
@@ -379,6 +380,7 @@ class InstructionSettings(settings.Checked):
   path: str
   images: str
   apart: bool
+  images_anywhere: bool
   train: float
   validation: float
   test: float

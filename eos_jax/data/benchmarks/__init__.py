@@ -53,6 +53,7 @@ def read(
   *,
   apart: bool = False,
   files: Iterable[str] = (),
+  images_anywhere: bool = False,
 ) -> Questions:
   """The questions of a benchmark.
 
@@ -64,6 +65,7 @@ def read(
       are in the result.
     files: names of the files with the questions; empty = by the rule of the
       reader, which the notes of the result state.
+    images_anywhere: whether names of images may lead out of their folder.
 
   Raises:
     ValueError: the name or the protocol is not known.
@@ -77,6 +79,6 @@ def read(
     raise ValueError(
       f"protocol is {protocol!r}; use one of {', '.join(prompts.PROTOCOLS)}"
     )
-  collector = Collector(files)
+  collector = Collector(files, images_anywhere=images_anywhere)
   READERS[name](pathlib.Path(folder), protocol, collector)
   return collector.questions(apart=apart)

@@ -7,6 +7,7 @@ from typing import Any
 
 from eos_jax.data.benchmarks import prompts, readers, tables
 from eos_jax.data.benchmarks.samples import (
+  PASS,
   Collector,
   Sample,
   identifier,
@@ -15,13 +16,11 @@ from eos_jax.data.benchmarks.samples import (
   one_of,
   picture_base64,
   picture_bytes,
-  picture_file,
   text,
   texts,
 )
 from eos_jax.data.faults import RowError
 
-PASS = 10**6  # by which the numbers of MMBench's passes differ
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Columns of MMBench that its server does not want back.
 _NOT_SUBMITTED = ("hint", "category", "source", "image", "comment")
@@ -157,7 +156,9 @@ def seed(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     kind = number(row, "question_type_id")
     return Sample(
       identifier(row, "question_id"),
-      picture_file(folder / "SEED-Bench-image", identifier(row, "data_id")),
+      collector.picture_file(
+        folder / "SEED-Bench-image", identifier(row, "data_id")
+      ),
       prompts.letter(text(row, "question"), list(choices.values())),
       (one_of(row["answer"], choices, "answer"),),
       {"type": names.get(kind, str(kind))},
@@ -209,7 +210,7 @@ def scienceqa(
     letter = _letter(row, choices)
     return Sample(
       name,
-      picture_file(folder / "test", f"{name}/{text(row, 'image')}"),
+      collector.picture_file(folder / "test", f"{name}/{text(row, 'image')}"),
       prompts.scienceqa(text(row, "question"), choices, hint, protocol),
       (letter,),
       {name: text(row, name) for name in ("subject", "grade")},

@@ -22,7 +22,6 @@ from eos_jax.data.benchmarks.samples import (
   number,
   one_of,
   picture_bytes,
-  picture_file,
   text,
   texts,
   valid,
@@ -164,7 +163,7 @@ def vqav2(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     name = f"COCO_{pictures}_{number(row, 'image_id'):012d}.jpg"
     return Sample(
       str(asked),
-      picture_file(folder / pictures, name),
+      collector.picture_file(folder / pictures, name),
       prompts.short(text(row, "question")),
       *(((), {}) if hidden else told(asked)),
     )
@@ -206,7 +205,7 @@ def gqa(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
       }
     return Sample(
       name,
-      picture_file(folder / "images", f"{image}.jpg"),
+      collector.picture_file(folder / "images", f"{image}.jpg"),
       prompts.short(text(row, "question")),
       answers,
       groups,
@@ -251,7 +250,7 @@ def textvqa(
     name = text(row, "image_id")
     return Sample(
       str(number(row, "question_id")),
-      picture_file(folder / "train_images", f"{name}.jpg"),
+      collector.picture_file(folder / "train_images", f"{name}.jpg"),
       prompts.textvqa(
         text(row, "question"), tokens(name) if ocr else None, protocol
       ),
@@ -271,7 +270,7 @@ def pope(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     asked = text(row, "text")
     return Sample(
       f"{split}/{identifier(row, 'question_id')}",
-      picture_file(folder / "val2014", text(row, "image")),
+      collector.picture_file(folder / "val2014", text(row, "image")),
       prompts.short(asked),
       (label,),
       {"split": split},
@@ -360,7 +359,7 @@ def _mme_text(subtask, path, collector):
     label = one_of(answer.strip().lower(), _LABELS, "the answer")
     return Sample(
       f"{subtask}/{path.stem}/{place}",
-      picture_file(beside, picture),
+      collector.picture_file(beside, picture),
       prompts.mme(in_lines(valid(question, "the question"), "the question")),
       (label,),
       {"subtask": subtask, "picture": f"{subtask}/{path.stem}"},
@@ -408,7 +407,7 @@ def ocrbench(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
     dataset = text(row, "dataset_name")
     return Sample(
       f"{dataset}/{identifier(row, 'id')}",
-      picture_file(folder, text(row, "image_path")),
+      collector.picture_file(folder, text(row, "image_path")),
       text(row, "question").strip(),
       answers,
       {"type": text(row, "type"), "dataset": dataset},
@@ -425,7 +424,7 @@ def chartqa(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
   def make(part, place, row):
     return Sample(
       f"{part}/{place}",
-      picture_file(folder / "png", text(row, "imgname")),
+      collector.picture_file(folder / "png", text(row, "imgname")),
       prompts.chartqa(text(row, "query")),
       (text(row, "label"),),
       {"part": part},
@@ -480,7 +479,7 @@ def mmvet(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
   def make(name, row):
     return Sample(
       name,
-      picture_file(folder / "images", text(row, "imagename")),
+      collector.picture_file(folder / "images", text(row, "imagename")),
       text(row, "question"),
       (text(row, "answer"),),
       {"capabilities": ",".join(sorted(texts(row, "capability")))},

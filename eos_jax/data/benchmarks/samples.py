@@ -3,21 +3,21 @@
 import base64
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-import io
 import pathlib
 import re
 from typing import Any
 
-from PIL import Image
-
 from eos_jax import naming
 from eos_jax.data import faults as faults_lib
-from eos_jax.data import sources
+from eos_jax.data import image_folder, sources
 from eos_jax.data.benchmarks import tables
 from eos_jax.data.faults import Fault, RowError
+from eos_jax.data.processors import image_file
 
 # A picture as it lies on the disk, or as it came inside a table.
 Source = pathlib.Path | bytes
+
+PASS = 10**6  # by which the ids of MMBench's passes differ
 
 # What Excel's cells can hold.
 _CELL = 32767
@@ -37,6 +37,8 @@ class Sample:
     groups: what breakdowns go by, such as its category.
     choices: texts of its options by their letters, if it has some.
     repeated: what a submission repeats of its row, in that order.
+    file: that its row is in, for messages.
+    row: its number there, from 1.
   """
 
   id: str
@@ -46,6 +48,8 @@ class Sample:
   groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
   choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
   repeated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  file: str = dataclasses.field(default="", compare=False)
+  row: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,14 @@ class Questions:
   left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
   notes: tuple[str, ...] = ()
 
+  def without(self, faults: Mapping[str, Fault]) -> "Questions":
+    """Sets apart samples that turned out to be of no use, by their ids."""
+    return dataclasses.replace(
+      self,
+      samples=tuple(one for one in self.samples if one.id not in faults),
+      faults=(*self.faults, *faults.values()),
+    )
+
 
 class Collector:
   """Takes rows one by one, and keeps apart those that cannot be used.
@@ -74,8 +86,18 @@ class Collector:
     notes: as of `Questions`.
   """
 
-  def __init__(self, files: Iterable[str] = ()):
+  def __init__(
+    self, files: Iterable[str] = (), *, images_anywhere: bool = False
+  ):
+    """Has no rows yet.
+
+    Args:
+      files: see above.
+      images_anywhere: whether names of images may lead out of their folder.
+    """
     self.files = tuple(files)
+    self._anywhere = images_anywhere
+    self._folders: dict[pathlib.Path, image_folder.ImageFolder] = {}
     self.notes: list[str] = []
     self._samples: dict[str, Sample] = {}
     self._faults: list[Fault] = []
@@ -162,6 +184,23 @@ class Collector:
     if others := [name for name in there if name not in wanted]:
       self.notes.append(f"not read, as they are no {what}: {_some(others)}")
 
+  def picture_file(self, folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Finds an image by its name in a row, and checks its header.
+
+    Raises:
+      RowError: it is not there, not inside the folder, or no image.
+    """
+    if folder not in self._folders:
+      self._folders[folder] = image_folder.ImageFolder(
+        folder, anywhere=self._anywhere
+      )
+    path = self._folders[folder].path(name)
+    try:
+      image_file.check_picture(path)
+    except ValueError as error:
+      raise RowError(str(error)) from error
+    return path
+
   def add(self, file: str, row: int, make: Callable[[], Sample | str]) -> None:
     """Makes a sample of a row.
 
@@ -178,7 +217,7 @@ class Collector:
       what = f"id {naming.quoted(made.id)} is there a second time"
       self._faults.append(Fault(file, row, f"{what}; give each once"))
     elif made is not None:
-      self._samples[made.id] = made
+      self._samples[made.id] = dataclasses.replace(made, file=file, row=row)
 
   def tried(self, file: str, row: int, make: Callable[[], Any]) -> Any:
     """Returns what `make` makes of a row; None, and a fault, if it refuses."""
@@ -330,42 +369,12 @@ def number(row: Mapping[str, Any], name: str) -> int:
   return found
 
 
-def picture_file(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """A picture file that is there and has a picture's beginning.
-
-  Args:
-    folder: that pictures are in.
-    name: what a row says; it may name folders below, but none outside.
-  """
-  inner = pathlib.PurePosixPath(name)
-  if inner.is_absolute() or ".." in inner.parts:
-    raise RowError(
-      f"the picture {naming.quoted(name)} is outside of {folder}; expected a"
-      " name inside that folder"
-    )
-  path = folder / inner
-  try:
-    there = path.is_file()
-  except (OSError, ValueError) as error:  # too long a name, for example
-    why = getattr(error, "strerror", None) or error
-    raise RowError(
-      f"the picture {naming.quoted(name)} cannot be a file in {folder} ({why});"
-      " expected the name of one"
-    ) from error
-  if not there:
-    raise RowError(
-      f"the picture {naming.quoted(str(path), 300)} does not exist"
-    )
-  _check(path, str(path))
-  return path
-
-
 def picture_bytes(value: Any) -> bytes:
   """A picture inside a table: bytes, or an object that has them."""
   found = value.get("bytes") if isinstance(value, Mapping) else value
   if not isinstance(found, bytes) or not found:
     raise RowError("image has no bytes; expected an encoded picture")
-  _check(io.BytesIO(found), "image")
+  _check(found)
   return found
 
 
@@ -377,19 +386,13 @@ def picture_base64(value: Any) -> bytes:
     found = base64.b64decode(value, validate=True)
   except ValueError as error:  # other characters, or not ASCII
     raise RowError(f"image is no base64 ({error})") from error
-  _check(io.BytesIO(found), "image")
+  _check(found)
   return found
 
 
-def _check(file, name):
+def _check(data):
   """Reads the header alone; pixels are read when they are shown."""
   try:
-    with Image.open(file):
-      pass
-  except (
-    OSError,
-    ValueError,
-    SyntaxError,
-    Image.DecompressionBombError,
-  ) as error:
-    raise RowError(f"{name} is no picture ({error})") from error
+    image_file.check_picture(data)
+  except ValueError as error:
+    raise RowError(f"image is no picture: {error}") from error
