@@ -22,8 +22,9 @@ from typing import Any
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
-from eos_jax import processes, tasks
+from eos_jax import files, naming, processes, tasks
 from eos_jax.data import sources
 from eos_jax.training import (
   checkpoint,
@@ -60,9 +61,19 @@ _DISTRIBUTED = flags.DEFINE_bool(
   "Join the other processes that Cloud TPU, GKE, Slurm or MPI tell of.",
 )
 
+# What parses an override of a field, by the type of its default.
+_PARSERS = {
+  bool: flags.BooleanParser(),
+  float: flags.FloatParser(),
+  int: flags.IntegerParser(),
+  str: flags.ArgumentParser(),
+  tuple: tuple_parser.TupleParser(),
+}
+
 # What a user can mend; anything else is a bug and ends with its traceback.
 EXPECTED = (
   checkpoint.CheckpointError,
+  files.NotFinite,
   fits.TooLarge,
   processes.Interrupted,
   processes.LaunchError,
@@ -118,14 +129,14 @@ def _override_faults(argv: list[str]) -> list[str]:
   given = []
   for arg, after in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
     name, equals, value = arg.lstrip("-").partition("=")
-    given.append((name, value if equals else after))
-  files = [value for name, value in given if name == "config"]
-  if not files:
+    given.append((name, value if equals else after, not equals))
+  paths = [value for name, value, _ in given if name == "config"]
+  if not paths:
     return []  # absl asks for it
-  defaults, faults = _defaults(files[-1]), []
-  for name, value in given:
+  defaults, faults = _defaults(paths[-1]), []
+  for name, value, alone in given:
     if name.startswith("config."):
-      faults += _override_fault(name, value, defaults)
+      faults += _override_fault(name, value, defaults, alone)
   return faults
 
 
@@ -159,25 +170,27 @@ def _defaults(file: str) -> dict[str, Any]:
     )
 
 
-def _override_fault(name, value, config):
-  """At most one fault, in words."""
+def _override_fault(name, value, config, alone):
+  """At most one fault, in words; `alone`: the value is the next argument."""
   for part in name.split(".")[1:]:
+    where = naming.quoted(name).strip("'")
     if not isinstance(config, dict):
-      return [f"{name} is unknown; it is a single value that has no fields"]
+      return [f"{where} is unknown; it is a single value that has no fields"]
     if part not in config:
-      return [f"{name} is unknown; {settings.nearest(part, config)}"]
+      return [f"{where} is unknown; {settings.nearest(part, config)}"]
     config = config[part]
   if isinstance(config, dict):
     return [
-      f"{name} must be a group of fields, got {value!r}; set one of"
-      f" {', '.join(f'{name}.{field}' for field in config)}"
+      f"{name} must be a group of fields, got {naming.quoted(value)}; set one"
+      f" of {', '.join(f'{name}.{field}' for field in config)}"
     ]
   kind = type(config)
-  if kind in (int, float):
-    try:
-      kind(value)
-    except ValueError:
-      return [f"{name} must be {kind.__name__}, got {value!r}"]
+  if alone and kind is bool:  # `--config.best`
+    return []
+  try:
+    _PARSERS[kind].parse(value)
+  except (ValueError, RecursionError, MemoryError):
+    return [f"{name} must be {kind.__name__}, got {naming.quoted(value)}"]
   return []
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import tqdm
 
-from eos_jax import processes
-from eos_jax.training import speed, stopping
+from eos_jax import files, processes
+from eos_jax.training import finite, speed, stopping
 
 
 def stoppable() -> contextlib.AbstractContextManager[stopping.Stop]:
@@ -48,6 +48,61 @@ def compile_step(
   )
 
 
+# Steps whose metrics may wait until they are looked at.
+_MOST_UNREAD = 100
+
+
+class _Watch:
+  """Stops a run that diverges, at the step at which it does.
+
+  Attributes:
+    saved: number of the last step whose state was saved; 0 = none.
+  """
+
+  def __init__(self, label: str, setting: str, start: int):
+    self._label, self._setting, self.saved = label, setting, start
+    self._unread: list[tuple[int, Any]] = []
+
+  def add(self, step: int, metrics: Any) -> None:
+    """Keeps the metrics of a step until they are looked at."""
+    if len(self._unread) == _MOST_UNREAD:
+      self.look(step - 1)
+    self._unread.append((step, metrics))
+
+  def look(self, step: int) -> None:
+    """Looks at the metrics of all steps up to one; waits for it.
+
+    Raises:
+      files.NotFinite: a number in them is not finite.
+    """
+    while self._unread and self._unread[0][0] <= step:
+      number, metrics = self._unread.pop(0)
+      if faults := list(finite.faults(metrics)):
+        self.stop(number, ", ".join(faults[:4]))
+
+  def verify(self, step: int, state: Any) -> None:
+    """Looks at the metrics up to a step, and at the state after it.
+
+    Raises:
+      files.NotFinite: a number in them is not finite.
+    """
+    self.look(step)
+    if names := finite.names(state):
+      more = ", ..." if len(names) > 3 else ""
+      self.stop(step, f"not finite are {', '.join(names[:3])}{more}")
+
+  def stop(self, step: int, fault: str) -> None:
+    """Raises `files.NotFinite`."""
+    kept = "nothing was saved before"
+    if self.saved:
+      kept = f"the last good checkpoint is that of step {self.saved}"
+    with_setting = f" with {self._setting}" if self._setting else ""
+    raise files.NotFinite(
+      f"{self._label} diverged at step {step}{with_setting}: {fault}; {kept}."
+      " Start again with a new --workdir and a smaller learning rate"
+    )
+
+
 def run(
   advance: Callable[[int, Any, Any], tuple[Any, dict[str, Any]]],
   state: Any,
@@ -63,6 +118,7 @@ def run(
   save_every: int,
   check: Callable[[int, Any], None] | None = None,
   check_every: int = 0,
+  setting: str = "",
 ) -> Any:
   """Runs steps `start` to `stop - 1` with a progress bar and checkpoints.
 
@@ -84,17 +140,22 @@ def run(
     save_every: steps between calls of `save`.
     check: `(steps done, state)`, such as an evaluation.
     check_every: steps between calls of `check`; 0 = never.
+    setting: what probably is at fault if the run diverges, with its value.
 
   Returns:
     The last state.
 
   Raises:
+    files.NotFinite: metrics or a state to be checked or saved are not finite.
     processes.Interrupted: after SIGTERM or Ctrl-C, once the state is saved.
   """
   pending, done, ends = None, start, False
   bar = tqdm.tqdm(total=stop, initial=start, desc=label, dynamic_ncols=True)
 
+  watch = _Watch(label, setting, start)
+
   def read(step, metrics):
+    watch.look(step)
     bar.set_postfix_str(log(step, metrics), refresh=False)
     meter.read(step)
 
@@ -104,8 +165,13 @@ def run(
       with meter.waiting():
         batch = next(iterator)
       with meter.step(label, step + 1, state) as results:
-        state, metrics = advance(step, state, batch)
+        try:
+          state, metrics = advance(step, state, batch)
+        except files.NotFinite as error:
+          watch.look(step)  # it may have begun earlier
+          watch.stop(step + 1, str(error))
         results.append(metrics)
+      watch.add(step + 1, metrics)
       if pending is not None:
         read(*pending)
       pending = None
@@ -115,6 +181,7 @@ def run(
       done = step + 1
       if check is not None and check_every and done % check_every == 0:
         with meter.apart(state):
+          watch.verify(done, state)
           check(done, state)
       ends = processes.stopping(done) or signals.asked is not None
       if done % save_every == 0 or done == stop or ends:
@@ -123,7 +190,9 @@ def run(
           read(*pending)
           pending = None
         with meter.apart(state):
+          watch.verify(done, state)
           save(done, state)
+          watch.saved = done
       if ends:
         break
   if ends or signals.asked is not None:

@@ -47,6 +47,28 @@ class Board:
     self._file.close()
 
 
+def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads `metrics.jsonl`: rows of a step and numbers; warns of others."""
+  path = folder / "metrics.jsonl"
+  rows = files.read_jsonl(path)
+  sound = [row for row in rows if _is_sound(row)]
+  if wrong := len(rows) - len(sound):
+    files.warn_dropped(path, f"{wrong} lines are not metrics of a step")
+  return sound
+
+
+def _is_sound(row):
+  values = [row.get("step")] if type(row.get("step")) is int else [None]
+  values += row.values()
+  while values:
+    value = values.pop()
+    if isinstance(value, list):
+      values += value
+    elif type(value) not in (int, float):
+      return False
+  return True
+
+
 class Writer:
   """Metrics as lines of `metrics.jsonl` and for TensorBoard.
 
@@ -70,7 +92,7 @@ class Writer:
     self._file.close()
     kept = [
       json.dumps(row) + "\n"
-      for row in files.read_jsonl(self._path)
+      for row in read(self._path.parent)
       if row["step"] <= step
     ]
     files.write_text(self._path, "".join(kept))

@@ -7,6 +7,7 @@ run and has to mean the same.
 
 from collections.abc import Collection, Mapping
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import os
@@ -18,6 +19,11 @@ import eos_jax
 from eos_jax import files
 
 _FORMAT = "eos_jax.Run/1"
+# Folders of a run, and the endings of its files.
+_FOLDERS = {"checkpoints", "checkpoints.damaged", "examples", "plans"}
+_FOLDERS |= {"tensorboard", "vision", "lookup", "grounding", "answers"}
+_FILES = {".csv", ".html", ".json", ".jsonl", ".md", ".npz", ".png"}
+_FILES |= {".safetensors", ".txt"}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
@@ -83,8 +89,49 @@ def opened(
         f"--workdir={path} is in use by another process; wait for it, or choose"
         " another directory"
       ) from error
+    if os.path.lexists(path / "run.json"):
+      _check_kinds(path)
     _claim(path, task, config, harmless)
+    with _named(path):
+      yield
+
+
+@contextlib.contextmanager
+def _named(path):
+  """What the system refuses in a directory is a fault of what is in it."""
+  try:
     yield
+  except OSError as error:
+    name = str(error.filename or "")
+    if error.errno == errno.ENOSPC or not name.startswith(f"{path}{os.sep}"):
+      raise
+    raise WorkdirError(
+      f"{name} cannot be read or written ({error.strerror}); move it away, or"
+      " choose another --workdir"
+    ) from error
+
+
+def _check_kinds(path):
+  """Refuses folders in place of a run's files, and the reverse."""
+  faults = []
+  for root, folders, names in os.walk(path):
+    for name in sorted([*folders, *names]):
+      entry = pathlib.Path(root, name)
+      if name in _FOLDERS and not entry.is_dir():
+        faults.append(f"{entry.relative_to(path)} is no folder")
+      elif entry.suffix in _FILES and not entry.is_file():
+        faults.append(f"{entry.relative_to(path)} is no file")
+    # Orbax and TensorBoard name what is in theirs.
+    folders[:] = [
+      name
+      for name in folders
+      if not name.startswith(("checkpoints", "tensorboard"))
+    ]
+  if faults:
+    raise WorkdirError(
+      f"--workdir={path} holds what is not of a run; move it away, or choose"
+      " another directory:\n  " + "\n  ".join(faults)
+    )
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -98,7 +145,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   """
   try:
     run = files.read_json(path / "run.json")
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise WorkdirError(
       f"{path} holds no run of eos_jax: run.json cannot be read ({error})"
     ) from error
@@ -107,7 +154,16 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       f"{path}/run.json has not the format {_FORMAT!r}; it was written by"
       " another version, or by hand"
     )
-  return run
+  for name, kind in (("task", str), ("config", dict)):
+    if not isinstance(run.get(name), kind):
+      raise WorkdirError(
+        f"{path}/run.json is damaged: {name} is {run.get(name, 'absent')!r},"
+        f" expected {kind.__name__}; put an intact copy back, or choose"
+        " another directory"
+      )
+  # Which they were is only said; the run goes on without.
+  versions = run.get("versions")
+  return {**run, "versions": versions if isinstance(versions, dict) else {}}
 
 
 @contextlib.contextmanager
