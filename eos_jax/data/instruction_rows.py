@@ -234,6 +234,7 @@ class Rows:
 
   def _split(self, text) -> tuple[list[int], list[int]]:
     """Ids without prefix and pictures, and the pictures' columns."""
+    faults.check_unicode("the text", text)
     ids = list(self.processor.text.encode(text))
     count = len(self.prefix)
     if tuple(ids[:count]) != self.prefix:

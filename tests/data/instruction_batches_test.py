@@ -115,3 +115,40 @@ def test_a_picture_that_cannot_be_read_is_told(asked, tmp_path):
   fixed = instruction_batches.chosen([broken], rows, count=1, seed=0)
   with pytest.raises(sources.DataError, match=match):
     next(fixed.batches(1))
+
+
+def test_rows_that_turn_out_late_are_set_apart(asked, tmp_path):
+  items, rows = asked
+  picture = samples.picture(64, 64)
+  picture.save(tmp_path / "cut.jpg")
+  whole = (tmp_path / "cut.jpg").read_bytes()
+  (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+  bad = {
+    2: {"pictures": (tmp_path / "cut.jpg",)},
+    5: {"question": "what is <image>?"},
+    6: {"answer": "<image>"},
+    9: {"question": "x" * 999},
+    11: {"question": "\ud83d"},
+  }
+  changed = [
+    dataclasses.replace(item, **bad.get(row, {}), file="a.json", row=row)
+    for row, item in enumerate(items, 1)
+  ]
+  data = instructions.Instructions({"all": tuple(changed)}, 0)
+  used = instruction_batches.usable(data, rows)
+  assert [fault.row for fault in used.faults] == sorted(bad)
+  assert str(used.faults[0]).startswith("a.json, row 2: instruction ")
+  assert "cut.jpg cannot be read (image file is truncated" in str(
+    used.faults[0]
+  )
+  kept = [item for row, item in enumerate(items, 1) if row not in bad]
+  assert list(used.parts["all"]) == kept
+  # Batches are those of a file without them.
+  _same(
+    next(instruction_batches.batches(used.parts["all"], rows, batch=7, seed=0)),
+    next(instruction_batches.batches(kept, rows, batch=7, seed=0)),
+  )
+  bad = [item for item in changed if item.row in bad]
+  data = instructions.Instructions({"all": changed, "test": bad}, 0)
+  with pytest.raises(sources.DataError, match="is left for 'test': 5 rows"):
+    instruction_batches.usable(data, rows)

@@ -303,6 +303,15 @@ def test_what_does_not_fit_is_refused(rows, ask):
     rows(name, prefix=(7, 7)).row(ask((20, 50)))
   with pytest.raises(ValueError, match="instruction '0': there is no picture"):
     rows(name).row(ask())
+  token = rows(name).processor.text.image
+  for answer in (f"two {token}", f"{token}"):
+    with pytest.raises(ValueError, match="an answer contains the image token"):
+      rows(name).row(ask((20, 50), answer=answer))
+  later = (("and how many dogs?", f"one {token}"),)
+  with pytest.raises(ValueError, match="an answer contains the image token"):
+    rows(name).row(ask((20, 50), later=later))
+  with pytest.raises(ValueError, match="instruction '0': the text has half of"):
+    rows(name).row(ask((20, 50), answer="\ud83d"))
   with pytest.raises(ValueError, match="none of the preprocessor's resolution"):
     one = dataclasses.replace(rows("tiny_onevision"), text_length=9)
     settings = dataclasses.replace(

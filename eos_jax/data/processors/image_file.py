@@ -6,7 +6,6 @@ EXIF data around them are not.
 """
 
 from collections.abc import Callable, Iterator
-import functools
 import io
 import os
 import pathlib
@@ -153,9 +152,8 @@ def _check_size(image: Image.Image) -> None:
     )
 
 
-@functools.cache
 def _formats() -> tuple[str, ...]:
-  Image.init()
+  Image.init()  # does nothing the second time
   return tuple(name for name in Image.ID if name not in _NOT_READ)
 
 
