@@ -69,7 +69,7 @@ class Fields:
 
   Attributes:
     path: the file.
-    values: field to value; null counts as absent.
+    values: field to value; null counts as absent but in flags.
   """
 
   path: pathlib.Path
@@ -90,8 +90,10 @@ class Fields:
     )
 
   def flag(self, name: str, default: bool) -> bool:
-    """A boolean field."""
-    value = self.get(name, default)
+    """A boolean field; null is false, as it is to transformers' classes."""
+    value = self.values.get(name, default)
+    if value is None:
+      return False
     if not isinstance(value, bool):
       raise self.fault(name, "true or false", "correct the file")
     return value
