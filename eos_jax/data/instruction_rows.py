@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from eos_jax import naming
 from eos_jax.data import instructions, processors, rooms
 from eos_jax.data.processors import text as text_lib
 
@@ -135,6 +136,7 @@ class Rows:
       answers = (item.answer, *(answer for _, answer in item.later))
       further = [question for question, _ in item.later]
       for answer, question in zip(answers, [*further, None], strict=True):
+        self._check_answer(answer)
         text += between + answer + end
         ids, _ = self._split(text)
         if ids[: len(start)] != start:
@@ -149,6 +151,13 @@ class Rows:
       ids = ids[: self.text_length]
       row = self._filled(shown, ids, slots, len(asked))
       return row | {"loss_mask": loss_mask}
+
+  def _check_answer(self, answer):
+    image = self.processor.text.image
+    if image in answer:  # it would vanish from the text
+      raise ValueError(
+        f"an answer contains the image token {image!r}; take it out"
+      )
 
   def _next(self, question):
     """A later turn of the user, up to where it is answered."""
@@ -248,4 +257,5 @@ def _naming(name):
   try:
     yield
   except ValueError as error:
-    raise ValueError(f"instruction {name!r}: {error}") from error
+    name = naming.quoted(name)
+    raise ValueError(f"instruction {name}: {error}") from error

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -39,8 +40,17 @@ def save(
     path: file to write.
     params: the model's parameters.
     cfg: the model they belong to.
+
+  Raises:
+    files.NotFinite: a parameter is not finite in float16.
   """
-  table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
+  with np.errstate(over="ignore"):  # named below
+    table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
+  if faults := list(_number_faults(table)):
+    raise files.NotFinite(
+      f"parameters cannot be written to {path} in float16:\n  "
+      + "\n  ".join(faults)
+    )
   # One entry only: safetensors writes several in an order that it draws.
   metadata = {"config": json.dumps(dataclasses.asdict(cfg))}
   with files.whole(path) as file:
@@ -87,6 +97,7 @@ def load(
     for name, leaf in wanted.items()
     if name in table and table[name].shape != leaf.shape
   ]
+  faults += _number_faults(table)
   if faults:
     raise ValueError(
       f"weights file {path} does not fit the model config:\n  "
@@ -95,6 +106,20 @@ def load(
   return jax.tree_util.tree_unflatten(
     treedef, [table[name].astype(leaf.dtype) for name, leaf in wanted.items()]
   )
+
+
+def _number_faults(table):
+  """Tensors that are no finite floating-point numbers."""
+  for name, value in table.items():
+    # NumPy knows the narrow types of ml_dtypes as neither.
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+      yield (
+        f"{name} has dtype {value.dtype.name}, expected a floating-point one"
+      )
+    elif bad := int(np.sum(~np.isfinite(value))):
+      yield (
+        f"{name} has {bad:,} of {value.size:,} numbers that are NaN or infinite"
+      )
 
 
 def _config_faults(metadata, cfg):

@@ -68,7 +68,8 @@ def source(model: model_settings.ModelSettings) -> Source:
       )
     load = lambda place: converted.restore(folder, shardings=place)[1]
     return Source(description, jnp.dtype(mark["dtype"]), 0, load)
-  contents = loading.inspect(folder)
+  outside = {"allow_outside": model.allow_outside}
+  contents = loading.inspect(folder, **outside)
   dtype = jnp.dtype(dtype or loading.stored_dtype(contents.description))
 
   def load(place):
@@ -76,7 +77,9 @@ def source(model: model_settings.ModelSettings) -> Source:
       desc="reading", unit="B", unit_scale=True, dynamic_ncols=True
     ) as bar:
       watch = functools.partial(common.advance, bar)
-      return loading.load(folder, dtype=dtype, shardings=place, watch=watch)[1]
+      return loading.load(
+        folder, dtype=dtype, shardings=place, watch=watch, **outside
+      )[1]
 
   passing = loading.passing(contents, dtype)
   return Source(contents.description, dtype, passing, load)

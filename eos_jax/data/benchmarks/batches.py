@@ -9,7 +9,14 @@ from typing import Any
 from jaxtyping import Int32
 import numpy as np
 
-from eos_jax.data import instruction_batches, instruction_rows, sources
+from eos_jax.data import (
+  faults,
+  fingerprints,
+  instruction_batches,
+  instruction_rows,
+  sources,
+)
+from eos_jax.data.benchmarks import choice_readers
 from eos_jax.data.benchmarks.samples import Sample
 from eos_jax.data.questions import Question
 
@@ -56,6 +63,14 @@ class BenchmarkSet:
       before = sample.picture
     return np.array(numbers, np.int32)
 
+  @functools.cached_property
+  def digests(self) -> tuple[str, ...]:
+    """Of each question all that is asked and shown, as a digest."""
+    return fingerprints.questions(
+      ([sample.prompt, dict(sample.choices)] for sample in self.samples),
+      ([sample.picture] for sample in self.samples),
+    )
+
   @property
   def stop(self) -> tuple[int, ...]:
     """Ids that end an answer."""
@@ -85,6 +100,37 @@ class BenchmarkSet:
   def _row(self, place):
     sample = self.samples[place]
     try:
-      return self.rows.ask(sample.id, sample.prompt, (sample.picture,))
+      return self.made(sample)
     except ValueError as error:
-      raise sources.DataError(f"{self.name}, {error}") from error
+      fault = faults.Fault(sample.file, sample.row, str(error))
+      raise sources.DataError(f"{self.name}, {fault}") from error
+
+  def made(self, sample: Sample) -> dict[str, Any]:
+    """The row of a sample.
+
+    Raises:
+      ValueError: it cannot be used.
+    """
+    return self.rows.ask(sample.id, sample.prompt, (sample.picture,))
+
+  def unusable(self) -> dict[str, faults.Fault]:
+    """Finds samples whose rows cannot be made, by their ids.
+
+    Samples that are scored together are used together or not at all.
+    """
+    found = instruction_batches.unusable(self.samples, self.made)
+    by_id = {self.samples[place].id: one for place, one in found.items()}
+    lost = {self._scored_with(self.samples[place]) for place in found}
+    for sample in self.samples:
+      if self._scored_with(sample) in lost and sample.id not in by_id:
+        what = "a question that is scored together with it cannot be used"
+        by_id[sample.id] = faults.Fault(sample.file, sample.row, what)
+    return by_id
+
+  def _scored_with(self, sample):
+    """What samples share that are scored together."""
+    if self.name == "mme":  # both questions of an image
+      return sample.groups["picture"]
+    if self.name == "mmbench":  # all passes of a question
+      return int(sample.id) % choice_readers.PASS
+    return sample.id

@@ -190,16 +190,19 @@ def preprocess(
 
 def _square(image: pixels.RGB, settings: Settings) -> np.ndarray:
   """8-bit pixels of the encoder's size."""
+  size, resample, crop = settings.size, settings.values.resample, settings.side
   if settings.aspect == "pad" and image.shape[0] != image.shape[1]:
-    image = pixels.pad_square(image, pixels.mean_color(settings.values))
-  size, resample = settings.size, settings.values.resample
+    color = pixels.mean_color(settings.values)
+    if size is None:
+      return pixels.square_region(image, color, crop)
+    size = (size, size) if isinstance(size, int) else size
+    square = pixels.resize_square(image, color, size, resample)
+    return pixels.center_crop(square, crop)
   if size is None:
-    return pixels.center_crop(image, settings.side)
+    return pixels.center_crop(image, crop)
   if isinstance(size, int):
     size = pixels.shortest_edge_size(image.shape[:2], size)
-  region = pixels.center_region(size, settings.side)
-  if min(region) < 0:  # what is missing becomes black
-    return pixels.center_crop(
-      pixels.resize(image, size, resample), settings.side
-    )
-  return pixels.resize(image, size, resample, region=region)
+  top, left, bottom, right = pixels.center_region(size, crop)
+  region = max(top, 0), max(left, 0), min(bottom, size[0]), min(right, size[1])
+  middle = pixels.resize(image, size, resample, region=region)
+  return pixels.center_crop(middle, crop)  # what is missing becomes black

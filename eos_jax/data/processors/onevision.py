@@ -334,9 +334,10 @@ def _tiles(image: pixels.RGB, settings: Settings):
 
 def _single(image: pixels.RGB, settings: Settings):
   """One padded square."""
-  square = pixels.pad_square(image, pixels.mean_color(settings.values))
-  size = (settings.side, settings.side)
-  return pixels.resize(square, size, settings.values.resample)[None], (0, 0)
+  color, side = pixels.mean_color(settings.values), settings.side
+  resample = settings.values.resample
+  square = pixels.resize_square(image, color, (side, side), resample)
+  return square[None], (0, 0)
 
 
 def preprocess(
