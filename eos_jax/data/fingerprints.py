@@ -121,6 +121,7 @@ def inputs(rows: instruction_rows.Rows) -> dict[str, Any]:
     "processor": dataclasses.asdict(rows.processor.settings),
     "style": rows.processor.style,
     "template": files.digest(rows.processor.template),
+    "special_tokens": dict(rows.processor.tokens),
     "prefix": rows.prefix,
     "room": dataclasses.asdict(rows.room),
     "code": code(),

@@ -74,8 +74,11 @@ def test_what_makes_inputs_is_told_apart(tmp_path):
   assert found(processor, prefix=(2,)) != before
   vicuna = processors.load(folder, style="vicuna")
   assert found(vicuna) != before
-  template = dataclasses.replace(processor, template="{{ x }}")
+  other = "A chat. " + processor.template
+  template = dataclasses.replace(processor, template=other)
   assert found(template)["template"] != before["template"]
+  tokens = dataclasses.replace(processor, tokens={"bos_token": "<s>"})
+  assert found(tokens)["special_tokens"] != before["special_tokens"]
   path = folder / "tokenizer.json"
   text = path.read_text(encoding="utf-8")
   assert '"special": true' in text

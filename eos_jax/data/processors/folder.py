@@ -54,8 +54,8 @@ _SPECIAL = (
 )
 
 
-# Sides of images that a processor may ask for, pixels: larger ones have no room
-# in memory.
+# Longest side of images that a processor may ask for, pixels: larger ones do
+# not fit into memory.
 LONGEST = 1 << 13
 
 
