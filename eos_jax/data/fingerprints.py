@@ -109,24 +109,28 @@ def sizes(items: Iterable[instructions.Instruction]) -> str:
 
 def inputs(rows: instruction_rows.Rows) -> dict[str, Any]:
   """Returns what turns questions into what a model reads; plain JSON values."""
-  text = rows.processor.text
-  fields = {
-    field.name: getattr(text, field.name)
-    for field in dataclasses.fields(text)
-    if field.name != "inner"
-  }
+  processor, text = rows.processor, rows.processor.text
   tokenizer = hashlib.sha256(text.inner.to_str().encode()).hexdigest()
   found = {
-    "tokenizer": {"sha256": tokenizer, **fields},
-    "processor": dataclasses.asdict(rows.processor.settings),
-    "style": rows.processor.style,
-    "template": files.digest(rows.processor.template),
-    "special_tokens": dict(rows.processor.tokens),
+    "tokenizer": {"sha256": tokenizer, **_fields(text, without=("inner",))},
+    "processor": dataclasses.asdict(processor.settings),
+    "conversation": {
+      # `text` and `settings` are above; `where` is no content.
+      **_fields(processor, without=("family", "settings", "text", "where")),
+      "family": processor.family.__name__,
+      "ends": rows.end_ids,
+    },
     "prefix": rows.prefix,
     "room": dataclasses.asdict(rows.room),
     "code": code(),
   }
   return json.loads(json.dumps(found, default=str))
+
+
+def _fields(value: Any, without: Sequence[str]) -> dict[str, Any]:
+  """Fields of a dataclass, but for some."""
+  names = (field.name for field in dataclasses.fields(value))
+  return {name: getattr(value, name) for name in names if name not in without}
 
 
 @functools.cache

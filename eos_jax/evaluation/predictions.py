@@ -60,9 +60,8 @@ class Predictions:
       )
     # Without the line of facts nobody knows what answers depend on.
     known = there == facts
-    found = (
-      [_answer(line) for line in lines[1:]] if known else [{}] * len(lines)
-    )
+    answers = [line for line in lines if "facts" not in line]
+    found = [_answer(line) if known else {} for line in answers]
     self._answers: list[dict[str, Any]] = []
     self.done = 0
     for batch in self._batches:
