@@ -187,6 +187,17 @@ class Fields:
       )
     return settings
 
+  def padded_settings(
+    self, defaults: pixels.PixelSettings
+  ) -> pixels.PixelSettings:
+    """`pixel_settings`, where images are padded with the mean colour."""
+    settings = self.pixel_settings(defaults)
+    try:
+      pixels.mean_color(settings)
+    except ValueError as error:
+      raise ValueError(f"{self.path}: {error}") from error
+    return settings
+
   def _finite(self, name: str, default: Any, count: int) -> tuple[float, ...]:
     """Finite numbers, which may be written as one that stands for all."""
     value = self.get(name, default)
@@ -362,12 +373,17 @@ def read(path: pathlib.Path | str) -> Folder:
 
 
 def _tokenizer_fields(path: pathlib.Path) -> Fields:
-  """Fields of the tokenizer, special tokens from their own file if older."""
+  """Fields of the tokenizer; special and added tokens of older folders too."""
   fields = read_fields(path / "tokenizer_config.json", needed=False)
   if fields.get("added_tokens_decoder") is not None:
     return fields  # written by a version that has all tokens in this file
-  older = read_fields(path / "special_tokens_map.json", needed=False)
-  return Fields(fields.path, {**fields.values, **older.values})
+  special = read_fields(path / "special_tokens_map.json", needed=False)
+  added = read_fields(path / "added_tokens.json", needed=False)
+  decoder = {
+    str(index): {"content": token} for token, index in added.values.items()
+  }
+  older = {**special.values, "added_tokens_decoder": decoder}
+  return Fields(fields.path, {**fields.values, **older})
 
 
 def _template(path, processor: Fields, tokenizer: Fields) -> str:

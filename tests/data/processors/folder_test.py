@@ -265,6 +265,8 @@ def test_an_unknown_family_and_format(write):
     ("onevision", {"image_mean": [0, math.nan, 0]}, "[0, NaN, 0]; expected"),
     ("llava", {"image_std": [1, 1, math.inf]}, "Infinity]; expected three"),
     ("smolvlm", {"image_std": [0.5, 0, 0.5]}, "expected numbers other than 0"),
+    ("onevision", {"image_mean": [0.5, 0.5, -1]}, "expected numbers from 0 to"),
+    ("tiny_llava_pad", {"image_mean": 2}, "are padded with this colour"),
     ("llava", {"image_std": 1e-50}, "make pixels that are not finite"),
     ("llava", {"rescale_factor": 1e38}, "make pixels that are not finite"),
     ("llava", {"size": {"shortest_edge": 10**9}}, "of 1 to 8,192 pixels"),

@@ -277,6 +277,11 @@ def write(name, path, **changes):
   return path
 
 
+def image_id(family):
+  """Id of the image token in `tokenizer`."""
+  return _SPECIALS[family].index(IMAGE[family])
+
+
 def edit(path, file, **changes):
   """Changes fields of a JSON file of a folder, which may be new."""
   file = path / file

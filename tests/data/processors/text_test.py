@@ -140,9 +140,33 @@ def test_added_tokens_are_those_of_the_tokenizer(write):
   samples.edit(path, "tokenizer_config.json", added_tokens_decoder=added)
   assert refusals.of(path) == (
     f"{path / 'tokenizer.json'}: the token '<pad>' is {index}; expected 7, by"
-    f" added_tokens_decoder of {path / 'tokenizer_config.json'}; take both"
-    " files from one model"
+    f" {path / 'tokenizer_config.json'}; take both files from one model"
   )
+
+
+def test_added_tokens_that_only_other_files_have(write):
+  """The ids are those of transformers 5.24."""
+  path = write("tiny_llava")
+  count = processors.load(path).text.inner.get_vocab_size()
+  assert count == 264
+  added = {"265": {"content": "<extra>"}, "264": {"content": "<other>"}}
+  added["265"] |= {"special": True, "normalized": False}
+  samples.edit(path, "tokenizer_config.json", added_tokens_decoder=added)
+  text = processors.load(path).text
+  ids = text.encode("the <extra> a<other>")
+  assert ids == [1, 263, 225, 265, 225, 69, 264]
+  assert text.decode(ids) == "the  a<other>"
+  samples.edit(path, "config.json", text_config={"vocab_size": 265})
+  assert "the ids of the tokens '<extra>' (265) have no row" in (
+    refusals.of(path)
+  )
+  # Older folders have a file of their own for them.
+  path = write("llava")
+  samples.edit(path, "added_tokens.json", **{"<extra>": 264})
+  ids = processors.load(path).text.encode("the <extra> a")
+  assert ids == [1, 263, 225, 264, 225, 69]
+  samples.edit(path, "added_tokens.json", **{"<extra>": 300})
+  assert "the token '<extra>' is 264; expected 300, by" in refusals.of(path)
 
 
 @pytest.mark.parametrize("value", [7, True, ["<s>"], {"text": "<s>"}])
@@ -164,6 +188,9 @@ def test_damage_that_shows_when_a_text_is_read(write):
   values["post_processor"]["special_tokens"] = {}
   (path / "tokenizer.json").write_text(json.dumps(values))
   assert f"{path / 'tokenizer.json'} is damaged (" in refusals.of(path)
+  values["model"]["continuing_subword_prefix"] = "\0"
+  (path / "tokenizer.json").write_text(json.dumps(values))
+  assert "is damaged (it has a character NUL)" in refusals.of(path)
   processor = processors.load(write("tiny_smolvlm"))
   with pytest.raises(ValueError, match="half of a character.* at 13: a surr"):
     processor.prepare("<|im_start|> \ud83d")
