@@ -19,7 +19,7 @@ _SEED = 20_260_730
 _FILES = (
   *("tokenizer.json", "tokenizer_config.json", "chat_template.json"),
   *("preprocessor_config.json", "processor_config.json", "config.json"),
-  *("generation_config.json", "special_tokens_map.json"),
+  *("generation_config.json", "special_tokens_map.json", "added_tokens.json"),
   "chat_template.jinja",
 )
 _SNIPPETS = (
@@ -45,6 +45,8 @@ def _folder(path, draw):
   (path / "generation_config.json").write_text(json.dumps(ends))
   tokens = {"eos_token": "</s>", "bos_token": {"content": "<s>"}}
   (path / "special_tokens_map.json").write_text(json.dumps(tokens))
+  added = {samples.IMAGE[family]: samples.image_id(family)}
+  (path / "added_tokens.json").write_text(json.dumps(added))
   (path / "chat_template.jinja").write_text(samples.TEMPLATES[family])
   return path
 

@@ -97,7 +97,7 @@ class Processor:
     "llava" and "": those of the folder, as `generate` of transformers, which
     LLaVA's own scripts call, has them (`text.end_ids`). "lmms_eval": the
     tokenizer's `eos_token` too, which is what lmms-eval hands to `generate`;
-    where that would go on behind another id of the folder, answers end here.
+    where that would go on after another id of the folder, answers end here.
 
     Args:
       protocol: of `data.benchmarks.prompts.PROTOCOLS`, or "".
@@ -133,7 +133,7 @@ class Processor:
       raise ValueError(
         f"{self.where}: the chat template cannot render the conversation:"
         f" {error}; write the prompt as a text, with one image token"
-        f" {self.text.image!r} a picture, and give that in place of the"
+        f" {self.text.image!r} for each image, and give that in place of the"
         " conversation, or correct the template"
       ) from error
 

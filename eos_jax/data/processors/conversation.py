@@ -23,9 +23,9 @@ VICUNA_SYSTEM = (
   " questions."
 )
 
-# Pictures of a turn before its texts; a turn's parts in their order.
-_PICTURES_FIRST = """
-{%- macro pictures(turn, mark) -%}
+# Images of a turn before its texts, or all parts in their order.
+_IMAGES_FIRST = """
+{%- macro images(turn, mark) -%}
 {%- for part in turn.content if part.type == "image" %}{{ mark }}{% endfor -%}
 {%- endmacro -%}
 {%- macro texts(turn, before, after) -%}
@@ -45,18 +45,18 @@ _IN_ORDER = """
 TEMPLATES: dict[str, str] = {
   # LLaVA-1.5 as converted checkpoints have it: no system text of its own, and
   # a space ends each text.
-  "llava": _PICTURES_FIRST
+  "llava": _IMAGES_FIRST
   + """
 {%- for turn in messages -%}
 {{- turn.role | upper + ": " if turn.role != "system" -}}
-{{- pictures(turn, "<image>\\n") + texts(turn, "", " ") -}}
+{{- images(turn, "<image>\\n") + texts(turn, "", " ") -}}
 {%- endfor -%}
 {{- "ASSISTANT:" if add_generation_prompt -}}
 """,
   # LLaVA-1.5 as its authors train and evaluate (`conv_vicuna_v1` of
   # haotian-liu/LLaVA, `llava/conversation.py`). A system turn replaces the
   # standing system text.
-  "vicuna": _PICTURES_FIRST
+  "vicuna": _IMAGES_FIRST
   + """
 {%- if messages[0].role == "system" -%}
 {{- texts(messages[0], "", "") + " " -}}
@@ -70,16 +70,16 @@ TEMPLATES: dict[str, str] = {
 {%- if turn.role == "system" -%}
 {{- raise_exception("a system turn comes late; it can only be the first") -}}
 {%- endif -%}
-{{- turn.role | upper + ": " + pictures(turn, "<image>\\n") -}}
+{{- turn.role | upper + ": " + images(turn, "<image>\\n") -}}
 {{- texts(turn, "", "") + ("</s>" if turn.role == "assistant" else " ") -}}
 {%- endfor -%}
 {{- "ASSISTANT:" if add_generation_prompt -}}
 """,
-  # Pictures of a turn on the line of its role.
-  "onevision": _PICTURES_FIRST
+  # Images of a turn on the line of its role.
+  "onevision": _IMAGES_FIRST
   + """
 {%- for turn in messages -%}
-{{- "<|im_start|>" + turn.role + " " + pictures(turn, "<image>") -}}
+{{- "<|im_start|>" + turn.role + " " + images(turn, "<image>") -}}
 {{- texts(turn, "\\n", "") + "<|im_end|>" -}}
 {%- endfor -%}
 {{- "<|im_start|>assistant\\n" if add_generation_prompt -}}
@@ -160,7 +160,7 @@ def render(
   reply: bool,
   tokens: Mapping[str, str],
 ) -> str:
-  """The text of a conversation, with one image token a picture.
+  """The text of a conversation, with one image token for each image.
 
   Args:
     turns: from `checked`.
@@ -172,11 +172,11 @@ def render(
   Raises:
     ValueError: a text contains the image token.
     TemplateError: the template cannot be rendered, or does not write one image
-      token a picture.
+      token for each image.
   """
-  pictures = 0
+  images = 0
   for _, parts in turns:
-    pictures += parts.count(None)
+    images += parts.count(None)
     if any(image in part for part in parts if part is not None):
       raise ValueError(
         f"conversation: a text contains the image token {image!r}; give the"
@@ -191,13 +191,13 @@ def render(
   try:
     text = ask(lambda parts: [_as_part(part) for part in parts])
   except template_lib.TemplateError:
-    if pictures:
+    if images:
       raise
     # Templates of language models read texts alone.
     text = ask("".join)
-  if text.count(image) != pictures:
+  if text.count(image) != images:
     raise template_lib.TemplateError(
-      f"it writes {text.count(image)} image tokens {image!r} for {pictures}"
+      f"it writes {text.count(image)} image tokens {image!r} for {images}"
       " images"
     )
   return text

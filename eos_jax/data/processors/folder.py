@@ -54,8 +54,8 @@ _SPECIAL = (
 )
 
 
-# Sides of images that a processor may ask for, pixels: larger ones have no room
-# in memory.
+# Longest side of images that a processor may ask for, pixels: larger ones do
+# not fit into memory.
 LONGEST = 1 << 13
 
 
@@ -69,7 +69,7 @@ class Fields:
 
   Attributes:
     path: the file.
-    values: field to value; null counts as absent.
+    values: field to value; null counts as absent but in flags.
   """
 
   path: pathlib.Path
@@ -90,8 +90,10 @@ class Fields:
     )
 
   def flag(self, name: str, default: bool) -> bool:
-    """A boolean field."""
-    value = self.get(name, default)
+    """A boolean field; null is false, as it is to transformers' classes."""
+    value = self.values.get(name, default)
+    if value is None:
+      return False
     if not isinstance(value, bool):
       raise self.fault(name, "true or false", "correct the file")
     return value
@@ -183,6 +185,17 @@ class Fields:
         f" image_std {std} make pixels that are not finite in float32; correct"
         " the file, or use the one that came with the weights"
       )
+    return settings
+
+  def padded_settings(
+    self, defaults: pixels.PixelSettings
+  ) -> pixels.PixelSettings:
+    """`pixel_settings`, where images are padded with the mean colour."""
+    settings = self.pixel_settings(defaults)
+    try:
+      pixels.mean_color(settings)
+    except ValueError as error:
+      raise ValueError(f"{self.path}: {error}") from error
     return settings
 
   def _finite(self, name: str, default: Any, count: int) -> tuple[float, ...]:
@@ -360,12 +373,17 @@ def read(path: pathlib.Path | str) -> Folder:
 
 
 def _tokenizer_fields(path: pathlib.Path) -> Fields:
-  """Fields of the tokenizer, special tokens from their own file if older."""
+  """Fields of the tokenizer; special and added tokens of older folders too."""
   fields = read_fields(path / "tokenizer_config.json", needed=False)
   if fields.get("added_tokens_decoder") is not None:
     return fields  # written by a version that has all tokens in this file
-  older = read_fields(path / "special_tokens_map.json", needed=False)
-  return Fields(fields.path, {**fields.values, **older.values})
+  special = read_fields(path / "special_tokens_map.json", needed=False)
+  added = read_fields(path / "added_tokens.json", needed=False)
+  decoder = {
+    str(index): {"content": token} for token, index in added.values.items()
+  }
+  older = {**special.values, "added_tokens_decoder": decoder}
+  return Fields(fields.path, {**fields.values, **older})
 
 
 def _template(path, processor: Fields, tokenizer: Fields) -> str:

@@ -108,9 +108,8 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
       "set it to true",
     )
   patch, extra = _encoder(folder)
-  settings = Settings(
-    fields.pixel_settings(values), size, tuple(side), aspect, patch, extra
-  )
+  read = fields.padded_settings if aspect == "pad" else fields.pixel_settings
+  settings = Settings(read(values), size, tuple(side), aspect, patch, extra)
   if settings.tokens < 1:
     raise ValueError(
       f"{fields.path}: images of {side[0]} x {side[1]} pixels have no whole"

@@ -86,7 +86,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     )
   return Settings(
     # Without values the class in transformers takes CLIP's.
-    fields.pixel_settings(llava.CLIP),
+    fields.padded_settings(llava.CLIP),
     side,
     _resolutions(folder, side),
     patches,

@@ -314,7 +314,13 @@ def _row_weights(
 
 def mean_color(settings: PixelSettings) -> tuple[int, int, int]:
   """The 8-bit colour whose normalised value is about zero, rounded down."""
-  return tuple(int(value * 255) for value in settings.mean)
+  color = tuple(int(value * 255) for value in settings.mean)
+  if not all(0 <= value <= 255 for value in color):
+    raise ValueError(
+      f"image_mean is {settings.mean}; expected numbers from 0 to 1, because"
+      " images are padded with this colour; correct it, or do not pad"
+    )
+  return color
 
 
 @functools.lru_cache(maxsize=16)

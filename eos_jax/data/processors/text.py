@@ -100,6 +100,7 @@ def load(
   """
   path = folder.path / "tokenizer.json"
   inner = _read(path)
+  _add_tokens(folder, inner, path)
   if folder.processor.token("image_token") not in ("", image):
     raise folder.processor.fault(
       "image_token",
@@ -123,7 +124,6 @@ def load(
         f"{path}: the image token {image!r} is {image_id}; expected {expected},"
         f" by {name} of {folder.config.path}; take both files from one model"
       )
-  _check_added(folder.tokenizer, inner, path)
   begin = folder.tokenizer.token("bos_token")
   pad = inner.token_to_id(folder.tokenizer.token("pad_token"))
   text = Text(
@@ -147,8 +147,15 @@ def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
       " where the weights came from, or convert the slow tokenizer with"
       " `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
     )
+  text = folder_lib.read_text(path)
+  if "\0" in text or "\\u0000" in text:
+    # In an error of the package it would end the process.
+    raise ValueError(
+      f"{path} is damaged (it has a character NUL); expected a tokenizer; copy"
+      " the file again"
+    )
   try:
-    inner = tokenizers.Tokenizer.from_file(str(path))
+    inner = tokenizers.Tokenizer.from_str(text)
     inner.no_truncation()
     inner.no_padding()
     inner.decode(inner.encode("?").ids)  # some damage shows only here
@@ -163,19 +170,29 @@ def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
   return inner
 
 
-def _check_added(
-  fields: folder_lib.Fields, inner: tokenizers.Tokenizer, path: pathlib.Path
+_FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
+
+
+def _add_tokens(
+  folder: folder_lib.Folder, inner: tokenizers.Tokenizer, path: pathlib.Path
 ) -> None:
-  """Refuses added tokens that have another id in the tokenizer's own file."""
-  added = fields.inner("added_tokens_decoder")
-  for index in added.values:
+  """Adds tokens that only the folder's other files have, as transformers does.
+
+  Raises:
+    ValueError: a token has another id there than in the tokenizer.
+  """
+  added = folder.tokenizer.inner("added_tokens_decoder")
+  for index in sorted(added.values, key=lambda index: (len(index), index)):
     token = added.token(index)
+    if inner.token_to_id(token) is None:
+      fields = added.inner(index)
+      flags = {n: fields.flag(n, False) for n in _FLAGS if n in fields.values}
+      inner.add_tokens([tokenizers.AddedToken(token, **flags)])
     found = inner.token_to_id(token)
-    if found is not None and str(found) != index:
+    if str(found) != index:
       raise ValueError(
         f"{path}: the token {token!r} is {found}; expected {index}, by"
-        f" added_tokens_decoder of {fields.path}; take both files from one"
-        " model"
+        f" {added.path}; take both files from one model"
       )
 
 

@@ -10,29 +10,9 @@ from PIL import Image
 import pytest
 
 from eos_jax.data import processors
-from tests.data.processors import samples
+from tests.data.processors import refusals, samples
 
 _GOLDENS = pathlib.Path(__file__).parent / "goldens"
-
-
-@pytest.fixture
-def write(tmp_path):
-  def call(name, **changes):
-    return samples.write(name, tmp_path / name, **changes)
-
-  return call
-
-
-def _edit(path, file, **changes):
-  values = json.loads((path / file).read_text())
-  values.update(changes)
-  (path / file).write_text(json.dumps(values))
-
-
-def _refusal(path, **options):
-  with pytest.raises(ValueError) as error:
-    processors.load(path, **options)
-  return str(error.value)
 
 
 # Spellings.
@@ -86,7 +66,7 @@ def test_one_processor_file(name, write):
   plain = processors.load(path)
   picture = json.loads((path / "preprocessor_config.json").read_text())
   (path / "preprocessor_config.json").unlink()
-  _edit(path, "processor_config.json", image_processor=picture)
+  samples.edit(path, "processor_config.json", image_processor=picture)
   (path / "chat_template.json").unlink()
   (path / "chat_template.jinja").write_text(plain.template)
   again = processors.load(path)
@@ -106,11 +86,11 @@ def test_folders_without_a_processor_file(write):
 def test_templates_in_the_tokenizer_s_file(write):
   path = write("tiny_llava")
   (path / "chat_template.json").unlink()
-  _edit(path, "tokenizer_config.json", chat_template="a")
+  samples.edit(path, "tokenizer_config.json", chat_template="a")
   assert processors.load(path).template == "a"
   named = [{"name": "tools", "template": "b"}]
   named.append({"name": "default", "template": "c"})
-  _edit(path, "tokenizer_config.json", chat_template=named)
+  samples.edit(path, "tokenizer_config.json", chat_template=named)
   assert processors.load(path).template == "c"
 
 
@@ -156,10 +136,10 @@ def test_siglip_in_a_llava_folder_squeezes_the_whole_image(write):
   picture = {"image_processor_type": "SiglipImageProcessor"}
   (path / "preprocessor_config.json").write_text(json.dumps(picture))
   vision = {"model_type": "siglip_vision_model", "patch_size": 16}
-  _edit(path, "config.json", vision_config=vision)
+  samples.edit(path, "config.json", vision_config=vision)
   counts = {"num_additional_image_tokens": 0, "patch_size": 16}
   counts["vision_feature_select_strategy"] = "full"
-  _edit(path, "processor_config.json", **counts)
+  samples.edit(path, "processor_config.json", **counts)
   processor = processors.load(path)
   image = samples.picture(300, 410)
   out = processor.family.preprocess([image], processor.settings)
@@ -167,6 +147,26 @@ def test_siglip_in_a_llava_folder_squeezes_the_whole_image(write):
   small = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
   expected = (small / 255 - 0.5) / 0.5
   np.testing.assert_allclose(out.pixels[0, 0], expected, rtol=0, atol=2e-6)
+
+
+def test_flags_that_are_null_are_false(write):
+  """So they are to the classes in transformers, whatever their defaults."""
+  flags = {
+    "llava": ("do_resize", "do_rescale", "do_normalize"),
+    "onevision": ("do_rescale", "do_normalize"),
+    "qwen2_vl": ("do_rescale", "do_normalize"),
+    "smolvlm": ("do_resize", "do_normalize", "do_image_splitting"),
+  }
+  for family, names in flags.items():
+    for name in names:
+      path, found = write(family), []
+      for value in (None, False):
+        samples.edit(path, "preprocessor_config.json", **{name: value})
+        found.append(processors.load(path).settings)
+      assert found[0] == found[1] != processors.load(write(family)).settings
+  path = write("llava")
+  samples.edit(path, "preprocessor_config.json", do_center_crop=None)
+  assert "do_center_crop is null; expected true, or a size" in refusals.of(path)
 
 
 def test_flags_are_obeyed(write):
@@ -185,7 +185,7 @@ def test_flags_are_obeyed(write):
 def test_class_token_is_kept_by_the_full_strategy(write):
   path = write("llava")
   full = {"vision_feature_select_strategy": "full"}
-  _edit(path, "processor_config.json", **full)
+  samples.edit(path, "processor_config.json", **full)
   assert processors.load(path).settings.tokens == 577
 
 
@@ -197,199 +197,34 @@ def test_missing_and_damaged_files(write):
   for name in ("config.json", "preprocessor_config.json"):
     whole = (path / name).read_text()
     (path / name).write_text(whole[:20])
-    assert f"{path / name} is damaged (" in _refusal(path)
+    assert f"{path / name} is damaged (" in refusals.of(path)
     (path / name).write_text("[]")
-    assert _refusal(path) == (
+    assert refusals.of(path) == (
       f"{path / name} holds a list; expected a JSON object; copy the file again"
     )
     (path / name).unlink()
-    assert _refusal(path) == (
+    assert refusals.of(path) == (
       f"{path / name} is missing; expected a model folder in the Hugging Face"
       " layout; copy the file from where the weights came from"
     )
     (path / name).write_text(whole)
   file = path / "tokenizer.json"
   file.write_text(file.read_text()[:100])
-  said = _refusal(path)
+  said = refusals.of(path)
   assert said.startswith(f"{file} is damaged (") and said.endswith(
     "; expected a tokenizer; copy the file again"
   )
   file.unlink()
-  assert _refusal(path).startswith(f"{file} is missing; expected the fast")
-
-
-def test_tokenizers_without_the_image_token(write):
-  path = write("tiny_llava")
-  other = samples.tokenizer("qwen2_vl")
-  other.save(str(path / "tokenizer.json"))
-  assert _refusal(path) == (
-    f"{path / 'tokenizer.json'}: special tokens are missing, '<image>' and 0"
-    f" more, among {other.get_vocab_size()} tokens; expected the tokenizer of"
-    " the vision-language model, not of its language model alone; take the one"
-    " beside the weights"
-  )
-  samples.tokenizer("smolvlm").save(str(path / "tokenizer.json"))
-  _edit(path, "config.json", image_token_index=32000)
-  assert "'<image>' is 4; expected 32000, by image_token_index" in (
-    _refusal(path)
-  )
-
-
-def test_tokenizers_without_the_other_special_tokens(write):
-  """Names of rows would fall into letters that no model was trained on."""
-  path = write("tiny_smolvlm")
-  file = path / "tokenizer.json"
-  whole = file.read_text()
-  file.write_text(whole.replace("<row_2_col_2>", "<row_2_col_x>"))
-  processor = processors.load(path)
-  with pytest.raises(ValueError) as error:
-    processor.prepare(_turn(_IMAGE), [samples.picture(20, 50)])
-  assert str(error.value) == (
-    f"{path}: a picture has 2 x 3 tiles, but the tokenizer has no token"
-    " '<row_2_col_2>'; give a smaller picture, or lower size.longest_edge"
-  )
-  file.write_text(whole.replace("<global-img>", "<global>"))
-  assert "special tokens are missing, '<global-img>' and 0 more" in (
-    _refusal(path)
-  )
-  path = write("tiny_llava")
-  _edit(path, "processor_config.json", image_token="<picture>")
-  assert _refusal(path) == (
-    f'{path / "processor_config.json"}: image_token is "<picture>"; expected'
-    ' the family\'s "<image>"; rename it there and in tokenizer.json'
-  )
-
-
-def test_texts_begin_once(write):
-  path = write("tiny_llava")
-  plain = processors.load(path).text
-  ids = plain.encode("the")
-  assert ids[0] == plain.inner.token_to_id("<s>") and len(ids) == 2
-  assert plain.encode("<s>the") == ids
-  # As in transformers 5, the post-processor alone says what is added.
-  for given in (True, False):
-    _edit(path, "tokenizer_config.json", add_bos_token=given)
-    assert processors.load(path).text.encode("the") == ids
-  _edit(path, "tokenizer.json", post_processor=None)
-  for given in (True, False):
-    _edit(path, "tokenizer_config.json", add_bos_token=given)
-    text = processors.load(path).text
-    assert text.encode("the") == ids[1:] and text.encode("<s>the") == ids
-
-
-@pytest.mark.parametrize("name", samples.FAMILIES)
-def test_truncation_and_padding_of_the_file_are_switched_off(name, write):
-  path = write(f"tiny_{name}")
-  picture, turns = samples.picture(20, 50), samples.CONVERSATIONS["question"]
-  plain = processors.load(path).prepare(turns, [picture])
-  truncation = {
-    "direction": "Right",
-    "max_length": 24,
-    "strategy": "LongestFirst",
-    "stride": 0,
-  }
-  padding = {
-    "strategy": {"Fixed": 400},
-    "direction": "Left",
-    "pad_to_multiple_of": None,
-    "pad_id": 0,
-    "pad_type_id": 0,
-    "pad_token": "<pad>",
-  }
-  assert len(plain.ids) not in (24, 400)
-  for changes in (
-    {"truncation": truncation},
-    {"padding": padding},
-    {"truncation": truncation, "padding": padding},
-  ):
-    _edit(path, "tokenizer.json", truncation=None, padding=None)
-    _edit(path, "tokenizer.json", **changes)
-    processor = processors.load(path)
-    inputs = processor.prepare(turns, [picture])
-    assert inputs.ids.tolist() == plain.ids.tolist()
-    assert processor.text.encode("the") == processors.load(path).text.encode(
-      "the"
-    )
-
-
-def test_ids_without_a_row(write):
-  """Checkpoints pad the vocabulary: more rows than tokens are fine."""
-  path = write("tiny_llava")
-  inner = processors.load(path).text.inner
-  count = inner.get_vocab_size()
-  for rows in (count, count + 64):
-    _edit(path, "config.json", text_config={"vocab_size": rows})
-    assert processors.load(path).text.image_id == inner.token_to_id("<image>")
-  _edit(path, "config.json", text_config={"vocab_size": count - 2})
-  names = {inner.token_to_id(t): t for t in inner.get_vocab()}
-  assert _refusal(path) == (
-    f"{path / 'tokenizer.json'}: the ids of the tokens"
-    f" {names[count - 2]!r} ({count - 2}), {names[count - 1]!r} ({count - 1})"
-    f" have no row in the embedding; expected ids below {count - 2},"
-    f" the vocabulary by vocab_size of {path / 'config.json'}; take tokenizer"
-    " and weights from one model, or resize the embedding"
-  )
-  _edit(path, "config.json", text_config={"vocab_size": 3})
-  assert f" and {count - 8} more have no row" in _refusal(path)
-  # Qwen2-VL's older files have the language model's fields at the top.
-  path = write("tiny_qwen2_vl")
-  _edit(path, "config.json", vocab_size=9)
-  assert "expected ids below 9, the vocabulary" in _refusal(path)
-
-
-def test_added_tokens_are_those_of_the_tokenizer(write):
-  path = write("tiny_llava")
-  inner = processors.load(path).text.inner
-  index = inner.token_to_id("<pad>")
-  added = {str(index): {"content": "<pad>", "special": True}}
-  _edit(path, "tokenizer_config.json", added_tokens_decoder=added)
-  processors.load(path)
-  added = {"7": {"content": "<pad>", "special": True}}
-  _edit(path, "tokenizer_config.json", added_tokens_decoder=added)
-  assert _refusal(path) == (
-    f"{path / 'tokenizer.json'}: the token '<pad>' is {index}; expected 7, by"
-    f" added_tokens_decoder of {path / 'tokenizer_config.json'}; take both"
-    " files from one model"
-  )
-
-
-@pytest.mark.parametrize("value", [7, True, ["<s>"], {"text": "<s>"}])
-@pytest.mark.parametrize("name", ["bos_token", "pad_token", "eos_token"])
-def test_special_tokens_of_the_wrong_type(name, value, write):
-  path = write("tiny_llava")
-  _edit(path, "tokenizer_config.json", **{name: value})
-  assert _refusal(path) == (
-    f"{path / 'tokenizer_config.json'}: {name} is {json.dumps(value)};"
-    " expected a token: text, or {content: text}; correct the file"
-  )
-  _edit(path, "tokenizer_config.json", **{name: {"content": "<s>"}})
-  assert processors.load(path).tokens[name] == "<s>"
-
-
-def test_damage_that_shows_when_a_text_is_read(write):
-  path = write("tiny_llava")
-  values = json.loads((path / "tokenizer.json").read_text())
-  values["post_processor"]["special_tokens"] = {}
-  (path / "tokenizer.json").write_text(json.dumps(values))
-  assert f"{path / 'tokenizer.json'} is damaged (" in _refusal(path)
-  processor = processors.load(write("tiny_smolvlm"))
-  with pytest.raises(ValueError, match="half of a character.* at 13: a surr"):
-    processor.prepare("<|im_start|> \ud83d")
-
-
-def test_special_tokens_of_older_folders(write):
-  path = write("tiny_llava")
-  (path / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
-  assert processors.load(path).tokens["eos_token"] == "</s>"
+  assert refusals.of(path).startswith(f"{file} is missing; expected the fast")
 
 
 def test_smolvlm_s_format_begins_as_the_tokenizer_does(write):
   """Idefics3 has the format too, with the tokens of Llama 3."""
   path = write("tiny_smolvlm")
-  _edit(path, "config.json", model_type="idefics3")
+  samples.edit(path, "config.json", model_type="idefics3")
   file = path / "tokenizer.json"
   file.write_text(file.read_text().replace("<|im_start|>", "<|begin_of_text|>"))
-  _edit(path, "tokenizer_config.json", bos_token="<|begin_of_text|>")
+  samples.edit(path, "tokenizer_config.json", bos_token="<|begin_of_text|>")
   (path / "chat_template.json").unlink()
   text = processors.load(path).prompt([{"role": "user", "content": "Hi."}])
   assert text == "<|begin_of_text|>User: Hi.<end_of_utterance>\nAssistant:"
@@ -397,13 +232,13 @@ def test_smolvlm_s_format_begins_as_the_tokenizer_does(write):
 
 def test_an_unknown_family_and_format(write):
   path = write("tiny_llava")
-  _edit(path, "config.json", model_type="fuyu")
-  assert _refusal(path) == (
+  samples.edit(path, "config.json", model_type="fuyu")
+  assert refusals.of(path) == (
     f'{path / "config.json"}: model_type is "fuyu"; expected one of llava,'
     " llava_onevision, qwen2_vl, qwen2_5_vl, smolvlm, idefics3; convert the"
     " checkpoint, or prepare its inputs yourself"
   )
-  assert _refusal(write("tiny_smolvlm"), style="vicuna") == (
+  assert refusals.of(write("tiny_smolvlm"), style="vicuna") == (
     "style is 'vicuna'; expected one of smolvlm for the model_type 'smolvlm'"
   )
 
@@ -430,6 +265,8 @@ def test_an_unknown_family_and_format(write):
     ("onevision", {"image_mean": [0, math.nan, 0]}, "[0, NaN, 0]; expected"),
     ("llava", {"image_std": [1, 1, math.inf]}, "Infinity]; expected three"),
     ("smolvlm", {"image_std": [0.5, 0, 0.5]}, "expected numbers other than 0"),
+    ("onevision", {"image_mean": [0.5, 0.5, -1]}, "expected numbers from 0 to"),
+    ("tiny_llava_pad", {"image_mean": 2}, "are padded with this colour"),
     ("llava", {"image_std": 1e-50}, "make pixels that are not finite"),
     ("llava", {"rescale_factor": 1e38}, "make pixels that are not finite"),
     ("llava", {"size": {"shortest_edge": 10**9}}, "of 1 to 8,192 pixels"),
@@ -471,29 +308,31 @@ def test_an_unknown_family_and_format(write):
 )
 def test_fields_that_cannot_be_used(name, changes, said, write):
   path = write(name, **changes)
-  refusal = _refusal(path)
+  refusal = refusals.of(path)
   assert refusal.startswith(f"{path / 'preprocessor_config.json'}: ")
   assert said in refusal
 
 
 def test_fields_beside_the_pictures(write):
   path = write("onevision")
-  _edit(path, "config.json", vision_aspect_ratio="square")
-  assert _refusal(path) == (
+  samples.edit(path, "config.json", vision_aspect_ratio="square")
+  assert refusals.of(path) == (
     f'{path / "config.json"}: vision_aspect_ratio is "square"; expected'
     ' "anyres_max_" and a number; correct the file'
   )
   path = write("llava")
-  _edit(path, "config.json", image_aspect_ratio="anyres")
+  samples.edit(path, "config.json", image_aspect_ratio="anyres")
   assert 'image_aspect_ratio is "anyres"; expected "pad" or "square"' in (
-    _refusal(path)
+    refusals.of(path)
   )
-  _edit(path, "config.json", image_aspect_ratio=None, vision_config=7)
-  assert "vision_config is 7; expected an object" in _refusal(path)
+  samples.edit(path, "config.json", image_aspect_ratio=None, vision_config=7)
+  assert "vision_config is 7; expected an object" in refusals.of(path)
   shutil.rmtree(path)
   path = write("llava")
-  _edit(path, "processor_config.json", vision_feature_select_strategy="cls")
-  assert 'is "cls"; expected "default" or "full"' in _refusal(path)
+  samples.edit(
+    path, "processor_config.json", vision_feature_select_strategy="cls"
+  )
+  assert 'is "cls"; expected "default" or "full"' in refusals.of(path)
 
 
 # Conversations.
@@ -556,14 +395,14 @@ def test_texts_are_taken_where_no_template_is(write):
 def test_templates_of_the_wrong_type(write):
   path = write("tiny_llava")
   for value in (7, [1, 2], {"default": ["a"]}, {"tools": "a"}):
-    _edit(path, "chat_template.json", chat_template=value)
-    assert _refusal(path) == (
+    samples.edit(path, "chat_template.json", chat_template=value)
+    assert refusals.of(path) == (
       f"{path / 'chat_template.json'}: chat_template is {json.dumps(value)};"
       ' expected a template, or several by name and one of them "default";'
       " correct the file"
     )
   (path / "chat_template.jinja").write_bytes(b"\xff\xfe{{ x }}")
-  assert f"{path / 'chat_template.jinja'} is damaged (" in _refusal(path)
+  assert f"{path / 'chat_template.jinja'} is damaged (" in refusals.of(path)
 
 
 def test_numbers_that_do_not_fit(write):
@@ -579,14 +418,3 @@ def test_numbers_that_do_not_fit(write):
     processor.prepare(_turn(_IMAGE), [picture], capacity=5)
   with pytest.raises(ValueError, match="tokens, but length is 9; raise it"):
     processor.prepare(_turn(_IMAGE), [picture], length=9)
-
-
-def test_image_tokens_that_fall_apart(write):
-  path = write("tiny_llava")
-  file = path / "tokenizer.json"
-  values = json.loads(file.read_text())
-  values["added_tokens"] = []
-  file.write_text(json.dumps(values))
-  processor = processors.load(path)
-  with pytest.raises(ValueError, match="mark it as special in tokenizer.json"):
-    processor.prepare(_turn(_IMAGE), [samples.picture(9, 9)])

@@ -277,6 +277,18 @@ def write(name, path, **changes):
   return path
 
 
+def image_id(family):
+  """Id of the image token in `tokenizer`."""
+  return _SPECIALS[family].index(IMAGE[family])
+
+
+def edit(path, file, **changes):
+  """Changes fields of a JSON file of a folder, which may be new."""
+  file = path / file
+  values = json.loads(file.read_text()) if file.exists() else {}
+  file.write_text(json.dumps(values | changes))
+
+
 def picture(height, width, *, seed=0, mode="RGB"):
   """Waves and noise, so that every filter and every border shows."""
   rng = np.random.default_rng([seed, height, width])

@@ -68,8 +68,8 @@ def test_a_template_that_places_no_images(tmp_path):
   assert str(error.value) == (
     f"{tmp_path}: the chat template cannot render the conversation: it writes"
     " a content as if it were one text, and cannot place images; write the"
-    " prompt as a text, with one image token '<image>' a picture, and give that"
-    " in place of the conversation, or correct the template"
+    " prompt as a text, with one image token '<image>' for each image, and give"
+    " that in place of the conversation, or correct the template"
   )
   twice = samples.TEMPLATES["llava"].replace("<image>", "<image><image>")
   processor = dataclasses.replace(processor, template=twice)
