@@ -104,6 +104,7 @@ setuptools.setup(
       "models/weights/*",
       "ops/*.json",
       "ops/*.md",
+      "ops/presets/*.npz",
     ],
   },
   install_requires=_REQUIRES,

@@ -13,6 +13,8 @@ from eos_jax.ops import needs, types
 
 SITE = re.compile(r"(vision|decoder)\.(0|[1-9][0-9]*)")
 FORMAT = "eos_jax.ReductionPlan/1"
+# Blocks that a vision encoder may have; published ones have at most 48.
+MOST_BLOCKS = 64
 
 
 def site_index(site: str) -> tuple[str, int]:
@@ -152,6 +154,11 @@ def _faults(plan: ReductionPlan) -> list[str]:
       faults.append(
         f"site {planned.site!r} does not exist: the last of {plan.layers} "
         f"layers is decoder.{plan.layers - 1}"
+      )
+    if kind == "vision" and layer >= MOST_BLOCKS:
+      faults.append(
+        f"site {planned.site!r} does not exist: vision encoders have at most"
+        f" {MOST_BLOCKS} blocks, the last is vision.{MOST_BLOCKS - 1}"
       )
     faults += [
       f"site {planned.site!r}: {fault}"
