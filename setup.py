@@ -107,6 +107,7 @@ setuptools.setup(
       "models/weights/*",
       "ops/*.json",
       "ops/*.md",
+      "ops/presets/*.npz",
     ],
   },
   install_requires=_REQUIRES,

@@ -450,7 +450,7 @@ def _by_picture(operator, tokens, signals, jitter, pictures):
   image = jnp.zeros_like(reduced.index) + first // block
   reduced = dataclasses.replace(
     reduced,
-    index=reduced.index + first,
+    index=jnp.where(reduced.index < 0, -1, reduced.index + first),
     tokens=dataclasses.replace(reduced.tokens, image=image),
   )
   return jax.tree.map(

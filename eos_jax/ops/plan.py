@@ -18,6 +18,8 @@ from eos_jax.ops import needs, types
 
 SITE = re.compile(r"(vision|decoder)\.(0|[1-9][0-9]{0,3})")
 FORMAT = "eos_jax.ReductionPlan/1"
+# Blocks that a vision encoder may have; published ones have at most 48.
+MOST_BLOCKS = 64
 
 # Bounds of what a file may hold. Numbers between them cannot overflow float32
 # in one operator; what the sites of a plan multiply features by is bounded too.
@@ -269,6 +271,11 @@ def _faults(plan: ReductionPlan) -> list[str]:
       faults.append(
         f"site {planned.site!r} does not exist: the last of {plan.layers} "
         f"layers is decoder.{plan.layers - 1}"
+      )
+    if kind == "vision" and layer >= MOST_BLOCKS:
+      faults.append(
+        f"site {planned.site!r} does not exist: vision encoders have at most"
+        f" {MOST_BLOCKS} blocks, the last is vision.{MOST_BLOCKS - 1}"
       )
     faults += [
       f"site {planned.site!r}: {fault}"

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
+import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eos_jax.array_typing import Array, Float
@@ -68,6 +69,7 @@ STAGES = {
 
 _SIDE, _WIDTH, _KEEP, _EXAMPLES = 6, 8, 18, 3
 _SAME = 1e-5
+READINGS = pathlib.Path(__file__).parent / "presets" / "readings.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +143,12 @@ def table() -> str:
 def nearest_preset(spec: types.OperatorSpec) -> Nearest:
   """The preset whose outputs are nearest on reference inputs.
 
-  Both act on the same fixed pictures with as many tokens as the preset's kernel
+  Both act on the same fixed images with as many tokens as the preset's kernel
   allows nearest to half of them. Compared is what fixed queries read by
   attention, log-masses and biases included: it does not depend on the order of
-  rows. Not differentiable; the first call takes about a minute on a CPU,
-  because every preset is compiled once.
+  rows. Not differentiable. What the presets of this package give is stored
+  (`presets/readings.npz`); presets added to `PRESETS` are compiled at their
+  first call.
 
   Args:
     spec: the operator, such as one that a search found.
@@ -156,14 +159,13 @@ def nearest_preset(spec: types.OperatorSpec) -> Nearest:
   """
   spec = spec.replace(protect=0)
   own = _read(spec)
-  best = min(_all_read(), key=lambda item: _distance(own, item[1]))
-  preset = PRESETS[best[0]]
-  stages = [
-    stage
-    for stage in STAGES
-    if _matters(spec, preset.replace(protect=0), stage)
-  ]
-  return Nearest(preset.name, _distance(own, best[1]), tuple(stages))
+  distances = {
+    name: _distance(own, reading) for name, reading in _all_read().items()
+  }
+  name = min(distances, key=distances.get)
+  preset = PRESETS[name].replace(protect=0)
+  stages = [stage for stage in STAGES if _matters(spec, preset, stage)]
+  return Nearest(name, distances[name], tuple(stages))
 
 
 def _matters(spec, preset, stage):
@@ -172,73 +174,127 @@ def _matters(spec, preset, stage):
   if all(getattr(spec, name) == value for name, value in changes.items()):
     return False
   try:
-    return _distance(_read(spec), _read(spec.replace(**changes))) > _SAME
+    return _distance(_read(spec), _read(spec.replace(**changes))) > 0
   except ValueError:  # the two halves do not fit together
     return True
 
 
+def _all_read() -> dict[str, np.ndarray]:
+  """Readings of every preset by name: stored ones, others computed."""
+  stored = _stored()
+  return {
+    name: (
+      stored[_fingerprint(spec)]
+      if _fingerprint(spec) in stored
+      else _read(spec.replace(protect=0))
+    )
+    for name, spec in PRESETS.items()
+  }
+
+
+def _fingerprint(spec: types.OperatorSpec) -> str:
+  """Key of a stored reading: everything in a spec that a reading depends on."""
+  parts = [(name, getattr(spec, name)) for name in sum(STAGES.values(), ())]
+  return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
 @functools.cache
-def _all_read():
-  """Name and readings of every preset."""
-  return tuple(
-    (name, _read(spec.replace(protect=0))) for name, spec in PRESETS.items()
-  )
+def _stored() -> dict[str, np.ndarray]:
+  with np.load(READINGS) as table:
+    return dict(table)
+
+
+def store() -> None:
+  """Computes and stores the readings of all presets."""
+  readings = {
+    _fingerprint(spec): _read(spec.replace(protect=0))
+    for spec in PRESETS.values()
+  }
+  np.savez(READINGS, **readings)
 
 
 def _distance(a, b):
   scale = np.sqrt(np.mean(np.square(a)) + np.mean(np.square(b))) / np.sqrt(2)
-  return float(np.sqrt(np.mean(np.square(a - b))) / max(scale, 1e-12))
+  off = float(np.sqrt(np.mean(np.square(a - b))) / max(scale, 1e-12))
+  return off if off > _SAME else 0.0
 
 
 @functools.lru_cache(maxsize=256)
 def _read(spec: types.OperatorSpec) -> np.ndarray:
   """What fixed queries read from the outputs of an operator, `[E, Q, D]`."""
-  tokens, signals, queries = _examples()
-  params = spec.params()
+  # Operators that differ in numbers alone share one compiled program.
+  names = {field.name for field in dataclasses.fields(types.OperatorParams)}
+  numbers = {name: types.DEFAULTS[name] for name in names - {"pi"}}
+  one_hot = tuple(float(i == 0) for i in range(len(spec.scores)))
+  structure = spec.replace(name="", doc="", pi=one_hot, **numbers)
+  return np.asarray(_reader(structure)(spec.params()))
 
-  @jax.jit
-  def read(tokens, signals, queries):
+
+@functools.lru_cache(maxsize=256)
+def _reader(spec: types.OperatorSpec):
+  """Compiled function of the numbers of an operator."""
+  tokens, signals, queries = _examples()
+
+  def read(tokens, signals, queries, params):
     out = operator.reduce_masked(
       tokens, signals, params, spec=spec, keep=_KEEP
     ).tokens
     logits = queries @ out.x.T + (out.log_mass + out.bias)[None]
     return jax.nn.softmax(logits, -1) @ out.x
 
-  return np.asarray(jax.vmap(read)(tokens, signals, queries))
+  every = jax.jit(jax.vmap(read, in_axes=(0, 0, 0, None)))
+  program = every.lower(tokens, signals, queries, spec.params()).compile(
+    compiler_options={"xla_backend_optimization_level": 0}
+  )
+  return lambda params: program(tokens, signals, queries, params)
 
 
 @functools.cache
 def _examples() -> tuple[types.TokenSet, types.Signals, Float[Array, "E Q D"]]:
-  """Pictures of a few smooth regions, and every signal."""
-  count = _SIDE * _SIDE
-  keys = jax.random.split(jax.random.key(0), _EXAMPLES)
+  """Images of a few smooth regions, and every signal."""
+  count, rng = _SIDE * _SIDE, np.random.default_rng(0)
 
-  def example(key):
-    part = iter(jax.random.split(key, 24))
-    normal = lambda *shape: jax.random.normal(next(part), shape)
-    attention = lambda: jax.nn.softmax(1.5 * normal(count))
-    coarse = normal(3, 3, _WIDTH)
-    x = jnp.repeat(jnp.repeat(coarse, 2, 0), 2, 1).reshape(count, _WIDTH)
-    x = x + 0.5 * normal(count, _WIDTH)
-    signals = types.Signals(
-      keys=x @ normal(_WIDTH, 6),
-      vision_keys=x @ normal(_WIDTH, 6),
-      last_row=attention(),
-      last_row_previous=attention(),
-      text_rows=attention(),
-      class_row=attention(),
-      rater_rows=attention(),
-      received=attention(),
-      text=normal(4, _WIDTH),
-      states=normal(count, _WIDTH),
-      pivots=normal(6, _WIDTH),
-      guide=normal(count),
-      learned=normal(count),
-      self_sums=attention(),
-      cross_sums=attention(),
-      noise=jax.random.uniform(next(part), (count,)),
-      grid=(_SIDE, _SIDE),
-    )
-    return types.token_set(x), signals, normal(16, _WIDTH)
+  def normal(*shape):
+    return rng.normal(size=(_EXAMPLES, *shape)).astype(np.float32)
 
-  return jax.vmap(example)(keys)
+  def attention():
+    power = np.exp(1.5 * normal(count))
+    return power / power.sum(1, keepdims=True)
+
+  coarse = normal(3, 3, _WIDTH)
+  x = coarse.repeat(2, 1).repeat(2, 2).reshape(_EXAMPLES, count, _WIDTH)
+  x = x + 0.5 * normal(count, _WIDTH)
+  flat = np.zeros((_EXAMPLES, count), np.float32)
+  places = np.broadcast_to(np.arange(count, dtype=np.int32), flat.shape)
+  tokens = types.TokenSet(
+    x=x,
+    log_mass=flat,
+    size=flat + 1,
+    bias=flat,
+    position=places,
+    image=np.zeros_like(places),
+  )
+  signals = types.Signals(
+    keys=x @ normal(_WIDTH, 6),
+    vision_keys=x @ normal(_WIDTH, 6),
+    last_row=attention(),
+    last_row_previous=attention(),
+    text_rows=attention(),
+    class_row=attention(),
+    rater_rows=attention(),
+    received=attention(),
+    text=normal(4, _WIDTH),
+    states=normal(count, _WIDTH),
+    pivots=normal(6, _WIDTH),
+    guide=normal(count),
+    learned=normal(count),
+    self_sums=attention(),
+    cross_sums=attention(),
+    noise=rng.uniform(size=(_EXAMPLES, count)).astype(np.float32),
+    grid=(_SIDE, _SIDE),
+  )
+  return tokens, signals, normal(16, _WIDTH)
+
+
+if __name__ == "__main__":
+  store()

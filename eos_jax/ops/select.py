@@ -131,6 +131,12 @@ def blocks(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:
   not fill the grid has fewer, and rows behind them stay empty.
   """
   spec, grid = site.spec, site.signals.grid
+  if spec.protect:
+    raise ValueError(
+      f"protect is {spec.protect}, but operator {spec.name!r} makes rows of"
+      " blocks alone: set protect to 0 and leave the class token out, or use"
+      " 'cells'"
+    )
   shape = cells.block_shape(grid, spec.stride)
   if budget.rows is not None and budget.rows != shape[0] * shape[1]:
     raise ValueError(

@@ -312,6 +312,12 @@ class OperatorSpec:
     )
 
 
+# The values of fields that a spec does not name.
+DEFAULTS = {
+  field.name: field.default for field in dataclasses.fields(OperatorSpec)
+}
+
+
 def _plain(value: Any, kind: str) -> Any:
   """A value of a spec as plain Python, so that specs are hashable.
 

@@ -84,13 +84,16 @@ class SearchSpace:
 
   def __post_init__(self):
     faults = [*_site_faults(self), *_group_faults(self), *_count_faults(self)]
+    faults += _kernel_faults(self)
     if faults:
       raise ValueError("SearchSpace: " + "; ".join(faults))
 
   @property
   def fields(self) -> tuple[str, ...]:
     """Fields of `ops.OperatorParams` that the search moves."""
-    return tuple(f for group in self.free for f in GROUPS[group])
+    fields = tuple(f for group in self.free for f in GROUPS[group])
+    # Without score functions there is no mixture to move.
+    return tuple(f for f in fields if f != "pi" or self.spec.scores)
 
   @property
   def first_layer(self) -> tuple[int, ...]:
@@ -158,6 +161,26 @@ def _group_faults(space):
       yield f"ranges has tau=({low}, {high}); its low end must be positive"
     elif field != "tau" and high == float("inf"):
       yield f"ranges has {field}=({low}, {high}); its high end must be finite"
+
+
+# Selection kernels that cannot keep any number of tokens.
+_RIGID = {
+  "bipartite": "merges at most half of the tokens at a site",
+  "bipartite_distilled": "merges at most half of the tokens at a site",
+  "kth": "keeps one token of every group of spec.stride",
+  "blocks": "keeps one token for every block of spec.stride a side",
+}
+
+
+def _kernel_faults(space):
+  reason = _RIGID.get(space.spec.select)
+  free = any(map(space.count_is_free, range(len(space.sites))))
+  if reason and free:
+    yield (
+      f"spec {space.spec.name!r} cannot start a search for counts: its"
+      f" select={space.spec.select!r} {reason}; start from another preset, such"
+      " as 'merge', or give counts and leave 'where' and 'how_many' out of free"
+    )
 
 
 def _count_faults(space):

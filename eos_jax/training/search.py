@@ -113,11 +113,21 @@ class Problem:
 def make_space(
   cfg: models.VLMConfig, settings: search_settings.SearchSettings
 ) -> search.SearchSpace:
-  """The search space that the settings describe."""
+  """The search space that the settings describe.
+
+  Raises:
+    ValueError: a search cannot start so.
+  """
   sites = settings.sites or tuple(
     name for name in cfg.sites if name.startswith("decoder.")
   )
   spec = ops.PRESETS[settings.start]
+  if "noise" in ops.required_signals(spec):
+    raise ValueError(
+      f"start is {settings.start!r}, whose choice of tokens depends on random"
+      " numbers, which a search does not draw; start from another preset, such"
+      " as 'merge'"
+    )
   if "diversity" not in settings.free and spec.kappa == 1.0:
     # The second top-k would get no budget; without it a step compiles faster.
     spec = spec.replace(diversity="none")
