@@ -12,6 +12,8 @@ if __name__ == "__main__":
   # Until a run has begun there is nothing to save, and imports drop exceptions.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from collections.abc import Iterator
+import contextlib
 import errno
 import itertools
 import os
@@ -19,6 +21,8 @@ import runpy
 import shutil
 import stat
 import sys
+import threading
+import traceback
 from typing import Any
 
 from absl import app, flags, logging
@@ -77,9 +81,11 @@ EXPECTED = (
   workdir.WorkdirError,
 )
 
+# Of a disk, of a quota, and of what a process may write to a file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # tensorstore and protobuf pass on the text of the system's error only; the
 # other one is what tfds says.
-_FULL = ("No space left on device", "Not enough disk space")
+_FULL_TEXTS = (*map(os.strerror, _FULL), "Not enough disk space")
 
 
 def main(argv: list[str]) -> None:
@@ -92,9 +98,9 @@ def main(argv: list[str]) -> None:
   if task not in tasks.TASKS:
     known = settings.nearest(task, tasks.TASKS)
     sys.exit(f"error: config.task is {task!r}; {known}")
-  default = f"runs/{tasks.TASKS[task].reads or task}"
-  try:
-    path = workdir.absolute(_WORKDIR.value or default)
+  path = _WORKDIR.value or f"runs/{tasks.TASKS[task].reads or task}"
+  with errors_as_messages(path):
+    path = workdir.absolute(path)
     processes.start(
       coordinator=_COORDINATOR.value,
       index=_PROCESS_INDEX.value,
@@ -110,17 +116,35 @@ def main(argv: list[str]) -> None:
         flush=True,
       )
       tasks.run(task, config, path)
+
+
+@contextlib.contextmanager
+def errors_as_messages(path: str) -> Iterator[None]:
+  """Ends the process with a message at errors that a user can mend.
+
+  Args:
+    path: the directory of the run.
+  """
+  try:
+    yield
   except EXPECTED as error:
     sys.exit(f"error: {error}")
   except Exception as error:
-    if not _disk_is_full(error):
-      raise
-    free = shutil.disk_usage(path).free / 2**20
-    sys.exit(
-      f"error: the disk is full, {free:.0f} MiB are left at {path}. Free some"
-      " space and run the same command again: it resumes at the last"
-      f" checkpoint.\n  ({error})"
-    )
+    path = os.path.abspath(path)
+    if _disk_is_full(error):
+      free = shutil.disk_usage(path).free / 2**20
+      sys.exit(
+        f"error: the disk is full, {free:.0f} MiB are left at {path}. Free"
+        " some space and run the same command again: it resumes at the last"
+        f" checkpoint.\n  ({_line(error)})"
+      )
+    if _is_about_files(error, path):
+      sys.exit(
+        f"error: a file of the run in {path} could not be written or read;"
+        " mend that and run the same command again: it resumes at the last"
+        f" checkpoint.\n  ({_line(error)})"
+      )
+    raise
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -178,9 +202,14 @@ def _defaults(file: str) -> dict[str, Any]:
     )
 
 
+def _line(error: Exception) -> str:
+  """What an error says, in one line."""
+  return " ".join(str(error).split())[:300]
+
+
 def _short(error: Exception) -> str:
   """An error in one line."""
-  return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+  return f"{type(error).__name__}: {_line(error)}"
 
 
 def _override_fault(name, value, config, alone):
@@ -207,32 +236,84 @@ def _override_fault(name, value, config, alone):
   return []
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
+def _disk_is_full(error: Exception) -> bool:
   """Whether an error, or what caused it, is about a full disk."""
+  return any(
+    getattr(each, "errno", None) in _FULL
+    or any(text in str(each) for text in _FULL_TEXTS)
+    for each in _causes(error)
+  )
+
+
+def _is_about_files(error: Exception, path: str) -> bool:
+  """Whether the system refused something with a file in a directory."""
+  return any(
+    path in str(each)
+    and (isinstance(each, OSError) or "os_error_code=" in str(each))
+    for each in _causes(error)
+  )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  """An error and what led to it."""
   while error is not None:
-    if getattr(error, "errno", None) == errno.ENOSPC:
-      return True
-    if any(text in str(error) for text in _FULL):
-      return True
+    yield error
     error = error.__cause__ or error.__context__
-  return False
+
+
+def _say_once() -> None:
+  """Leaves out what libraries print of errors that they raise as well.
+
+  Orbax logs the traceback of each thread that fails in a save, and raises the
+  first of their errors in the main thread. What tensorstore was still writing
+  by then prints one for each array, since nothing waits for it any more.
+  """
+
+  def wanted(record):
+    return not (record.exc_info and "orbax" in record.pathname)
+
+  def print_others(lost, hook=sys.unraisablehook):
+    last = traceback.extract_tb(lost.exc_traceback)[-1:]
+    if [place.name for place in last] != ["_check_closed"]:
+      hook(lost)
+
+  logging.get_absl_logger().addFilter(wanted)
+  sys.unraisablehook = print_others
 
 
 def _run() -> None:
-  """The command line, also where nobody reads its output to the end."""
+  """The command line; after a failure nothing keeps it from ending.
+
+  Threads may wait for what never comes: Orbax's do, for minutes, where a save
+  has failed early.
+  """
+  _say_once()
   try:
     try:
       app.run(main, flags_parser=_parse)
     finally:
       if sys.stdout is not None:
         sys.stdout.flush()
+  except SystemExit as end:
+    code = end.code
   except BrokenPipeError:
     # Or Python would fail to write the rest once more at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.exit(
+    code = (
       "error: the reader of the output has gone; what is finished is kept, run"
       " the same command again to go on"
     )
+  except Exception:
+    traceback.print_exc()
+    code = 1
+  others = [t for t in threading.enumerate() if not t.daemon]
+  if not code or others == [threading.main_thread()]:
+    sys.exit(code)
+  if isinstance(code, str):
+    print(code, file=sys.stderr)
+    code = 1
+  sys.stderr.flush()
+  os._exit(code)
 
 
 if __name__ == "__main__":

@@ -387,7 +387,7 @@ def test_a_search_that_diverges(searched, tmp_path):
     data__directory=str(searched.root / "data"),
     learning_rate=1e38,
   )
-  assert said.startswith("search diverged at step 1 with config.learning_rate=")
+  assert said.startswith("search diverged at step 2 with config.learning_rate=")
   assert not list((tmp_path / "run" / "plans").iterdir())
 
 

@@ -55,24 +55,77 @@ processes.meet("end")
 """
 
 
+# An array that neither process has whole, saved twice; then one bit of it is
+# changed, and metrics are looked at.
+_SEALED = """
+import pathlib, sys, types
+import jax, jax.numpy as jnp, numpy as np
+from eos_jax import processes
+from eos_jax.training import checkpoint, finite, partition
+index, port, root = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+where = f"127.0.0.1:{port}"
+processes.start(coordinator=where, index=index, count=2, devices=4)
+mesh = partition.make_mesh()
+cut, everywhere = partition.batch_sharding(mesh), partition.replicated(mesh)
+rows = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+key = processes.place(jax.random.key(3), everywhere)
+def state(step):
+  return {"x": processes.place(rows + step, cut), "key": key}
+place = types.SimpleNamespace(position=7)
+place.seek = lambda position: setattr(place, "position", position)
+saver = checkpoint.Checkpointer(root)
+for step in (1, 2):
+  saver.save(step, state(step), place, {"seed": 1})
+saver.close()
+processes.meet("saved")
+if processes.first():
+  for path in (root / "2" / "state").rglob("d/*"):
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 4
+    path.write_bytes(changed)
+processes.meet("damaged by hand")
+saver = checkpoint.Checkpointer(root)
+found, _, step = saver.restore(state(0), place, {"seed": 1})
+saver.close()
+assert step == 1, step
+np.testing.assert_array_equal(processes.fetch(found["x"]), rows + 1)
+broken = jax.jit(lambda x: x.at[0, 0].set(jnp.nan))(found["x"])
+assert finite.names({"a": broken, "b": found["x"]}) == ["a"]
+total = jax.jit(jnp.sum, out_shardings=everywhere)(broken)
+assert list(finite.faults({"loss": total})) == ["loss is nan"]
+processes.meet("end")
+"""
+
+
 def _port():
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     return free.getsockname()[1]
 
 
-def test_pieces_of_two_processes():
+def _run_two(code, *args):
+  """Runs a program in two processes of two devices; both have to be well."""
   port = _port()
   made = command.options(command.ROOT / "runs", devices=2, cache="off")
   made |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   made["env"] = made["env"] | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
   running = []
   for index in range(2):
-    made["args"] = [sys.executable, "-c", _PIECES, str(index), str(port)]
+    made["args"] = [sys.executable, "-c", code, str(index), str(port), *args]
     running.append(subprocess.Popen(**made))
   for process in running:
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said[-3000:]
+
+
+def test_pieces_of_two_processes():
+  _run_two(_PIECES)
+
+
+@pytest.mark.full
+def test_damage_to_arrays_of_two_processes_is_noticed(tmp_path):
+  _run_two(_SEALED, str(tmp_path / "checkpoints"))
+  assert len(list((tmp_path / "checkpoints.damaged").iterdir())) == 1
 
 
 def test_other_numbers_than_announced_are_refused(tmp_path):

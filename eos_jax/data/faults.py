@@ -6,7 +6,8 @@ a list of them, or they are set apart, counted, and not used.
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
+
+from eos_jax import naming
 
 # So many are listed.
 _LISTED = 20
@@ -14,12 +15,6 @@ _LISTED = 20
 
 class RowError(ValueError):
   """A row that cannot be used; the message says what was expected."""
-
-
-def shown(value: Any, most: int = 80) -> str:
-  """Returns a value as messages show it: one line of bounded length."""
-  text = repr(value)
-  return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def check_unicode(name: str, text: str) -> None:
@@ -38,9 +33,8 @@ def check_unicode(name: str, text: str) -> None:
     text.encode()
   except UnicodeEncodeError as error:
     raise RowError(
-      f"{name} has half of a surrogate pair,"
-      f" {shown(text[error.start])} at character {error.start + 1}; expected"
-      " whole characters; repair the text"
+      f"{name} is {naming.quoted(text)}, which is not UTF-8 (character"
+      f" {error.start + 1} is half of a surrogate pair); repair the text"
     ) from error
 
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 import stat
 
+from eos_jax import naming
 from eos_jax.data import faults
 
 
@@ -33,7 +34,7 @@ class ImageFolder:
         folder.
     """
     faults.check_unicode("an image name", name)
-    path, said = self._folder / name, f"the picture {faults.shown(name)}"
+    path, said = self._folder / name, f"the picture {naming.quoted(name)}"
     where = f"in the image folder {self._folder}"
     if not self._anywhere and os.path.isabs(name):
       raise faults.RowError(f"{said} has an absolute path; {self._hint(where)}")

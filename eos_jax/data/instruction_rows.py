@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from eos_jax.data import faults, instructions, processors, rooms
+from eos_jax import naming
+from eos_jax.data import instructions, processors, rooms
 from eos_jax.data.processors import text as text_lib
 
 # Stands for an answer while it is looked for in what a template writes.
@@ -83,10 +84,12 @@ class Rows:
     return between, rest[:end], rest[end:]
 
   def _end_tokens(self) -> dict[str, int]:
-    """The tokens that end answers, with their ids."""
-    name = self.processor.text.inner.id_to_token
-    found = {name(index): index for index in self.processor.ends}
-    return {token: index for token, index in found.items() if token}
+    """The tokens that may end answers, with their ids; the likeliest first."""
+    inner, own = self.processor.text.inner, self.processor.tokens
+    named = (own.get("eos_token", ""), self.processor.family.END_TOKEN)
+    tokens = (*map(inner.id_to_token, self.processor.ends), *named)
+    found = {token: inner.token_to_id(token) for token in tokens if token}
+    return {token: i for token, i in found.items() if i is not None}
 
   @functools.cached_property
   def stop(self) -> int:
@@ -254,5 +257,5 @@ def _naming(name):
   try:
     yield
   except ValueError as error:
-    name = faults.shown(name)
+    name = naming.quoted(name)
     raise ValueError(f"instruction {name}: {error}") from error

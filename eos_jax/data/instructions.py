@@ -20,6 +20,7 @@ import math
 import pathlib
 from typing import Any
 
+from eos_jax import naming
 from eos_jax.data import faults as faults_lib
 from eos_jax.data import image_folder
 
@@ -206,14 +207,14 @@ def _pictures(entry) -> list[str]:
       isinstance(name, str) and name for name in given[field]
     ):
       raise faults_lib.RowError(
-        f"{field} is {faults_lib.shown(names)}; expected a file name or a list"
+        f"{field} is {naming.quoted(names)}; expected a file name or a list"
         " of them"
       )
   first, *others = given.values() or [[]]
   if others and others[0] != first:
     raise faults_lib.RowError(
-      f"image is {faults_lib.shown(first)} and images is"
-      f" {faults_lib.shown(others[0])}; expected one of them"
+      f"image is {naming.quoted(first)} and images is"
+      f" {naming.quoted(others[0])}; expected one of them"
     )
   return first
 
@@ -272,7 +273,7 @@ def _turns(turns) -> list[tuple[str, str]]:
       or not isinstance(turn.get("value"), str)
     ):
       raise faults_lib.RowError(
-        f"{wanted}; the turn of {speaker!r} is {faults_lib.shown(turn)}"
+        f"{wanted}; the turn of {speaker!r} is {naming.quoted(turn)}"
       )
     texts.append(turn["value"].strip())
   return list(zip(texts[::2], texts[1::2], strict=True))

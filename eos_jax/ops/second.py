@@ -110,10 +110,18 @@ def max_min(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
     )
     return free.at[best].set(False), nearest, rank.at[best].set(step)
 
-  rank = jnp.full(count, count, jnp.int32)
+  rank = _everywhere(there, count)
   steps = jnp.clip(topk.whole(left.count), 0, jnp.sum(there))
   rank = jax.lax.fori_loop(0, steps, pick, (there, nearest, rank))[2]
   return -rank.astype(site.scores.dtype)
+
+
+def _everywhere(rows, value):
+  """An int32 in each row, varying over devices as the rows do.
+
+  Under `jax.shard_map` a loop has to start from what varies as its result does.
+  """
+  return jnp.where(rows, value, value).astype(jnp.int32)
 
 
 def pivots(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
@@ -138,7 +146,7 @@ def pivots(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
     rank = jnp.where(takes, step * count + place, rank)
     return (free & ~takes, rank), None
 
-  start = (there, jnp.full(count, number * count, jnp.int32))
+  start = (there, _everywhere(there, number * count))
   steps = jnp.arange(number, dtype=jnp.int32)
   (_, rank), _ = jax.lax.scan(visit, start, (steps, centres))
   return -rank.astype(site.scores.dtype)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import dataclasses
 import re
 
-from eos_jax.training import model_settings, search_settings, settings
+from eos_jax.training import model_settings, rules, search_settings, settings
 
 # What can be compiled; see `tasks.compile_programs`.
 PROGRAMS = ("search", "evaluate", "dense", "finetune")
@@ -63,6 +63,6 @@ class CompileJob(settings.Checked):
         )
     yield from model_settings.mesh_faults("mesh", self.mesh)
     yield from self.at_least(1, "pictures", "text_length", "answer_length")
-    yield from settings.image_shape_faults(self.tiles, self.size)
+    yield from rules.image_shape_faults(self.tiles, self.size)
     if self.search.trains_model:
       yield f"search.mode is {self.search.mode!r}; only 'frozen' is compiled"

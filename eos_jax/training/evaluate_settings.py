@@ -6,7 +6,7 @@ import dataclasses
 from eos_jax import naming, ops
 from eos_jax.data import benchmarks
 from eos_jax.data.processors import llava
-from eos_jax.training import model_settings, settings
+from eos_jax.training import model_settings, rules, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +18,8 @@ class BenchmarkSettings(settings.Checked):
       it.
     names: of the benchmarks, of `data.benchmarks.READERS`.
     protocol: whose prompts and scores, of `data.benchmarks.prompts.PROTOCOLS`.
-    style: of the conversation; "" = that of the model's family, "vicuna" is
-      that of LLaVA-1.5's authors.
+    style: of the conversation; "" = the chat template of the model's folder,
+      "vicuna" is that of LLaVA-1.5's authors.
     aspect: of LLaVA-1.5: "pad" pictures to a square, as its authors do, or
       "crop" one out; "" = as the model's folder says.
     files: names of the files with the questions, each as "BENCHMARK=FILE";
@@ -70,7 +70,7 @@ class BenchmarkSettings(settings.Checked):
         )
     yield from self.at_least(0, "count", "answer_length")
     yield from self.at_least(1, "text_length", "pictures")
-    yield from settings.image_shape_faults(self.tiles, self.size)
+    yield from rules.image_shape_faults(self.tiles, self.size)
 
 
 def files_of(data: BenchmarkSettings, name: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import math
 
 from eos_jax import models, ops, search
 from eos_jax.ops import plan
-from eos_jax.training import model_settings, settings
+from eos_jax.training import model_settings, rules, settings
 
 # Who is searched or trained -> the split that each reads.
 MODES = {
@@ -292,8 +292,8 @@ class SearchSettings(settings.Checked):
       yield "penalty is 0; use a number above 0, such as 4.0"
     if not self.labels and not self.align:
       yield "align is 0, but without labels it is all of the loss; use 1.0"
-    yield from settings.micro_batch_faults(self.batch, self.micro_batch)
-    yield from settings.trace_faults(self.trace_steps)
+    yield from rules.micro_batch_faults(self.batch, self.micro_batch)
+    yield from rules.trace_faults(self.trace_steps)
     yield from self._family_faults()
 
   def _family_faults(self):
@@ -351,7 +351,7 @@ class SearchJob(SearchSettings):
   def _faults(self) -> Iterator[str]:
     yield from super()._faults()
     yield from model_settings.mesh_faults("mesh", self.mesh)
-    yield from settings.share_faults(self.weights)
+    yield from rules.share_faults(self.weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,7 +407,7 @@ class InstructionSettings(settings.Checked):
     if abs(total - 1) > 1e-6:
       yield f"train, validation and test sum to {total:g}; let it be 1"
     yield from self.at_least(1, "text_length", "answer_length", "pictures")
-    yield from settings.image_shape_faults(self.tiles, self.size)
+    yield from rules.image_shape_faults(self.tiles, self.size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 from eos_jax import naming, ops
 from eos_jax.data import mini_suite
 from eos_jax.naming import quoted
+from eos_jax.training import rules
 
 # Metadata of a field that may change between starts of a run.
 HARMLESS = types.MappingProxyType({"harmless": True})
@@ -178,7 +179,7 @@ class StageSettings(Checked):
     yield from self.at_least(1, "steps", "batch")
     yield from self.at_least(0, "warmup", "weight_decay")
     yield from self.above_zero("learning_rate", "adam_learning_rate")
-    yield from warmup_faults(self.warmup, self.steps)
+    yield from rules.warmup_faults(self.warmup, self.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +223,8 @@ class PretrainSettings(Checked):
     yield from self.at_least(1, "questions", "text_length")
     yield from self.at_least(1, "log_every", "save_every")
     yield from self.at_least(0, "seed", "places", "test_questions")
-    yield from share_faults(self.weights)
-    yield from output_faults(self.output)
+    yield from rules.share_faults(self.weights)
+    yield from rules.output_faults(self.output)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +331,7 @@ class FinetuneJob(Checked):
   def _faults(self) -> Iterator[str]:
     if not self.plan:
       yield "plan is empty; give the JSON file of a plan, --config.plan=FILE"
-    yield from share_faults(self.weights)
+    yield from rules.share_faults(self.weights)
     yield from self.at_least(
       1,
       "steps",
@@ -344,7 +345,7 @@ class FinetuneJob(Checked):
     )
     yield from self.at_least(0, "seed", "micro_batch", "warmup", "weight_decay")
     yield from self.above_zero("learning_rate")
-    yield from micro_batch_faults(self.batch, self.micro_batch)
+    yield from rules.micro_batch_faults(self.batch, self.micro_batch)
     whole = min(self.save_every, self.check_every) > 0
     if (self.best and whole) and (
       self.check_every % self.save_every or self.steps % self.check_every
@@ -354,74 +355,14 @@ class FinetuneJob(Checked):
         f" check_every={self.check_every}, or this not steps={self.steps};"
         " every check needs its checkpoint, the last one too"
       )
-    yield from warmup_faults(self.warmup, self.steps)
-    yield from trace_faults(self.trace_steps)
-    yield from output_faults(self.output)
+    yield from rules.warmup_faults(self.warmup, self.steps)
+    yield from rules.trace_faults(self.trace_steps)
+    yield from rules.output_faults(self.output)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportJob:
   """A report is made from the files of a run; it has no settings."""
-
-
-def share_faults(weights: tuple[float, ...]) -> Iterator[str]:
-  """What is wrong with the shares of the sources."""
-  if not weights or min(weights) < 0 or sum(weights) <= 0:
-    yield f"weights is {quoted(weights)}; give shares of 0 or more, not all 0"
-
-
-def micro_batch_faults(batch: int, micro_batch: int) -> Iterator[str]:
-  """What is wrong with the size of micro-batches."""
-  if micro_batch > 0 and batch % micro_batch:
-    yield (
-      f"micro_batch is {micro_batch}, which does not divide batch={batch}; use"
-      " a divisor, or 0 for the whole batch at once"
-    )
-
-
-def warmup_faults(warmup: int, steps: int) -> Iterator[str]:
-  """What is wrong with the steps of a warm-up."""
-  if warmup >= steps > 0:
-    yield f"warmup is {warmup}; use fewer than steps={steps}"
-
-
-def trace_faults(steps: tuple[int, ...]) -> Iterator[str]:
-  """What is wrong with the steps of a trace."""
-  if steps and (len(steps) != 2 or not 1 <= steps[0] <= steps[1]):
-    yield (
-      f"trace_steps is {quoted(steps)}; give the first and the last step, from"
-      " 1, such as (10, 12), or ()"
-    )
-
-
-def image_shape_faults(
-  tiles: tuple[int, ...], size: tuple[int, ...]
-) -> Iterator[str]:
-  """What is wrong with the static shape that images are padded to."""
-  for name, value, least, most in (
-    ("tiles", tiles, 0, 2**6),
-    ("size", size, 1, 2**14),
-  ):
-    if value and (len(value) != 2 or min(value) < least or max(value) > most):
-      yield (
-        f"{name} is {quoted(value)}; give (rows, columns), each {least} to"
-        f" {most}, or ()"
-      )
-
-
-def output_faults(output: str) -> Iterator[str]:
-  """What is wrong with the name of the file of trained weights.
-
-  It lies in the directory of the run, whose other files never end alike, next
-  to a card that has its name and ends in ".json".
-  """
-  if fault := naming.name_fault(output):
-    yield f"output is {quoted(output)}; give {fault}"
-  elif not output.endswith(".safetensors") or output == "run.safetensors":
-    yield (
-      f"output is {quoted(output)}; give the name of a new file that ends in"
-      " .safetensors, such as 'weights.safetensors'"
-    )
 
 
 def build(kind: type, values: Any, path: str = "config") -> Any:

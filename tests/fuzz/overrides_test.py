@@ -8,7 +8,6 @@ import math
 import os
 import random
 import runpy
-import sys
 
 import jax
 import numpy as np
@@ -208,8 +207,7 @@ def test_odd_values_in_the_shipped_configs(alone):
   bases = _shipped()
   for task, config in bases:
     assert _tried(task, config) is not None, task
-  counts = _campaign(bases, 40)
-  assert counts["refused"] > 10 and counts["accepted"] > 0
+  assert _campaign(bases, 20)["refused"] > 10
 
 
 @pytest.mark.full
@@ -217,6 +215,5 @@ def test_odd_values_in_all_configs(alone, tmp_path):
   bases = [*_shipped(), *_published(tmp_path / "files")]
   for task, config in bases:
     assert _tried(task, config) is not None, task
-  counts = _campaign(bases, 600)
-  print(counts, file=sys.stderr)
-  assert min(counts.values()) > 100
+  counts = _campaign(bases, 400)
+  assert counts["refused"] > 200 and counts["accepted"] > 20

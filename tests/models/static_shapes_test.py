@@ -13,7 +13,7 @@ from eos_jax.ops import cells, spread
 from tests.models import small
 
 IMAGE, KEEP, LAYER = (4, 4), 9, 1
-ROOMS = ((4, 4), (4, 8), (8, 8), (6, 5))
+ROOMS = ((4, 4), (8, 8), (6, 5))
 # Counts that the kernels fix: blocks of 2 x 2, and every third token.
 FIXED = {"matryoshka": 4, "tome_kth": 5}
 # One step of these merges at most half of the static rows, so that a plan with
@@ -111,20 +111,18 @@ def _near_the_image(spec):
 def test_every_preset_is_the_same_in_any_static_shape(name):
   spec = _near_the_image(ops.PRESETS[name])
   keep = FIXED.get(name, KEEP)
-  rooms = ROOMS if name not in QUICK else ROOMS[::2]
-  want, kept = _read(rooms[0], _masked(spec, keep))
+  want, kept = _read(ROOMS[0], _masked(spec, keep))
   assert max(map(len, kept)) < 16
-  for room in rooms[1:]:
+  for room in ROOMS[1:2] if name in QUICK else ROOMS[1:]:
     got, there = _read(room, _masked(spec, keep))
     assert there == kept
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-  if name in HALVES:
+  if name in HALVES or name in QUICK:
     return
-  want, kept = _read(rooms[0], _plan(spec, keep, rooms[0]))
-  for room in rooms[1:]:
-    got, there = _read(room, _plan(spec, keep, room))
-    assert there == kept
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+  want, kept = _read(ROOMS[0], _plan(spec, keep, ROOMS[0]))
+  got, there = _read(ROOMS[1], _plan(spec, keep, ROOMS[1]))
+  assert there == kept
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.full

@@ -20,6 +20,7 @@ from eos_jax.tasks import evaluate_published, published_model
 from eos_jax.training import evaluate_settings, settings
 from tests import command
 from tests.data.benchmarks import minis
+from tests.data.processors import templates
 from tests.models import small, tiny_families
 
 
@@ -161,6 +162,43 @@ def test_the_first_questions_stay_whole(name, count, kept, tmp_path):
   assert score.value > 0
 
 
+def _checked(files, model, **changes):
+  """What is known of a job before weights are read."""
+  changed = files | {"model.path": model, "data.names": ("pope",), "plans": ()}
+  config = _config(changed, **changes)
+  job = settings.build(evaluate_settings.EvaluatePublishedJob, config)
+  evaluate_published.check(job)
+  return evaluate_published._open(job)
+
+
+def test_ends_of_answers_are_those_of_the_folder(files, tmp_path):
+  model = tmp_path / "model"
+  shutil.copytree(files["model.path"], model)
+  (model / "generation_config.json").write_text('{"eos_token_id": [9, 7]}')
+  path = model / "tokenizer_config.json"
+  tokens = json.loads(path.read_text()) | {"eos_token": "</s>"}
+  path.write_text(json.dumps(tokens))
+  for protocol, expected in (("llava", (9, 7)), ("lmms_eval", (2, 9, 7))):
+    found = _checked(files, model, **{"data.protocol": protocol})
+    assert found.sets[0].stop == expected
+    asked = next(found.sets[0].batches(2))
+    assert asked["tokens"].shape == (2, found.sets[0].rows.text_length)
+
+
+def test_a_template_without_images_is_named_before_weights(files, tmp_path):
+  """It is not reported as a token that is missing."""
+  model = tmp_path / "model"
+  shutil.copytree(files["model.path"], model)
+  template = templates.OTHERS["llava_text_only"][1]
+  (model / "chat_template.jinja").write_text(template)
+  for style in ("", "vicuna"):
+    with pytest.raises(main.EXPECTED) as error:
+      _checked(files, model, **{"data.style": style})
+    said = str(error.value)
+    assert f"config.model.path: {model}: the chat template cannot" in said
+    assert "and cannot place images" in said and "</s>" not in said
+
+
 def test_other_circumstances_are_refused(files, tmp_path):
   out = tmp_path / "out"
   _run(files, out, **{"data.names": ("ai2d",)}, plans=())
@@ -244,10 +282,10 @@ def test_names_of_plans_are_no_paths(files, tmp_path):
   config = _config(files, **{"data.names": ("mme",), "plans": (str(path),)})
   job = settings.build(evaluate_settings.EvaluatePublishedJob, config)
   cfg = published_model.source(job.model).description.cfg
-  site = ops.PlannedSite("decoder.1", 5, ops.presets.MERGE)
+  with open(files["plans"][0], encoding="utf-8") as file:
+    plan = json.load(file)
   for name in ("../../x", "/x", "a/b", ".", "x" * 300, "\ud83d", "a\nb", ""):
-    plan = ops.ReductionPlan(name, "llava_1_5", 16, 3, (site,))
-    path.write_text(plan.to_json(), encoding="utf-8")
+    path.write_text(json.dumps(plan | {"name": name}), encoding="utf-8")
     with pytest.raises(main.EXPECTED, match="name"):
       evaluate_published._plans(cfg, job)
     with pytest.raises(ValueError, match="a plan's name is"):

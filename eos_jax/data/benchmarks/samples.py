@@ -17,8 +17,6 @@ from eos_jax.data.processors import image_file
 # A picture as it lies on the disk, or as it came inside a table.
 Source = pathlib.Path | bytes
 
-PASS = 10**6  # by which the ids of MMBench's passes differ
-
 # What Excel's cells can hold.
 _CELL = 32767
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
@@ -92,13 +90,13 @@ class Collector:
     """Has no rows yet.
 
     Args:
-      files: see above.
+      files: as of the attribute.
       images_anywhere: whether names of images may lead out of their folder.
     """
     self.files = tuple(files)
+    self.notes: list[str] = []
     self._anywhere = images_anywhere
     self._folders: dict[pathlib.Path, image_folder.ImageFolder] = {}
-    self.notes: list[str] = []
     self._samples: dict[str, Sample] = {}
     self._faults: list[Fault] = []
     self._left_out: dict[str, int] = {}
@@ -265,10 +263,7 @@ def _some(names: Iterable[str]) -> str:
 
 def valid(value: str, name: str) -> str:
   """A text, if it can be written as UTF-8."""
-  if not naming.is_unicode(value):
-    raise RowError(
-      f"{name} is {naming.quoted(value)}, which is not UTF-8; expected a text"
-    )
+  faults_lib.check_unicode(name, value)
   return value
 
 

@@ -223,7 +223,7 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
       `processor_config.json` with the same inside) and `tokenizer.json`.
     style: the conversation format; None is the folder's own chat template, or
       that of the converted checkpoints. "vicuna" is the one that LLaVA-1.5's
-      authors use, whatever the folder has.
+      authors use.
 
   Raises:
     ValueError: the family is unknown, or a file is missing, damaged or asks
@@ -254,13 +254,37 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
     image=family.IMAGE_TOKEN,
     needed=family.special_tokens(settings),
   )
-  return Processor(
+  own = Processor(
     family,
     settings,
     text,
-    style,
-    folder.template if style == names[family] else "",
+    names[family],
+    folder.template,
     str(path),
     folder.special_tokens,
     text_lib.end_ids(folder, text, otherwise=family.END_TOKEN),
   )
+  return own if style == own.style else _vicuna(own)
+
+
+def _vicuna(own: Processor) -> Processor:
+  """LLaVA-1.5 in its authors' format, if that is what the folder's is of.
+
+  Converted checkpoints leave the system text out. A model with another
+  template was trained on other prompts.
+  """
+  ask = [{"role": "user", "content": [{"type": "image"}, _QUESTION]}]
+  built_in = dataclasses.replace(own, template="")
+  authors = dataclasses.replace(built_in, style="vicuna")
+  expected = [one.prompt(ask).split() for one in (built_in, authors)]
+  text = own.prompt(ask).removeprefix(own.text.begin)
+  if text.split() not in expected:
+    raise ValueError(
+      f"{own.where}: style is 'vicuna', but the folder's own chat template"
+      f" writes {text[:200]!r}; expected {authors.prompt(ask)!r}, with or"
+      " without the system text; use the style '', which is the folder's"
+    )
+  return authors
+
+
+_QUESTION = {"type": "text", "text": "What is it?"}

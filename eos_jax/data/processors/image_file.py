@@ -1,4 +1,4 @@
-"""Opens image files: the only place of the package that decodes images.
+"""Opens the image files of users: the only place that does.
 
 Whatever Pillow raises for a damaged file ends in one ValueError with the name
 of the file. Pixels that are sound are used even if the text, the profile or the
@@ -35,6 +35,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # Chunks that decide what the pixels are, and which way up.
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PNG_KEPT = (*_PNG_PIXELS, b"eXIf")
+_JPEG = b"\xff\xd8"
+# Markers of segments that applications and comments have for themselves, but
+# for JFIF's and Adobe's, which say what the channels are.
+_JPEG_LEFT_OUT = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 
 Source = pathlib.Path | str | bytes
 
@@ -109,19 +113,14 @@ def _contents(source: Source) -> bytes:
 
 def _either(data: bytes, use: Callable[[Image.Image], Any]) -> Any:
   """Applies `use` to the file, if need be without what surrounds its pixels."""
-  chunks = list(_png_chunks(data)) if data.startswith(_PNG) else []
-  for kind, _, sound in chunks:
-    if not sound and kind in _PNG_PIXELS:
-      raise ValueError(f"the checksum of a {kind.decode()} chunk is wrong")
+  _check_sums(data)
   try:
     return _opened(io.BytesIO(data), use)
   except _TooLarge:
     raise
   except Exception:
-    bare = _PNG + b"".join(
-      chunk for kind, chunk, sound in chunks if sound and kind in _PNG_KEPT
-    )
-    if not chunks or len(bare) == len(data):
+    bare = _without_metadata(data)
+    if len(bare) == len(data):
       raise
   return _opened(io.BytesIO(bare), use)
 
@@ -182,6 +181,32 @@ def without_alpha(image: Image.Image) -> Image.Image:
   if isinstance(image.info.get("transparency"), bytes):
     image = image.convert("RGBA")  # a palette's alpha; PIL warns otherwise
   return image.convert("RGB")
+
+
+def _without_metadata(data: bytes) -> bytes:
+  """A PNG or JPEG file with its pixels and orientation alone."""
+  if data.startswith(_PNG):
+    chunks = _png_chunks(data)
+    kept = [c for kind, c, sound in chunks if sound and kind in _PNG_KEPT]
+    return b"".join((_PNG, *kept))
+  kept, start = [_JPEG], len(_JPEG)
+  while data.startswith(_JPEG) and data[start : start + 1] == b"\xff":
+    marker = data[start + 1 : start + 2]
+    if marker in (b"", b"\xda"):  # the pixels begin
+      break
+    end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    exif = data.startswith(b"Exif\0\0", start + 4)
+    if exif or marker[0] not in _JPEG_LEFT_OUT:
+      kept.append(data[start:end])
+    start = end
+  return b"".join((*kept, data[start:])) if len(kept) > 1 else data
+
+
+def _check_sums(data: bytes) -> None:
+  """Refuses PNG files with damaged pixels, which Pillow may not notice."""
+  for kind, _, sound in _png_chunks(data) if data.startswith(_PNG) else ():
+    if not sound and kind in _PNG_PIXELS:
+      raise ValueError(f"the checksum of a {kind.decode()} chunk is wrong")
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:

@@ -269,27 +269,34 @@ def resize_square(
     narrow = resize(image, (height, size[1]), resample)
   else:
     margin = np.array(color, np.float32)
-    weights = _row_weights(width, (left, right), size[1], resample)
+    first, weights = _row_weights(width, (left, right), size[1], resample)
+    reached = slice(first, first + weights.shape[1])
     narrow = np.empty((height, size[1], 3), np.uint8)
+    narrow[:] = np.array(color, np.uint8)
     step = max(_LARGE // (8 * max(width, size[1])), 1)
     for row in range(0, height, step):
       part = image[row : row + step] - margin
       part = np.einsum("hwc,wn->hnc", part, weights, optimize=True) + margin
-      narrow[row : row + step] = np.clip(np.floor(part + 0.5), 0, 255)
+      part = np.clip(np.floor(part + 0.5), 0, 255)
+      narrow[row : row + step, reached] = part
   narrow = window(narrow, (top, 0, bottom, size[1]), color)
   return resize(narrow, size, resample)
 
 
 def _row_weights(
   width: int, outer: tuple[int, int], count: int, resample: int
-) -> Float32[np.ndarray, "width count"]:
-  """What each pixel of a padded row adds to those of the resized row.
+) -> tuple[int, Float32[np.ndarray, "width reached"]]:
+  """Returns the weights of a padded row's own pixels in the resized row.
 
   Args:
     width: pixels of the row without its margins.
     outer: left and right end of the padded row, by the first of these pixels.
     count: pixels of the resized row.
     resample: PIL's code of the filter.
+
+  Returns:
+    The first pixel of the resized row that they reach, and their weights in
+    those that they reach.
   """
   left, right = outer
   scale = (right - left) / count
@@ -301,11 +308,8 @@ def _row_weights(
   single = np.zeros((width, end - start), np.float32)
   single[np.arange(width), np.arange(width) - left - start] = 1
   box = (first * scale - start, 0, last * scale - start, width)
-  found = np.zeros((width, count), np.float32)
-  found[:, first:last] = Image.fromarray(single).resize(
-    (last - first, width), resample, box
-  )
-  return found
+  found = Image.fromarray(single).resize((last - first, width), resample, box)
+  return first, np.asarray(found)
 
 
 def mean_color(settings: PixelSettings) -> tuple[int, int, int]:

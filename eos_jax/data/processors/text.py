@@ -198,17 +198,19 @@ def end_ids(
   Raises:
     ValueError: a field holds something else than ids.
   """
-  name = "eos_token_id"
+  name, rows = "eos_token_id", folder.decoder.whole("vocab_size", 1 << 30)
   for place in (folder.generation, folder.config, folder.decoder):
     found = place.get(name)
     if found is None:
       continue
     listed = found if isinstance(found, list) else [found]
     if not listed or not all(
-      isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 1 << 31
+      isinstance(i, int) and not isinstance(i, bool) and 0 <= i < rows
       for i in listed
     ):
-      raise place.fault(name, "an id, or a list of ids", "correct the file")
+      raise place.fault(
+        name, f"an id below {rows:,}, or a list of some", "correct the file"
+      )
     return tuple(dict.fromkeys(listed))
   for token in (folder.tokenizer.token("eos_token"), otherwise):
     index = text.inner.token_to_id(token)

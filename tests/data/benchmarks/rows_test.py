@@ -184,15 +184,16 @@ def test_answers_that_are_null(tmp_path):
   "name, said",
   [
     ("x" * 300 + ".png", "cannot be a file name (File name too long)"),
-    ("../test_human.json", "leads out of the image folder"),
+    ("../1.png", "leads out of the image folder"),
     ("/etc/hostname", "has an absolute path"),
-    ("../png/../1.png", "does not exist"),
-    ("\ud83d.png", "is not UTF-8; expected a text"),
+    ("a/../../1.png", "does not exist"),
+    ("\ud83d.png", "which is not UTF-8"),
     ("a\0b.png", "cannot be a file name (embedded null byte)"),
   ],
 )
 def test_names_of_pictures(name, said, tmp_path):
   folder = minis.write("chartqa", tmp_path)
+  (folder / "1.png").touch()
 
   def change(value):
     value[0]["imgname"] = name

@@ -46,12 +46,16 @@ def test_ids_by_protocol(folder):
   assert processors.load(folder).end_ids("lmms_eval") == (2, 5)
 
 
-@pytest.mark.parametrize("value", ["2", True, 2.0, [], [2, "3"], -1, {"a": 2}])
+@pytest.mark.parametrize(
+  "value", ["2", True, 2.0, [], [2, "3"], -1, {"a": 2}, [2, 320]]
+)
 def test_what_is_no_id(value, folder):
+  _write(folder, "config.json", text_config={"vocab_size": 320})
   _write(folder, "generation_config.json", eos_token_id=value)
   with pytest.raises(ValueError) as error:
     processors.load(folder)
   assert str(error.value) == (
     f"{folder / 'generation_config.json'}: eos_token_id is"
-    f" {json.dumps(value)}; expected an id, or a list of ids; correct the file"
+    f" {json.dumps(value)}; expected an id below 320, or a list of some;"
+    " correct the file"
   )

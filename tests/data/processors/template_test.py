@@ -146,3 +146,24 @@ def test_threads_get_their_own_answers():
   for thread in threads:
     thread.join()
   assert found == {number: [f"{number}"] * 20 for number in range(8)}
+
+
+def test_the_authors_format_needs_a_folder_of_that_format(tmp_path):
+  path = samples.write("tiny_llava", tmp_path)
+  authors = processors.load(path, style="vicuna")
+  ask = [{"role": "user", "content": "Hi."}]
+  system = conversation.VICUNA_SYSTEM
+  assert authors.prompt(ask) == f"{system} USER: Hi. ASSISTANT:"
+  file = path / "chat_template.jinja"
+  file.write_text("{{ bos_token }}" + conversation.TEMPLATES["vicuna"])
+  assert processors.load(path, style="vicuna").prompt(ask) == authors.prompt(
+    ask
+  )
+  for other in ("llava_llama_3", "llava_system", "llava_human"):
+    file.write_text(templates.OTHERS[other][1])
+    with pytest.raises(ValueError, match="use the style '', which is the fold"):
+      processors.load(path, style="vicuna")
+    processors.load(path)
+  file.write_text(templates.OTHERS["llava_text_only"][1])
+  with pytest.raises(ValueError, match="as if it were one text"):
+    processors.load(path, style="vicuna")
