@@ -16,8 +16,7 @@ from eos_jax.data import (
   instruction_rows,
   sources,
 )
-from eos_jax.data.benchmarks import choice_readers
-from eos_jax.data.benchmarks.samples import Sample
+from eos_jax.data.benchmarks.samples import PASS, Sample
 from eos_jax.data.questions import Question
 
 
@@ -116,21 +115,20 @@ class BenchmarkSet:
   def unusable(self) -> dict[str, faults.Fault]:
     """Finds samples whose rows cannot be made, by their ids.
 
-    Samples that are scored together are used together or not at all.
+    Questions that are scored together are lost together: those of an image of
+    MME, and the passes of a question of MMBench.
     """
     found = instruction_batches.unusable(self.samples, self.made)
     by_id = {self.samples[place].id: one for place, one in found.items()}
     lost = {self._scored_with(self.samples[place]) for place in found}
     for sample in self.samples:
-      if self._scored_with(sample) in lost and sample.id not in by_id:
-        what = "a question that is scored together with it cannot be used"
+      if sample.id not in by_id and self._scored_with(sample) in lost:
+        what = "another question that is scored with it cannot be used"
         by_id[sample.id] = faults.Fault(sample.file, sample.row, what)
     return by_id
 
-  def _scored_with(self, sample):
-    """What samples share that are scored together."""
-    if self.name == "mme":  # both questions of an image
+  def _scored_with(self, sample: Sample) -> Any:
+    """What the questions share that are scored together."""
+    if self.name == "mme":
       return sample.groups["picture"]
-    if self.name == "mmbench":  # all passes of a question
-      return int(sample.id) % choice_readers.PASS
-    return sample.id
+    return int(sample.id) % PASS if self.name == "mmbench" else sample.id

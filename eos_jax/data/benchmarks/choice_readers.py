@@ -7,6 +7,7 @@ from typing import Any
 
 from eos_jax.data.benchmarks import prompts, readers, tables
 from eos_jax.data.benchmarks.samples import (
+  PASS,
   Collector,
   Sample,
   identifier,
@@ -20,7 +21,6 @@ from eos_jax.data.benchmarks.samples import (
 )
 from eos_jax.data.faults import RowError
 
-PASS = 10**6  # by which the numbers of MMBench's passes differ
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Columns of MMBench that its server does not want back.
 _NOT_SUBMITTED = ("hint", "category", "source", "image", "comment")

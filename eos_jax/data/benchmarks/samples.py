@@ -17,6 +17,8 @@ from eos_jax.data.processors import image_file
 # A picture as it lies on the disk, or as it came inside a table.
 Source = pathlib.Path | bytes
 
+PASS = 10**6  # by which the ids of MMBench's passes differ
+
 # What Excel's cells can hold.
 _CELL = 32767
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
@@ -94,9 +96,9 @@ class Collector:
       images_anywhere: whether names of images may lead out of their folder.
     """
     self.files = tuple(files)
-    self.notes: list[str] = []
     self._anywhere = images_anywhere
     self._folders: dict[pathlib.Path, image_folder.ImageFolder] = {}
+    self.notes: list[str] = []
     self._samples: dict[str, Sample] = {}
     self._faults: list[Fault] = []
     self._left_out: dict[str, int] = {}

@@ -184,16 +184,15 @@ def test_answers_that_are_null(tmp_path):
   "name, said",
   [
     ("x" * 300 + ".png", "cannot be a file name (File name too long)"),
-    ("../1.png", "leads out of the image folder"),
+    ("../test_human.json", "leads out of the image folder"),
     ("/etc/hostname", "has an absolute path"),
-    ("a/../../1.png", "does not exist"),
+    ("../png/../1.png", "does not exist"),
     ("\ud83d.png", "which is not UTF-8"),
     ("a\0b.png", "cannot be a file name (embedded null byte)"),
   ],
 )
 def test_names_of_pictures(name, said, tmp_path):
   folder = minis.write("chartqa", tmp_path)
-  (folder / "1.png").touch()
 
   def change(value):
     value[0]["imgname"] = name
