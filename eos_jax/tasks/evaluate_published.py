@@ -330,13 +330,6 @@ def _plans(cfg, job):
       except cost.UnreachableBudget as error:
         listed.append((full, None, str(error)))
   names = [name for name, _, _ in listed]
-  faults = [
-    f"config.plans: a name is {naming.quoted(name)}; expected {fault}"
-    for name in names
-    if (fault := naming.name_fault(name))
-  ]
-  if faults:
-    raise settings.ConfigError(faults)
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise settings.ConfigError(

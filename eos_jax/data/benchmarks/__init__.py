@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import functools
 import pathlib
 
-from eos_jax.data.benchmarks import choice_readers, prompts, readers
+from eos_jax.data.benchmarks import choice_readers, mme, prompts, readers
 from eos_jax.data.benchmarks.samples import (
   Collector,
   Questions,
@@ -23,7 +23,7 @@ READERS: dict[str, Callable[[pathlib.Path, str, Collector], None]] = {
   "textvqa": readers.textvqa,
   "textvqa_ocr": functools.partial(readers.textvqa, ocr=True),
   "pope": readers.pope,
-  "mme": readers.mme,
+  "mme": mme.read,
   "mmbench": choice_readers.mmbench,
   "seed": choice_readers.seed,
   "mmstar": choice_readers.mmstar,

@@ -17,31 +17,18 @@ from eos_jax.data.benchmarks.samples import (
   Collector,
   Sample,
   identifier,
-  in_lines,
   mapping,
   number,
   one_of,
   picture_bytes,
   text,
   texts,
-  valid,
 )
 from eos_jax.data.faults import RowError
 
 POPE_SPLITS = ("random", "popular", "adversarial")
 CHARTQA_PARTS = ("human", "augmented")
-# In the order of MME's tables: perception, then cognition.
-MME_SUBTASKS = (
-  *("existence", "count", "position", "color", "posters", "celebrity"),
-  *("scene", "landmark", "artwork", "OCR"),
-  *("commonsense_reasoning", "numerical_calculation"),
-  *("text_translation", "code_reasoning"),
-)
-# The folder in MME's archive, and those in some of its subtasks.
-_MME_RELEASE = "MME_Benchmark_release_version"
-_MME_IMAGES, _MME_TEXTS = "images", "questions_answers_YN"
-_MME_ENDS = (".jpg", ".png")
-_LABELS = ("yes", "no")
+LABELS = ("yes", "no")
 _VQAV2_NAME = "v2_OpenEnded_mscoco_{}_questions.json"
 
 Make = Callable[[Any], Sample | str]
@@ -266,7 +253,7 @@ def pope(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
   del protocol
 
   def make(split, row):
-    label = one_of(text(row, "label").lower().strip(), _LABELS, "label")
+    label = one_of(text(row, "label").lower().strip(), LABELS, "label")
     asked = text(row, "text")
     return Sample(
       f"{split}/{identifier(row, 'question_id')}",
@@ -290,105 +277,6 @@ def _parts(collector, folder, prefix, parts) -> Iterator[Any]:
   for part, path in found.items():
     if part in parts or collector.files:
       yield part, path
-
-
-def mme(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """MME: a folder a subtask; a text of two lines for each picture.
-
-  Pictures and texts lie together, or in `images/` and `questions_answers_YN/`;
-  in the release some subtasks have the one layout and some the other.
-  """
-  del protocol
-  if collector.files:
-    raise sources.DataError(
-      "data.files names files of mme, whose questions are in a folder a"
-      " subtask; leave it out"
-    )
-  if (folder / _MME_RELEASE).is_dir():
-    folder /= _MME_RELEASE
-  found = [*folder.glob("*/*.txt"), *folder.glob(f"*/{_MME_TEXTS}/*.txt")]
-  subtasks: dict[str, list[pathlib.Path]] = {}
-  for path in sorted(found):
-    subtasks.setdefault(path.relative_to(folder).parts[0], []).append(path)
-  if not subtasks.keys() & set(MME_SUBTASKS):
-    raise sources.DataError(
-      f"{folder} has no */*.txt or */{_MME_TEXTS}/*.txt in folders named after"
-      " the subtasks of MME; give the folder with the files that the benchmark"
-      " publishes"
-    )
-  collector.expect(MME_SUBTASKS, subtasks, "subtasks")
-  for subtask in sorted(MME_SUBTASKS):
-    there = subtasks.get(subtask, [])
-    for path in there:
-      _mme_text(subtask, path, collector)
-    if lacking := _mme_unasked(folder / subtask, there):
-      some = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-      collector.notes.append(
-        f"{subtask}: {len(lacking)} pictures have no questions: {some}"
-      )
-
-
-def _mme_folder(path):
-  """Where the pictures of a text are."""
-  beside = path.parent
-  return beside.parent / _MME_IMAGES if beside.name == _MME_TEXTS else beside
-
-
-def _mme_unasked(folder, paths):
-  """Names of pictures without a text."""
-  asked = {(_mme_folder(path), path.stem) for path in paths}
-  return [
-    path.name
-    for path in sorted([*folder.glob("*"), *folder.glob(f"{_MME_IMAGES}/*")])
-    if path.suffix in _MME_ENDS and (path.parent, path.stem) not in asked
-  ]
-
-
-def _mme_text(subtask, path, collector):
-  """Both questions of a picture, or neither."""
-  beside = _mme_folder(path)
-
-  def make(row):
-    place, line = row
-    question, tab, answer = line.partition("\t")
-    if not tab:
-      raise RowError("there is no tab between question and answer")
-    pictures = [f"{path.stem}{end}" for end in _MME_ENDS]
-    there = [name for name in pictures if (beside / name).is_file()]
-    picture = (there or pictures)[0]
-    label = one_of(answer.strip().lower(), _LABELS, "the answer")
-    return Sample(
-      f"{subtask}/{path.stem}/{place}",
-      collector.picture_file(beside, picture),
-      prompts.mme(in_lines(valid(question, "the question"), "the question")),
-      (label,),
-      {"subtask": subtask, "picture": f"{subtask}/{path.stem}"},
-      repeated={
-        "picture": in_lines(picture, "the name of the picture"),
-        "question": question,
-        "answer": answer.strip(),
-      },
-    )
-
-  rows = list(tables.lines(path, "a text of questions"))
-  samples = [tried(functools.partial(make, row)) for row in rows]
-  for (place, _), one in zip(rows, samples, strict=True):
-    chosen = functools.partial(_of_pair, one, samples)
-    collector.add(f"{subtask}/{path.name}", place, chosen)
-
-
-def _of_pair(one, samples):
-  """One of the samples of a picture, if it has both."""
-  if isinstance(one, Exception):
-    raise one
-  if len(samples) != 2:
-    raise RowError(f"its picture has {len(samples)} questions; MME has two")
-  if any(isinstance(other, Exception) for other in samples):
-    raise RowError(
-      "the other question of its picture cannot be used, and MME scores both"
-      " together"
-    )
-  return one
 
 
 def ocrbench(folder: pathlib.Path, protocol: str, collector: Collector) -> None:

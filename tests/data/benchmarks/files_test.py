@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from eos_jax.data import benchmarks, sources
-from eos_jax.data.benchmarks import readers
+from eos_jax.data.benchmarks import mme
 from tests.data.benchmarks import minis
 
 
@@ -30,7 +30,7 @@ def _mme_release(folder, nested):
   """All subtasks, those of `nested` with folders for images and texts."""
   minis.write("mme", folder.parent / "mini")
   pair = folder.parent / "mini" / "existence" / "a"
-  for subtask in readers.MME_SUBTASKS:
+  for subtask in mme.SUBTASKS:
     images = texts = folder / subtask
     if subtask in nested:
       images, texts = images / "images", texts / "questions_answers_YN"
@@ -46,7 +46,7 @@ def test_both_layouts_of_mme_in_one_folder(inner, tmp_path):
   _mme_release(tmp_path / "mme" / inner, nested)
   found = _read("mme", tmp_path / "mme")
   subtasks = [sample.groups["subtask"] for sample in found.samples]
-  assert subtasks == [x for x in sorted(readers.MME_SUBTASKS) for _ in "12"]
+  assert subtasks == [x for x in sorted(mme.SUBTASKS) for _ in "12"]
   assert not found.notes
 
 
