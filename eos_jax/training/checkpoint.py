@@ -5,6 +5,7 @@ else in it, with a digest. A checkpoint that differs from its seal is damaged.
 """
 
 import contextlib
+import itertools
 import pathlib
 import tempfile
 from typing import Any
@@ -298,15 +299,30 @@ def _reason(error):
 
 
 def _read_through(folder):
-  """Raises if an array below a folder cannot be read.
+  """Raises if a piece of an array below a folder cannot be read.
 
   Orbax reads all arrays at once. When one fails it gives up the others, which
-  then print a traceback each.
+  then print a traceback each. And of several processes each reads its own
+  pieces: one would fail while the others wait for it. Here all read all.
   """
   base = {"driver": "ocdbt", "base": f"{folder.as_uri()}/"}
   store = tensorstore.KvStore.open(base).result()
-  for name in store.list().result():
-    store.read(name).result()
+  for key in store.list().result():
+    name, _, last = key.decode().rpartition("/")
+    if last != ".zarray":
+      continue
+    array = tensorstore.open(
+      {"driver": "zarr", "kvstore": {**base, "path": f"{name}/"}}, read=True
+    ).result()
+    sizes = array.chunk_layout.read_chunk.shape or ()  # None of a scalar
+    for corner in itertools.product(
+      *(range(0, n, size) for n, size in zip(array.shape, sizes, strict=True))
+    ):
+      piece = tuple(
+        slice(start, min(start + size, n))
+        for start, size, n in zip(corner, sizes, array.shape, strict=True)
+      )
+      array[piece].read().result()
 
 
 def _is_key(leaf):
