@@ -6,6 +6,7 @@ else in it, with a digest. A checkpoint that differs from its seal is damaged.
 
 import contextlib
 import itertools
+import math
 import pathlib
 import tempfile
 from typing import Any
@@ -136,7 +137,7 @@ class Checkpointer:
     while (newest := self.latest) is not None:
       seal = _sealed(self._root / str(newest))
       self._compare(newest, seal["facts"], files.plain(facts))
-      # The best is one of all: none of them may be damaged.
+      # The best is one of all, and has to be there in the end.
       steps = sorted(self._manager.all_steps()) if self._best else [newest]
       state = None
       for step in steps:
@@ -220,11 +221,13 @@ class Checkpointer:
       faults: why a step is damaged, or "", by its path; in their order.
     """
     spoiled = ""
+    best = max((_rank(p) for p in faults if not faults[p]), default=None)
     for path, fault in faults.items():
       if fault or spoiled:
+        lost = self._best and best and _rank(path) > best
         self._set_aside(path, fault or spoiled)
-        # The best is one of all: those after it have to be made again.
-        if self._best and not spoiled:
+        # If the best is lost, those after it have to be made again.
+        if lost and not spoiled:
           spoiled = f"it was saved after {path.name}, which is damaged"
 
   def _set_aside(self, path, reason):
@@ -282,6 +285,16 @@ def _sealed(path):
     if value != saved:
       raise ValueError(f"its {name} is {value!r}, saved was {saved!r}")
   return seal
+
+
+def _rank(path):
+  """Score and number of a step; of equal scores the later one is better."""
+  try:
+    seal = files.unsealed(files.read_json(path / "seal" / "metadata"))
+    score = -math.inf if seal["score"] is None else seal["score"]
+  except (OSError, ValueError, KeyError):
+    score = math.inf  # it may have been the best
+  return score, int(path.name)
 
 
 def _fault(path):
