@@ -18,6 +18,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.model = ml_collections.ConfigDict()
   config.model.path = ""  # config.json, safetensors, the tokenizer's files
   config.model.dtype = ""  # "float32", "bfloat16", "float16"; "" = as stored
+  config.model.allow_outside = False  # weights that links or the index reach
 
   # Devices along data, fsdp and tensor; parameters are cut along the last two.
   config.mesh = ()  # as many along fsdp as the shapes allow

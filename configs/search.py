@@ -183,11 +183,14 @@ def _published(config, budgets, pictures, tiles=(), size=()):
   config.model = ml_collections.ConfigDict()
   config.model.path = ""  # folder of the checkpoint, or of a converted one
   config.model.dtype = "bfloat16"  # "" = that of the checkpoint
+  config.model.allow_outside = False  # weights that links or the index reach
 
   config.data = ml_collections.ConfigDict()
   config.data.path = ""  # LLaVA's instruction JSON
   config.data.images = ""  # folder of its pictures; "" = that of the JSON file
   config.data.apart = False  # True: set entries that cannot be used apart
+  # True: names of images may be absolute, or lead out of the image folder.
+  config.data.images_anywhere = False
   # Shares of the pictures. The policy is searched on validation and judged on
   # test; train is for mode = "joint" and "bilevel".
   config.data.train, config.data.validation = 0.0, 0.8

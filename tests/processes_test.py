@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from eos_jax import processes
 from tests import command
 from tests.models import tiny_families
 
@@ -135,7 +136,61 @@ def test_other_numbers_than_announced_are_refused(tmp_path):
   said = command.error(tmp_path / "run", "--device_count=8")
   assert "--device_count=8, but there are 1" in said
   said = command.error(tmp_path / "run", "--coordinator=localhost:1")
-  assert "needs --process_count, got 0" in said
+  assert said == (
+    "error: --coordinator='localhost:1' needs --process_count, 1 to 65536, got"
+    " 0, and a --process_index in 0..0, got -1"
+  )
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "address",
+  ["localhost", "localhost:", ":1234", ":abc", ":::", "::1:1234", "[::1]"]
+  + ["localhost:0", "localhost:65536", "localhost:-1", "localhost:1e3", "a b:1"]
+  + ["localhost:١", "http://localhost:1234", "localhost:1234/", "\0:1", "\n:1"]
+  + ["host.invalid:1234", "\udcff:1", "localhost:1\n", "[zz::]:1", "a..b:1"]
+  + [f"{'a' * 70}.invalid:1"],
+)
+def test_addresses_that_would_hang_or_crash_are_refused(address):
+  with pytest.raises(processes.LaunchError) as error:
+    processes.start(coordinator=address, index=0, count=2)
+  said = str(error.value)
+  assert said.startswith(f"--coordinator={address!a} ")
+  assert "is not HOST:PORT" in said or "cannot be resolved" in said
+  assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  "given, said",
+  [
+    ({"index": 2, "count": 2}, "--process_index in 0..1, got 2"),
+    ({"index": -1, "count": 2}, "--process_index in 0..1, got -1"),
+    ({"index": 0, "count": 2**40}, f"1 to 65536, got {2**40}"),
+    ({"index": 0, "count": -1}, "1 to 65536, got -1"),
+    ({"index": 0, "count": 1, "found": True}, "exclude each other"),
+    ({"index": 0, "count": 2, "coordinator": ""}, "--process_index=0 needs"),
+  ],
+)
+def test_numbers_that_cannot_be_are_refused(given, said):
+  with pytest.raises(processes.LaunchError) as error:
+    processes.start(**{"coordinator": "localhost:1234", **given})
+  assert said in str(error.value)
+
+
+def test_processes_that_cannot_be_joined(tmp_path):
+  with socket.socket() as taken:
+    taken.bind(("0.0.0.0", 0))
+    taken.listen()
+    address = f"localhost:{taken.getsockname()[1]}"
+    said = command.error(
+      tmp_path / "run",
+      f"--coordinator={address}",
+      "--process_count=1",
+      "--process_index=0",
+    )
+  assert f"error: --coordinator={address}: the processes cannot be joined" in (
+    said
+  )
   assert not (tmp_path / "run").exists()
 
 

@@ -411,7 +411,7 @@ def _later_sites(plan):
   )
   if not sites:
     return None
-  return dataclasses.replace(plan, name="", note="", sites=sites)
+  return dataclasses.replace(plan, name="later", note="", sites=sites)
 
 
 def model_shape(cfg: models.VLMConfig) -> cost.ModelShape:

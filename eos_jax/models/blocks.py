@@ -5,7 +5,7 @@ keys and values, `mix` adds the attention branch, `mlp` the other one. Blocks of
 one stack share a parameter tree whose leaves have a leading layer axis.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -127,9 +127,35 @@ def rotary(
 
 
 def embed(params: Params, tokens: Int[Array, "*B"]) -> Float[Array, "*B D"]:
-  """Rows of a decoder's embedding table."""
+  """Rows of a decoder's embedding table; NaN for ids that have none.
+
+  Indexing alone would return the last row for such an id. Where ids are known
+  before they are on a device, `check_ids` refuses them with a message.
+  """
   # Weights that were just read are NumPy's, which no tracer can index.
-  return jnp.asarray(params["embed"])[tokens]
+  table = jnp.asarray(params["embed"])
+  inside = (tokens >= 0) & (tokens < table.shape[0])
+  return jnp.where(inside[..., None], table[tokens], jnp.nan)
+
+
+def check_ids(ids: Sequence[int], rows: int, where: str) -> None:
+  """Refuses ids of tokens without a row in the embedding table.
+
+  Args:
+    ids: of tokens.
+    rows: of the table.
+    where: whose ids they are, for the message.
+
+  Raises:
+    ValueError: some are below 0, or not below `rows`.
+  """
+  outside = sorted({int(i) for i in ids if not 0 <= i < rows})
+  if outside:
+    raise ValueError(
+      f"{where} has the token ids {outside[:10]}, expected ids from 0 to"
+      f" {rows - 1}: the embedding has {rows} rows; use the tokenizer that"
+      " belongs to the model"
+    )
 
 
 def init_stack(

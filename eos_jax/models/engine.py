@@ -10,9 +10,9 @@ import numpy as np
 
 from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float, Int, Shaped
+from eos_jax.models import blocks, generation, sequence, tiles, vlm
 from eos_jax.models import cache as cache_lib
 from eos_jax.models import config as config_lib
-from eos_jax.models import generation, sequence, tiles, vlm
 from eos_jax.models import reduction as reduction_lib
 
 # Called after each step with the number of the step and, for each sample, its
@@ -278,6 +278,7 @@ class Engine:
     tokens = np.zeros((len(prompts), fitting[0]), np.int32)
     mask = np.zeros(tokens.shape, bool)
     for row, prompt in enumerate(prompts):
+      blocks.check_ids(prompt, self._cfg.decoder.vocab, f"prompt {row}")
       tokens[row, : len(prompt)] = prompt
       mask[row, : len(prompt)] = True
     return tokens, mask

@@ -15,10 +15,13 @@ import numpy as np
 
 from eos_jax.array_typing import Array, Bool, Float
 from eos_jax.models import config as config_lib
-from eos_jax.models import decoder, loading
+from eos_jax.models import decoder, loading, weight_files
+from eos_jax.models.families import decoders
+from eos_jax.models.families import fields as fields_lib
 from eos_jax.models.families import table as table_lib
 
 _ARCHITECTURE = "llama"
+_UNSCALED = "scaled rotary positions are not read, use another model"
 _REQUIRED = (
   "embedding_length",
   "block_count",
@@ -35,7 +38,7 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModuleNotFoundError: the extra `gguf` is not installed.
     ValueError: the file cannot be read.
   """
-  return _metadata(_open(path)[1])
+  return _metadata(path, _open(path)[1])
 
 
 def load(
@@ -54,12 +57,13 @@ def load(
   Raises:
     ModuleNotFoundError: the extra `gguf` is not installed.
     ValueError: the file cannot be read, is of another architecture, or its
-      metadata or tensors do not fit; all of the faults are listed.
+      metadata or tensors do not fit; all of the faults are listed. Or a weight
+      is NaN or infinite.
   """
   gguf, reader = _open(path)
   path = pathlib.Path(path)
   tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
-  cfg = _config(path, _metadata(reader), tied)
+  cfg = _config(path, _metadata(path, reader), tied)
   like = jax.eval_shape(lambda key: decoder.init(cfg, key), jax.random.key(0))
   found = [
     # Every type is expanded to float32.
@@ -70,7 +74,8 @@ def load(
   if faults:
     raise ValueError(
       f"the tensors of {path} do not fit its metadata; use an unchanged file"
-      " of a Llama-shaped model:\n  " + "\n  ".join(faults)
+      " of a Llama-shaped model:\n  "
+      + "\n  ".join(weight_files.shortened(faults))
     )
   dtype = jnp.dtype(dtype)
   made = {
@@ -82,6 +87,11 @@ def load(
       value = _halves(cfg, place.path, _expanded(gguf, path, tensor))
       entry = ... if place.layer is None else place.layer
       made[place.path][entry] = place.weight.ours(value)
+      loading.check_finite(
+        made[place.path][entry],
+        f"{tensor.name} in {path}",
+        tensor.tensor_type.name,
+      )
   arrays = [jnp.asarray(made.pop(name)) for name in list(made)]
   return cfg, jax.tree.unflatten(jax.tree.structure(like), arrays)
 
@@ -140,6 +150,8 @@ def _open(path):
     ) from error
   path = pathlib.Path(path)
   try:
+    if path.exists() and not path.is_file():
+      raise ValueError(f"{path} is no regular file; give a GGUF file")
     with path.open("rb") as file:
       magic = file.read(4)
   except OSError as error:
@@ -153,7 +165,15 @@ def _open(path):
     )
   try:
     return gguf, gguf.GGUFReader(path)
-  except (ValueError, IndexError, KeyError) as error:
+  # Whatever a damaged file makes the reader raise.
+  except (
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+  ) as error:
     if "GGMLQuantizationType" in str(error):
       raise ValueError(
         f"{path} has a tensor of an unknown type ({error}); use a file with"
@@ -164,54 +184,100 @@ def _open(path):
     ) from error
 
 
-def _metadata(reader):
-  return {key: field.contents() for key, field in reader.fields.items()}
+def _metadata(path, reader):
+  try:
+    return {key: field.contents() for key, field in reader.fields.items()}
+  except ValueError as error:  # text in another encoding
+    raise ValueError(
+      f"the metadata of {path} cannot be read ({error}); fetch it again"
+    ) from error
 
 
 def _config(path, fields: Mapping[str, Any], tied):
   found = fields.get("general.architecture")
   if found != _ARCHITECTURE:
     raise ValueError(
-      f"{path} has general.architecture={found!r}, expected"
+      f"{path} has general.architecture={fields_lib.quoted(found)}, expected"
       f" {_ARCHITECTURE!r}; use a file of a Llama-shaped model"
     )
-  own = {
-    key.removeprefix("llama."): value
-    for key, value in fields.items()
-    if key.startswith("llama.")
-  }
-  faults = [f"missing llama.{key}" for key in _REQUIRED if key not in own]
-  if "tokenizer.ggml.tokens" not in fields and "vocab_size" not in own:
-    faults.append("missing llama.vocab_size")
-  scaling = own.get("rope.scaling.type", "none")
-  if scaling != "none":
-    faults.append(f"llama.rope.scaling.type is {scaling!r}, expected 'none'")
-  if faults:
+  prefix = f"{_ARCHITECTURE}."
+  own = fields_lib.Fields(
+    {
+      key.removeprefix(prefix): value
+      for key, value in fields.items()
+      if key.startswith(prefix)
+    },
+    _ARCHITECTURE,
+    [
+      f"missing {prefix}{key}"
+      for key in _REQUIRED
+      if prefix + key not in fields
+    ],
+  )
+  cfg = _decoder(own, fields.get("tokenizer.ggml.tokens"), tied)
+  if own.faults:
     raise ValueError(
       f"the metadata of {path} cannot be used; take another file:\n  "
-      + "\n  ".join(faults)
+      + "\n  ".join(own.faults)
     )
-  heads, width = own["attention.head_count"], own["embedding_length"]
-  head_dim = own.get("attention.key_length", width // heads)
-  turned = own.get("rope.dimension_count", head_dim)
+  return cfg
+
+
+def _decoder(own, tokens, tied):
+  """The decoder; faults are noted in `own`."""
+  _refuse_scaling(own)
+  if tokens is None and not own.has("vocab_size"):
+    own.faults.append("missing llama.vocab_size")
+  count = len(tokens) if isinstance(tokens, list) else 0
+  vocab = own.whole("vocab_size", count or 1)
+  if vocab < count:
+    own.fault(
+      "vocab_size",
+      f"at least {count}, the length of tokenizer.ggml.tokens",
+      "use a file whose tokenizer belongs to the model",
+    )
+  width = own.whole("embedding_length", 1)
+  heads = own.whole("attention.head_count", 1)
+  head_dim = own.whole("attention.key_length", width // heads)
+  turned = own.whole("rope.dimension_count", head_dim)
   if turned != head_dim:
-    raise ValueError(
-      f"{path} has llama.rope.dimension_count={turned}, expected all {head_dim}"
-      " features of a head; use another model"
+    own.fault(
+      "rope.dimension_count",
+      f"all {head_dim} features of a head",
+      "use another model",
     )
-  vocab = own.get("vocab_size")
-  return config_lib.DecoderConfig(
-    vocab=len(fields["tokenizer.ggml.tokens"]) if vocab is None else vocab,
-    layers=own["block_count"],
+  return own.built(
+    config_lib.DecoderConfig,
+    vocab=vocab,
+    layers=own.whole("block_count", 1, most=decoders.MOST_LAYERS),
     width=width,
     heads=heads,
-    kv_heads=own.get("attention.head_count_kv", heads),
+    kv_heads=own.whole("attention.head_count_kv", heads),
     head_dim=head_dim,
-    mlp=own["feed_forward_length"],
-    rope_theta=own.get("rope.freq_base", 10_000.0),
-    norm_eps=own["attention.layer_norm_rms_epsilon"],
+    mlp=own.whole("feed_forward_length", 1),
+    rope_theta=own.positive("rope.freq_base", 10_000.0),
+    norm_eps=own.positive("attention.layer_norm_rms_epsilon", 1e-5),
     tied=tied,
   )
+
+
+def _refuse_scaling(own):
+  """Notes a fault where rotary positions are scaled.
+
+  As in llama.cpp, a factor without a type means linear scaling, its older name
+  counts where the newer one is absent, and factors of 0 and 1 change nothing.
+  """
+  kind = own.get("rope.scaling.type", "linear")
+  if kind == "none":
+    return
+  name = "rope.scaling.factor"
+  if not own.has(name):
+    name = "rope.scale_linear"
+  factor = own.get(name, 1)
+  if kind != "linear":
+    own.fault("rope.scaling.type", "'none'", _UNSCALED)
+  elif factor not in (0, 1):
+    own.fault(name, "1, which is unscaled", _UNSCALED)
 
 
 def _table(tied):

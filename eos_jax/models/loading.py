@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import pathlib
 from typing import Any
@@ -22,9 +21,10 @@ import safetensors
 
 from eos_jax.array_typing import Array
 from eos_jax.models import config as config_lib
-from eos_jax.models import families, vlm
+from eos_jax.models import families, vlm, weight_files
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Numbers that are looked at at once: small beside a large tensor.
+_CHUNK = 2**24
 
 # Names in the header of a safetensors file, and bytes of a number.
 _READABLE = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
@@ -67,6 +67,7 @@ class Place:
   weight: families.Weight
 
 
+@functools.lru_cache(maxsize=8)
 def shapes(cfg: config_lib.VLMConfig) -> Any:
   """The parameters of a model as a tree of `jax.ShapeDtypeStruct`."""
   return jax.eval_shape(functools.partial(vlm.init, cfg), jax.random.key(0))
@@ -87,11 +88,14 @@ class Contents:
   places: dict[str, list[Place]]
 
 
-def inspect(folder: str | pathlib.Path) -> Contents:
+def inspect(
+  folder: str | pathlib.Path, *, allow_outside: bool = False
+) -> Contents:
   """Compares the headers of a folder's files with its config.
 
   Args:
     folder: in Hugging Face's layout, as for `load`.
+    allow_outside: whether weights may lie outside the folder, as for `load`.
 
   Raises:
     ValueError: the config or a file cannot be read, or tensors are missing,
@@ -99,12 +103,19 @@ def inspect(folder: str | pathlib.Path) -> Contents:
   """
   folder = pathlib.Path(folder)
   description = families.read(folder)
-  found = tensors(folder)
+  found = tensors(folder, allow_outside=allow_outside)
+  description = _with_stored_head(description, found)
   places, faults = match(description.table, shapes(description.cfg), found)
   if faults:
+    remedy = "use files of one checkpoint"
+    if any("mm_projector" in tensor.name for tensor in found):
+      remedy = (
+        "mm_projector belongs to the layout of the original LLaVA"
+        f" repositories: {families.CONVERT}"
+      )
     raise ValueError(
-      f"the weights in {folder} do not fit its config.json; use files of one"
-      " checkpoint:\n  " + "\n  ".join(faults)
+      f"the weights in {folder} do not fit its config.json; {remedy}:\n  "
+      + "\n  ".join(weight_files.shortened(faults))
     )
   read = tuple(tensor for tensor in found if tensor.name in places)
   return Contents(description, read, places)
@@ -116,6 +127,7 @@ def load(
   dtype: Any = None,
   shardings: Callable[[Any], Any] | None = None,
   watch: Callable[[int, int], None] | None = None,
+  allow_outside: bool = False,
 ) -> tuple[families.Description, Any]:
   """Reads a model from a folder in Hugging Face's layout.
 
@@ -131,15 +143,19 @@ def load(
       everything goes to the default device.
     watch: called with the bytes read so far and those of all tensors, after
       each of them.
+    allow_outside: whether weights may lie outside the folder: an index of
+      weights, or links in the folder, can name any file. The links of the
+      Hugging Face cache, from its snapshots to its blobs, are always followed.
 
   Returns:
-    What the config says, and the parameters as `models.init` makes them, as
-    `jax.Array`s.
+    What the config and the files say, and the parameters as `models.init`
+    makes them, as `jax.Array`s.
 
   Raises:
-    ValueError: as by `inspect`.
+    ValueError: as by `inspect`, or a weight is NaN or infinite, in the file or
+      after its conversion to `dtype`.
   """
-  contents = inspect(folder)
+  contents = inspect(folder, allow_outside=allow_outside)
   description = contents.description
   if dtype is None:
     dtype = stored_dtype(description)
@@ -151,7 +167,7 @@ def load(
   total, done = sum(tensor.size for tensor in contents.tensors), 0
   for tensor, value in _values(contents.tensors):
     for place in contents.places[tensor.name]:
-      wanted.put(place, place.weight.ours(value))
+      wanted.put(place, place.weight.ours(value), tensor)
     del value  # before the next one is read
     done += tensor.size
     if watch is not None:
@@ -238,17 +254,91 @@ def _misfits(tensor, shape):
     )
 
 
-def tensors(folder: pathlib.Path) -> list[Tensor]:
+def check_finite(value: np.ndarray, where: str, stored: str) -> None:
+  """Refuses weights that are NaN or infinite.
+
+  Args:
+    value: weights, in the dtype that they will have.
+    where: name of the tensor, and its file.
+    stored: dtype in the file.
+
+  Raises:
+    ValueError: some are; the message says how many.
+  """
+  rows = value.reshape(-1)
+  bad = 0
+  for start in range(0, rows.size, _CHUNK):
+    bad += np.sum(~np.isfinite(rows[start : start + _CHUNK]))
+  if bad:
+    raise ValueError(
+      f"{where} has {bad:,} of {rows.size:,} numbers that are NaN or infinite"
+      f" in {value.dtype.name} (stored as {stored}), expected none; fetch the"
+      " file again, use another checkpoint, or another dtype if it is too"
+      " narrow"
+    )
+
+
+def _with_stored_head(description, found):
+  """A tied model whose file says otherwise, read as transformers does.
+
+  A head in the file that differs from the embedding is read. Where the file
+  holds one of the two only, it serves as both.
+  """
+  if not description.cfg.decoder.tied:
+    return description
+  table = description.table
+  named = {table.canonical(tensor.name): tensor for tensor in found}
+  head, embedding = named.get(table.head), named.get(table.embedding)
+  if head is None:
+    return description
+  if embedding is None:
+    return description.with_head_as_embedding()
+  if _equal(head, embedding):
+    return description
+  return description.with_own_head()
+
+
+def _equal(one, other):
+  """Whether two tensors have the same shape and values."""
+  if one.shape != other.shape or not {one.dtype, other.dtype} <= set(_READABLE):
+    return False
+  rows, step = one.shape[0] if one.shape else 0, math.prod(one.shape[1:])
+  with _opened(one.file) as first, _opened(other.file) as second:
+    first = first.get_slice(one.name)
+    second = second.get_slice(other.name)
+    return all(
+      np.array_equal(first[start:stop], second[start:stop])
+      for start, stop in _slices(rows, max(1, _CHUNK // max(1, step)))
+    )
+
+
+def _slices(rows, step):
+  """Ends of slices of at most `step` rows."""
+  for start in range(0, rows, step):
+    yield start, min(start + step, rows)
+
+
+def _opened(path):
+  return safetensors.safe_open(str(path), framework="numpy")
+
+
+def tensors(
+  folder: pathlib.Path, *, allow_outside: bool = False
+) -> list[Tensor]:
   """All tensors of a folder, in the order of its files, from their headers.
+
+  Args:
+    folder: as for `load`.
+    allow_outside: likewise.
 
   Raises:
     ValueError: there are no weights, the index cannot be read, or files are
-      missing or truncated; all of them are named.
+      missing, truncated or outside the folder; all of them are named.
   """
   found, faults = [], []
-  for path in _files(folder):
+  for path in weight_files.paths(folder, allow_outside=allow_outside):
     try:
-      with safetensors.safe_open(str(path), framework="numpy") as file:
+      with _opened(path) as file:
         for name in file.keys():
           part = file.get_slice(name)
           found.append(
@@ -261,37 +351,9 @@ def tensors(folder: pathlib.Path) -> list[Tensor]:
   if faults:
     raise ValueError(
       f"weights in {folder} cannot be read; fetch these files again:\n  "
-      + "\n  ".join(faults)
+      + "\n  ".join(weight_files.shortened(faults))
     )
   return found
-
-
-def _files(folder):
-  """The weight files of a folder: one, or those that its index names."""
-  # transformers prefers the single file, too.
-  if (folder / SINGLE).exists():
-    return [folder / SINGLE]
-  path = folder / INDEX
-  try:
-    entries = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    names = sorted(set(entries.values()))
-  except FileNotFoundError as error:
-    others = sorted(p.name for p in folder.glob("*.bin"))
-    remedy = "give the folder of a checkpoint"
-    if others:
-      remedy = (
-        f"{', '.join(others)} can be converted with transformers:"
-        " save_pretrained(..., safe_serialization=True)"
-      )
-    raise ValueError(
-      f"{folder} has neither {SINGLE} nor {INDEX}; {remedy}"
-    ) from error
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
-      f"{path} cannot be read as an index of weights ({error!r}); fetch it"
-      " again"
-    ) from error
-  return [folder / name for name in names]
 
 
 def flat(tree) -> dict[str, Any]:
@@ -320,10 +382,12 @@ class _Tree:
     # One program for each shape and sharding, whatever the layer.
     self._write = functools.cache(_writer)
 
-  def put(self, place: Place, value: np.ndarray) -> None:
-    """Writes a tensor, in the model's form, to its place."""
+  def put(self, place: Place, value: np.ndarray, tensor: Tensor) -> None:
+    """Writes the value of a tensor, in the model's form, to its place."""
     path, sharding = place.path, self._shardings[place.path]
-    value = value.astype(self._like[path].dtype, order="C")  # one pass
+    with np.errstate(over="ignore"):  # what overflows is refused below
+      value = value.astype(self._like[path].dtype, order="C")  # one pass
+    check_finite(value, f"{tensor.name} in {tensor.file}", tensor.dtype)
     if place.layer is None:
       array = _on_devices(value, sharding)
     else:
@@ -344,7 +408,7 @@ class _Tree:
 def _values(found) -> Iterator[tuple[Tensor, np.ndarray]]:
   """Tensors with their values; one file is open at a time."""
   for path, inside in itertools.groupby(found, lambda tensor: tensor.file):
-    with safetensors.safe_open(str(path), framework="numpy") as file:
+    with _opened(path) as file:
       for tensor in inside:
         yield tensor, file.get_tensor(tensor.name)
 

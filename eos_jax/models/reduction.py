@@ -106,6 +106,8 @@ class VisualState:
     noise: `[B, V]` uniform numbers for the score "random".
     count: `[B, I]` real tokens of each picture, before any reduction.
     extent: `[B, I]` the longer side of each picture, in tokens.
+    sides: `[B, I, 2]` rows and columns of each picture, which lies in the
+      upper left corner of the raster; None = all pictures fill it.
     grid: rows and columns of the original raster.
     pictures: I, pictures of a sample.
     protected: rows in front that are the class token: always kept, never
@@ -128,6 +130,7 @@ class VisualState:
   noise: Float[Array, "B V"] | None
   count: Int[Array, "B I"]
   extent: Int[Array, "B I"]
+  sides: Int[Array, "B I 2"] | None
   grid: tuple[int, int] = dataclasses.field(metadata={"static": True})
   pictures: int = dataclasses.field(default=1, metadata={"static": True})
   protected: int = dataclasses.field(default=0, metadata={"static": True})
@@ -169,6 +172,8 @@ def initial_state(
   grid: tuple[int, int],
   key: Array | None,
   position: Int[Array, "B V"] | None = None,
+  *,
+  full: bool = False,
 ) -> VisualState:
   """State of untouched tokens, one picture a sample.
 
@@ -177,13 +182,15 @@ def initial_state(
     grid: rows and columns of its raster.
     key: draws the noise of the score "random"; `[B]`: one for each picture.
     position: where they lie in the raster; None = they fill it.
+    full: whether it is known that all pictures fill the raster.
   """
   shape = valid.shape
   if position is None:
     position = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
   there = valid.astype(jnp.int32)
   rows, columns = jnp.divmod(position, grid[1])
-  extent = jnp.where(valid, jnp.maximum(rows, columns) + 1, 0)
+  ends = jnp.where(valid[..., None], jnp.stack([rows, columns], -1) + 1, 0)
+  sides = jnp.max(ends, axis=1, keepdims=True)
   return VisualState(
     log_mass=jnp.where(valid, 0.0, ops.LOG_ZERO),
     size=jnp.ones(shape, jnp.float32),
@@ -196,7 +203,8 @@ def initial_state(
     learned=None,
     noise=None if key is None else _noise(key, shape),
     count=jnp.sum(there, axis=1, keepdims=True),
-    extent=jnp.max(extent, axis=1, keepdims=True),
+    extent=jnp.max(sides, axis=-1),
+    sides=None if full else sides,
     grid=grid,
   )
 
@@ -225,6 +233,7 @@ def side_by_side(state: VisualState, pictures: int) -> VisualState:
     together,
     count=state.count.reshape(-1, pictures),
     extent=state.extent.reshape(-1, pictures),
+    sides=None if state.sides is None else state.sides.reshape(-1, pictures, 2),
     pictures=pictures,
   )
 
@@ -243,6 +252,21 @@ def part(
   """Separates the rows of the pictures of a sample."""
   batch, total, *rest = rows.shape
   return rows.reshape(batch, pictures, total // pictures, *rest)
+
+
+def real_first(
+  rows: Float[Array, "B V D"], state: VisualState
+) -> tuple[Float[Array, "B V D"], VisualState]:
+  """Puts the padding of single pictures behind their real tokens.
+
+  The rows of a picture, and the noise of its score "random", then do not depend
+  on the static shape that it was padded to.
+  """
+  padding = ~types.present(state.log_mass)
+  order = jnp.argsort(padding, axis=1, stable=True).astype(jnp.int32)
+  rows = jnp.take_along_axis(rows, order[..., None], axis=1)
+  state, noise = select_tokens(state, order), state.noise
+  return rows, dataclasses.replace(state, noise=noise)
 
 
 def select_tokens(state: VisualState, index: Int[Array, "B K"]) -> VisualState:
@@ -319,7 +343,7 @@ def reduce_at(
       for name in ("class_row", "vision_keys", "learned", "noise")
       if getattr(signals, name) is None
     },
-    grid=state.grid if _reads_grid(reduction, site) else None,
+    **_raster(reduction, site, state),
   )
   tokens = ops.TokenSet(
     x=x,
@@ -358,11 +382,17 @@ def reduce_at(
   return reduced.tokens.x, state, reduced
 
 
-def _reads_grid(reduction, site):
-  """Whether places count; where a plan gives them no weight they need not."""
+def _raster(reduction, site, state):
+  """Grid and extent, where places count; a plan may give them no weight."""
   spec = spec_at(reduction, site)
   known = isinstance(reduction, ops.ReductionPlan) and not spec.omega[1]
-  return not known or "grid" in ops.required_signals(spec)
+  if known and "grid" not in ops.required_signals(spec):
+    return {"grid": None}
+  if state.sides is None:
+    return {"grid": state.grid}
+  # A picture that is not there has no side; the least one stands for it.
+  sides = jnp.maximum(state.sides, 1)
+  return {"grid": state.grid, "extent": sides.reshape(len(sides), -1)}
 
 
 def _draws(reduction, site, state):

@@ -15,6 +15,7 @@ from eos_jax import ops
 from eos_jax.array_typing import Array, Bool, Float, Int
 from eos_jax.models import attention, blocks, sequence
 from eos_jax.models import config as config_lib
+from eos_jax.ops import types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +213,8 @@ def _rater_rows(cfg, params, before, first):
   mask, pictures = sequence.prompt_mask(first.text), first.state.pictures
   weights = _cached_rows(cfg, params, before, _text_columns(before.seq))
 
-  def rate(visual, weights, text, mask):
-    raters, _ = ops.signals.text_raters(visual, text, mask)
+  def rate(visual, there, weights, text, mask):
+    raters, _ = ops.signals.text_raters(visual, text, mask, valid=there)
     return ops.signals.rater_rows(weights[None], raters)  # one head
 
   text = first.hidden[:, first.text_start :]
@@ -221,9 +222,11 @@ def _rater_rows(cfg, params, before, first):
     return jnp.zeros_like(before.seq.state.log_mass)
   # Each picture has raters of its own: those that speak of it.
   visual = first.visual.reshape(len(mask), pictures, -1, text.shape[-1])
+  there = types.present(first.state.log_mass).reshape(visual.shape[:3])
   weights = weights.reshape(*weights.shape[:2], pictures, -1)
-  each = jax.vmap(rate, in_axes=(0, 1, None, None))
-  return jax.vmap(each)(visual, weights, text, mask).reshape(len(mask), -1)
+  each = jax.vmap(rate, in_axes=(0, 0, 1, None, None))
+  rated = jax.vmap(each)(visual, there, weights, text, mask)
+  return rated.reshape(len(mask), -1)
 
 
 def _pivots(cfg, params, seq, before):

@@ -116,7 +116,7 @@ def encode(
   padded = valid is not None
   if valid is None:
     valid = jnp.ones((x.shape[0], cfg.tokens), bool)
-  state = reduction_lib.initial_state(valid, cfg.grid, key)
+  state = reduction_lib.initial_state(valid, cfg.grid, key, full=not padded)
   if cfg.class_token:
     state = _with_class_token(state)
   trace, last, done = {}, cfg.layers - 1, 0

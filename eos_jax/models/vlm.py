@@ -110,8 +110,8 @@ class Seen:
   """Pictures as the decoder gets them; computed once, read many times.
 
   Attributes:
-    visual: `[B, V, D]` projected visual tokens, each picture in raster order,
-      the pictures of a sample behind one another.
+    visual: `[B, V, D]` projected visual tokens, each picture in raster order
+      and then its padding, the pictures of a sample behind one another.
     state: what travels with them.
     trace: the operator's result at each site so far: those of the encoder,
       and "decoder.0" once `reduce_input` has run.
@@ -204,13 +204,16 @@ def _see_whole(cfg, params, image, reduction, valid, key, kernel):
   )
   if cfg.merge == 1:
     return visual, out.state, out.trace
-  if valid is None:
+  full = valid is None
+  if full:
     valid = jnp.ones(visual.shape[:2], bool)
   state = dataclasses.replace(
-    reduction_lib.initial_state(valid, cfg.grid, key),
+    reduction_lib.initial_state(valid, cfg.grid, key, full=full),
     class_row=jnp.mean(projector.squares(out.state.class_row, cfg), axis=2),
     vision_keys=jnp.mean(projector.squares(out.state.vision_keys, cfg), axis=2),
   )
+  if not full:
+    visual, state = reduction_lib.real_first(visual, state)
   return visual, state, {}
 
 

@@ -21,20 +21,29 @@ _LOG_RECEIVER_MIN = -15.0
 
 
 def proximity(
-  position: jax.Array, index: jax.Array, *, grid: tuple[int, int]
+  position: jax.Array,
+  index: jax.Array,
+  *,
+  grid: tuple[int, int],
+  extent: jax.Array | None = None,
 ) -> Float[Array, "V K"]:
-  """1 minus the distance of two places over the diagonal of the grid, [V, K].
+  """1 minus the distance of two places over the diagonal of the image, [V, K].
 
   Args:
     position: [V] raster index of each token.
     index: [K] input rows to compare with.
     grid: (rows, columns) of the raster.
+    extent: [2] rows and columns of the image; None = those of the raster.
   """
   row, column = position // grid[1], position % grid[1]
   vertical = row[:, None] - row[index][None, :]
   across = column[:, None] - column[index][None, :]
   squared = (vertical * vertical + across * across).astype(jnp.float32)
-  diagonal = max((grid[0] - 1) ** 2 + (grid[1] - 1) ** 2, 1) ** 0.5
+  if extent is None:
+    diagonal = max((grid[0] - 1) ** 2 + (grid[1] - 1) ** 2, 1) ** 0.5
+  else:
+    sides = jnp.asarray(extent) - 1
+    diagonal = jnp.sqrt(jnp.maximum(jnp.sum(sides * sides), 1) * 1.0)
   return 1 - jnp.sqrt(squared) / diagonal
 
 
@@ -75,7 +84,10 @@ def affinity(
   value = omega[0] * selection.take(site.cosine, axis=1)
   if site.signals.grid is not None:
     near = proximity(
-      site.tokens.position, selection.index, grid=site.signals.grid
+      site.tokens.position,
+      selection.index,
+      grid=site.signals.grid,
+      extent=site.signals.extent,
     )
     value += omega[1] * near.astype(value.dtype)
   return value
@@ -213,7 +225,7 @@ KERNELS: dict[str, types.Kernel] = {
   "softmax": types.Kernel(softmax, cosine=True),
   "nearest": types.Kernel(nearest, cosine=True),
   "gather": types.Kernel(gather, cosine=True),
-  "clusters": types.Kernel(clusters, discrete=True),
+  "clusters": types.Kernel(clusters, discrete=True, one_image=True),
   "selected": types.Kernel(selected),
 }
 

@@ -35,12 +35,26 @@ def _shape_table(most: int, grid: tuple[int, int]) -> np.ndarray:
   return np.asarray([cell_shape(k, grid) for k in range(most + 1)], np.int32)
 
 
+def _shape_within(count, extent, most):
+  """`cell_shape` of a traced count, 1 to `most`, and a traced grid, [2]."""
+  rows = jnp.arange(1, most + 1, dtype=jnp.int32)
+  # The aspect of rows^2 / count over that of the grid, as a ratio above 1.
+  above = (rows * rows * extent[1]).astype(jnp.float32)
+  below = (count * extent[0]).astype(jnp.float32)
+  off = jnp.maximum(above / below, below / above)
+  off = jnp.where(count % rows == 0, off, jnp.inf)
+  # Within rounding: equally near, and the fewer rows are taken.
+  rows = jnp.argmax(off <= jnp.min(off) * (1 + 1e-6)).astype(jnp.int32) + 1
+  return jnp.stack([rows, count // rows])
+
+
 def members(
   position: Int[Array, "V"],
   valid: Bool[Array, "V"],
   count: Scalar,
   *,
   grid: tuple[int, int],
+  extent: Int[Array, "2"] | None = None,
   slots: int,
   protect: int = 0,
 ) -> tuple[Float[Array, "V K"], Int[Array, "K"]]:
@@ -55,7 +69,8 @@ def members(
     position: [V] raster index of each token.
     valid: [V] False for absent tokens, which belong nowhere.
     count: [] number of cells plus protected tokens, traced or not.
-    grid: (R, C) of the raster.
+    grid: rows and columns of the raster.
+    extent: (R, C) of the image in the raster; None = those of the raster.
     slots: static K, output rows; those from `count` on stay empty.
     protect: leading tokens with an output row of their own, in front.
 
@@ -65,12 +80,18 @@ def members(
   """
   tokens = position.shape[0]
   count = topk.whole(count) - protect
-  table = jnp.asarray(_shape_table(max(slots - protect, 0), grid))
-  shape = table[jnp.clip(count, 0, table.shape[0] - 1)]
+  most = max(slots - protect, 0)
+  if extent is None:
+    table = jnp.asarray(_shape_table(most, grid))
+    shape = table[jnp.clip(count, 0, most)]
+    side = jnp.asarray(grid, jnp.int32)
+  else:
+    side = jnp.asarray(extent, jnp.int32)
+    count = jnp.minimum(count, side[0] * side[1])  # a cell for each token
+    shape = _shape_within(jnp.clip(count, 1, max(most, 1)), side, most)
   cell = jnp.arange(slots, dtype=jnp.int32) - protect
   used = (cell >= 0) & (cell < count)
   place = jnp.stack([cell // shape[1], cell % shape[1]], 1)
-  side = jnp.asarray(grid, jnp.int32)
   low = place * side[None, :] // shape[None, :]
   high = -((-(place + 1) * side[None, :]) // shape[None, :])
   at = jnp.stack([position // grid[1], position % grid[1]], 1)
@@ -108,6 +129,7 @@ def block_members(
   valid: Bool[Array, "V"],
   *,
   grid: tuple[int, int],
+  extent: Int[Array, "2"] | None = None,
   side: int,
   slots: int,
 ) -> tuple[Float[Array, "V K"], Int[Array, "K"]]:
@@ -117,6 +139,8 @@ def block_members(
     position: [V] raster index of each token.
     valid: [V] False for absent tokens.
     grid: rows and columns of the raster.
+    extent: those of the image in the raster; None = the same. An image that is
+      shorter than a block is one block there.
     side: tokens on a side of a block.
     slots: static K, output rows; those behind the last block stay empty.
 
@@ -124,6 +148,8 @@ def block_members(
     [V, K] 0 or 1, and [K] first present member of each block.
   """
   rows, columns = block_shape(grid, side)
+  if extent is not None:
+    rows, columns = jnp.maximum(jnp.asarray(extent) // side, 1)
   row, column = position // grid[1] // side, position % grid[1] // side
   block = jnp.where(
     valid & (row < rows) & (column < columns), row * columns + column, -1

@@ -6,14 +6,13 @@ standardises the sum again, so that one temperature suits every mixture.
 """
 
 from collections.abc import Callable
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from eos_jax.array_typing import Array, Float, Int
-from eos_jax.ops import topk, types
+from eos_jax.ops import spread, topk, types
 
 # Smallest standard deviation that a score is divided by. Attention shares of
 # thousands of keys vary by about 1e-5, so this only catches constants.
@@ -56,7 +55,7 @@ def unit(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 def cosine_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
   """Cosine of every pair of rows, [V, V]."""
   rows = unit(x)
-  return rows @ rows.T
+  return types.product(rows, rows.T)
 
 
 def distance_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
@@ -129,53 +128,32 @@ def relevance(
   text = types.working(signals.text)
   if signals.text_mask is not None:
     text = jnp.where(signals.text_mask[:, None], text, 0)
-  return unit(tokens.x) @ unit(jnp.sum(text, 0))
+  return types.product(unit(tokens.x), unit(jnp.sum(text, 0)))
 
 
 def relevance_max(
   tokens: types.TokenSet, signals: types.Signals
 ) -> Float[Array, "V"]:
   """Greatest cosine of each token with a text embedding, [V]."""
-  cosine = unit(tokens.x) @ unit(signals.text).T
+  text = types.working(signals.text)
+  if signals.text_mask is not None:
+    text = jnp.where(signals.text_mask[:, None], text, 0)
+  cosine = types.product(unit(tokens.x), unit(text).T)
   if signals.text_mask is not None:
     cosine = jnp.where(signals.text_mask[None, :], cosine, -1)
   return jnp.max(cosine, 1)
 
 
-@functools.lru_cache(maxsize=32)
-def _spread_rank(rows: int, columns: int) -> np.ndarray:
-  """Rank of each raster cell in an order that spreads evenly, [rows * columns].
-
-  Farthest-point order on the torus: every prefix of it covers the grid about
-  evenly, and for a 12 x 12 grid the first 4 and the first 16 are lattices of
-  stride 6 and 3. Of equally far cells the one that the others repel least
-  (sum of 1 / distance^2) comes next, then the lowest raster index.
-  """
-  r, c = np.divmod(np.arange(rows * columns), columns)
-  nearest = np.full(rows * columns, np.inf)
-  repulsion = np.zeros(rows * columns)
-  rank = np.zeros(rows * columns, np.int32)
-  pick = rows // 3 * columns + columns // 3
-  for step in range(rows * columns):
-    rank[pick] = step
-    dr, dc = np.abs(r - r[pick]), np.abs(c - c[pick])
-    dr, dc = np.minimum(dr, rows - dr), np.minimum(dc, columns - dc)
-    squared = dr * dr + dc * dc
-    nearest = np.minimum(nearest, squared)
-    repulsion += 1 / np.maximum(squared, 1)
-    # Rounded, so that the order does not hang on the last bits.
-    far = np.where(nearest == nearest.max(), repulsion.round(9), np.inf)
-    pick = int(np.argmin(far))
-  return rank
-
-
 def grid(tokens: types.TokenSet, signals: types.Signals) -> Float[Array, "V"]:
-  """A spatial order whose k best spread evenly over the grid for any k, [V].
+  """A spatial order whose k best spread evenly over the image for any k, [V].
 
-  No gradient. Uses `position` and the static `signals.grid`.
+  No gradient. Uses `position`, the static `signals.grid` and `signals.extent`.
   """
   rows, columns = signals.grid
-  rank = jnp.asarray(_spread_rank(rows, columns))
+  if signals.extent is None:
+    rank = jnp.asarray(spread.rank(rows, columns))
+  else:
+    rank = spread.rank_within(signals.extent, signals.grid)
   place = jnp.clip(tokens.position, 0, rows * columns - 1)
   return -rank[place].astype(tokens.log_mass.dtype)
 

@@ -69,14 +69,17 @@ def raster(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
   (`42Shawn/LLaVA-PruMerge`, clip_encoder.py). The second share has to be as
   large as what is not yet taken of them, see `count.raster_rows`.
   """
-  rows, columns = site.signals.grid
+  (rows, columns), position = site.signals.grid, site.tokens.position
+  if site.signals.extent is not None:
+    row, column = position // columns, position % columns
+    rows, columns = site.signals.extent
+    position = row * columns + column
   step = raster_step(rows * columns, topk.whole(left.first))
-  position = site.tokens.position
   target = (position % step == 0) & (position < rows * columns - 1)
   return (target & types.present(left.log_mass)).astype(site.scores.dtype)
 
 
-def raster_step(tokens: int, first: Array) -> Array:
+def raster_step(tokens: int | Array, first: Array) -> Array:
   """The step g of `raster`, at least 1."""
   return jnp.maximum(tokens // jnp.maximum(first, 1) // 3, 1)
 
@@ -107,10 +110,18 @@ def max_min(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
     )
     return free.at[best].set(False), nearest, rank.at[best].set(step)
 
-  rank = jnp.full(count, count, jnp.int32)
+  rank = _everywhere(there, count)
   steps = jnp.clip(topk.whole(left.count), 0, jnp.sum(there))
   rank = jax.lax.fori_loop(0, steps, pick, (there, nearest, rank))[2]
   return -rank.astype(site.scores.dtype)
+
+
+def _everywhere(rows, value):
+  """An int32 in each row, varying over devices as the rows do.
+
+  Under `jax.shard_map` a loop has to start from what varies as its result does.
+  """
+  return jnp.where(rows, value, value).astype(jnp.int32)
 
 
 def pivots(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
@@ -129,13 +140,13 @@ def pivots(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
   def visit(state, visited):
     free, rank = state
     step, pivot = visited
-    unlike = jnp.where(free, -(states @ pivot), -jnp.inf)
+    unlike = jnp.where(free, -types.product(states, pivot), -jnp.inf)
     place = topk.descending_rank(unlike)
     takes = free & (place < share)
     rank = jnp.where(takes, step * count + place, rank)
     return (free & ~takes, rank), None
 
-  start = (there, jnp.full(count, number * count, jnp.int32))
+  start = (there, _everywhere(there, number * count))
   steps = jnp.arange(number, dtype=jnp.int32)
   (_, rank), _ = jax.lax.scan(visit, start, (steps, centres))
   return -rank.astype(site.scores.dtype)
@@ -166,13 +177,20 @@ def density(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
   return jnp.where(candidates, apart * dense, -1)
 
 
+def _shares(run, signals=(), **marks):
+  """A kernel, which spends one share of one budget."""
+  return types.Kernel(run, signals, one_count=True, **marks)
+
+
 # Functions of a `Site` and what is `Left`.
 KERNELS: dict[str, types.Kernel] = {
-  "grid": types.Kernel(grid, ("grid",)),
-  "uniqueness": types.Kernel(uniqueness, cosine=True),
-  "stride": types.Kernel(stride, discrete=True),
-  "raster": types.Kernel(raster, ("grid",), discrete=True),
-  "max_min": types.Kernel(max_min, cosine=True, discrete=True),
-  "pivots": types.Kernel(pivots, ("states", "pivots"), discrete=True),
-  "density": types.Kernel(density, ("noise",), discrete=True, centred=False),
+  "grid": _shares(grid, ("grid",)),
+  "uniqueness": _shares(uniqueness, cosine=True),
+  "stride": _shares(stride, discrete=True),
+  "raster": _shares(raster, ("grid",), discrete=True, one_image=True),
+  "max_min": _shares(max_min, cosine=True, discrete=True),
+  "pivots": _shares(pivots, ("states", "pivots"), discrete=True),
+  "density": _shares(
+    density, ("noise",), discrete=True, centred=False, one_image=True
+  ),
 }

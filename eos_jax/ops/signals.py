@@ -20,6 +20,8 @@ def text_raters(
   visual: Float[Array, "V D"],
   text: Float[Array, "T D"],
   mask: Bool[Array, "T"] | None = None,
+  *,
+  valid: Bool[Array, "V"] | None = None,
 ) -> tuple[Bool[Array, "T"], Float[Array, "T"]]:
   """Text tokens that speak of the picture (SparseVLM).
 
@@ -31,6 +33,7 @@ def text_raters(
     visual: [V, D] visual tokens at the decoder input.
     text: [T, D] text embeddings there.
     mask: [T] False on padding, which is no rater and counts nowhere.
+    valid: [V] False on visual padding, which counts nowhere.
 
   Returns:
     [T] True at raters, and [T] m.
@@ -39,11 +42,16 @@ def text_raters(
   >>> text_raters(jnp.eye(2), 9 * jnp.eye(3)[:, :2])[0].tolist()
   [True, True, False]
   """
-  logits = types.working(visual) @ types.working(text).T
+  logits = types.product(types.working(visual), types.working(text).T)
   if mask is None:
     mask = jnp.ones(text.shape[0], bool)
   logits = jnp.where(mask[None, :], logits, types.LOG_ZERO)
-  share = jnp.mean(jax.nn.softmax(logits, axis=1), axis=0)
+  share = jax.nn.softmax(logits, axis=1)
+  if valid is None:
+    share = jnp.mean(share, axis=0)
+  else:
+    share = jnp.sum(jnp.where(valid[:, None], share, 0), axis=0)
+    share /= jnp.maximum(jnp.sum(valid), 1)
   share = jnp.where(mask, share, 0)
   mean = jnp.sum(share) / jnp.maximum(jnp.sum(mask), 1)
   return mask & (share > mean), share
@@ -74,7 +82,7 @@ def full_width_row(
     query: [D] class token's query, heads not split.
     keys: [N, D] all keys, heads not split.
   """
-  logits = types.working(keys) @ types.working(query)
+  logits = types.product(types.working(keys), types.working(query))
   return jax.nn.softmax(logits * query.shape[-1] ** -0.5)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import tqdm
 
+import eos_jax
 from eos_jax import cost, files, ops
 from eos_jax.evaluation import evaluator, examples, ledger, report
 from eos_jax.training import workdir
@@ -94,6 +95,7 @@ def open_ledger(folder, fingerprint, data, chosen):
     chosen: `settings.EvaluationSettings`.
   """
   circumstances = {
+    "version": eos_jax.__version__,
     "weights": fingerprint,
     **data,
     **dataclasses.asdict(dataclasses.replace(chosen, presets=())),

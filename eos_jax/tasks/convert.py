@@ -21,7 +21,7 @@ def check(job: model_settings.ConvertJob) -> None:
   """Refuses a folder that cannot be read, or a mesh that does not fit."""
   faults, contents = [], None
   try:
-    contents = loading.inspect(job.model.path)
+    contents = _inspect(job)
   except ValueError as error:
     faults.append(f"config.model.path: {error}")
   shapes = contents and loading.shapes(contents.description.cfg)
@@ -45,7 +45,7 @@ def run(job: model_settings.ConvertJob, folder: pathlib.Path) -> None:
       flush=True,
     )
     return
-  contents = loading.inspect(job.model.path)
+  contents = _inspect(job)
   mesh = partition.make_mesh(job.mesh, loading.shapes(contents.description.cfg))
   dtype = job.model.dtype or loading.stored_dtype(contents.description)
   need = fits.measure(
@@ -63,6 +63,7 @@ def run(job: model_settings.ConvertJob, folder: pathlib.Path) -> None:
       dtype=dtype,
       shardings=functools.partial(partition.param_shardings, mesh),
       watch=functools.partial(common.advance, bar),
+      allow_outside=job.model.allow_outside,
     )
   print(f"writing {fits.in_words(need.total)} to {folder}", flush=True)
   converted.save(folder, pathlib.Path(job.model.path), params)
@@ -71,6 +72,11 @@ def run(job: model_settings.ConvertJob, folder: pathlib.Path) -> None:
     f"  eos_jax.training.converted.restore({str(folder)!r})",
     flush=True,
   )
+
+
+def _inspect(job):
+  outside = job.model.allow_outside
+  return loading.inspect(job.model.path, allow_outside=outside)
 
 
 def _check_disk(folder, need):

@@ -68,7 +68,8 @@ def source(model: model_settings.ModelSettings) -> Source:
       )
     load = lambda place: converted.restore(folder, shardings=place)[1]
     return Source(description, jnp.dtype(mark["dtype"]), 0, load)
-  contents = loading.inspect(folder)
+  outside = {"allow_outside": model.allow_outside}
+  contents = loading.inspect(folder, **outside)
   dtype = jnp.dtype(dtype or loading.stored_dtype(contents.description))
 
   def load(place):
@@ -76,16 +77,26 @@ def source(model: model_settings.ModelSettings) -> Source:
       desc="reading", unit="B", unit_scale=True, dynamic_ncols=True
     ) as bar:
       watch = functools.partial(common.advance, bar)
-      return loading.load(folder, dtype=dtype, shardings=place, watch=watch)[1]
+      return loading.load(
+        folder, dtype=dtype, shardings=place, watch=watch, **outside
+      )[1]
 
   passing = loading.passing(contents, dtype)
   return Source(contents.description, dtype, passing, load)
 
 
 def with_room(
-  description: families.Description, room: Room
+  description: families.Description,
+  room: Room,
+  processor: processors.Processor | None = None,
 ) -> models.VLMConfig:
   """The model with the room that its pictures are given.
+
+  Args:
+    description: of the model.
+    room: of a row.
+    processor: of its folder; where that begins no text with the token that the
+      model's config names, neither does the model.
 
   Raises:
     ValueError: its family needs another room, or has no choice.
@@ -105,11 +116,19 @@ def with_room(
   if any_size:
     vision = dataclasses.replace(cfg.vision, image_size=tuple(room.size))
     cfg = dataclasses.replace(cfg, vision=vision)
+  if processor is not None and cfg.prefix:
+    text = processor.text
+    begun = text.encode(processor.prompt([{"role": "user", "content": "?"}]))
+    if begun[:1] != [text.inner.token_to_id(text.begin)]:
+      cfg = dataclasses.replace(cfg, prefix=())
   return cfg
 
 
 def rows(
-  processor: processors.Processor, cfg: models.VLMConfig, room: Room
+  processor: processors.Processor,
+  cfg: models.VLMConfig,
+  room: Room,
+  protocol: str = "",
 ) -> instruction_rows.Rows:
   """What makes rows of questions for a model.
 
@@ -117,15 +136,20 @@ def rows(
     processor: of the model's folder.
     cfg: from `with_room`.
     room: of a row.
+    protocol: that is asked by, of `data.benchmarks.prompts.PROTOCOLS`, or "".
 
   Raises:
     ValueError: the processor is not that of the model.
   """
+  rows = cfg.decoder.vocab
+  where = f"{processor.where}/tokenizer.json"
+  processor.text.check_rows(rows, "the model's config.json", where=where)
   return instruction_rows.Rows(
     processor,
     cfg.prefix,
     rooms.Room(room.pictures, cfg.tokens, cfg.vision.size, cfg.tiles),
     room.text_length,
+    protocol,
   )
 
 

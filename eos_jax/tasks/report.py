@@ -26,15 +26,15 @@ def write(folder: pathlib.Path) -> None:
     results = report.read_json(folder / "results.json")
     judged = {row["plan"] for row in results["results"]}
     plans, pictures = {}, {}
-    for name in results["gaps"]:
-      path = folder / "plans" / f"{name}.json"
-      plan = ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
+    for limit in map(float, results["gaps"]):  # no name of a file is read
+      path = folder / "plans" / f"{limit:g}.json"
+      plan = ops.ReductionPlan.from_json(path.read_bytes())
       if files.sha256(plan.to_json()) not in judged:
         raise ValueError(f"{path} is not the plan that results.json is about")
-      plans[float(name)] = plan
+      plans[limit] = plan
       if results["drawn"]:
-        file = folder / "examples" / f"{name}.npz"
-        pictures[float(name)] = examples.load(file)
+        file = folder / "examples" / f"{limit:g}.npz"
+        pictures[limit] = examples.load(file)
     page = html.render(
       run_facts,
       results,

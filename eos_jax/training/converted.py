@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from eos_jax import files
 from eos_jax.models import families, loading
-from eos_jax.training import checkpoint, checksums
+from eos_jax.training import checkpoint, checksums, finite
 
 MARK, PARAMETERS = "converted.json", "parameters"
 _FORMAT = "eos_jax.Converted/1"
@@ -109,6 +109,9 @@ def check(folder: pathlib.Path) -> tuple[families.Description, dict[str, Any]]:
       description = families.read(folder)
     except ValueError as error:
       raise checkpoint.CheckpointError(str(error)) from error
+    head = f"{families.HEAD}.kernel"
+    if description.cfg.decoder.tied and head in mark["parameters"]:
+      description = description.with_own_head()
     here = _shapes(loading.shapes(description.cfg))
     there = {n: tuple(v["shape"]) for n, v in mark["parameters"].items()}
     faults = [
@@ -173,6 +176,11 @@ def restore(
     raise checkpoint.CheckpointError(
       f"{folder / PARAMETERS} is damaged; {_REMEDY}. Other numbers than were"
       f" written are in {', '.join(damaged)}"
+    )
+  if unusable := finite.names(params):
+    raise checkpoint.CheckpointError(
+      f"{folder / PARAMETERS} has numbers that are NaN or infinite in"
+      f" {', '.join(unusable)}, expected none; {_REMEDY}"
     )
   return description, params
 

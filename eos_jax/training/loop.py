@@ -2,49 +2,22 @@
 
 from collections.abc import Callable
 import contextlib
-import signal
-import threading
 from typing import Any
 
 import jax
 import tqdm
 
 from eos_jax import files, processes
-from eos_jax.training import finite, speed
+from eos_jax.training import finite, speed, stopping
 
 
-def stoppable() -> contextlib.AbstractContextManager[None]:
+def stoppable() -> contextlib.AbstractContextManager[stopping.Stop]:
   """Lets SIGTERM and Ctrl-C raise `processes.Interrupted` wherever a block is.
 
   `run` waits for the end of its step instead, and saves the state. Of several
   processes none stops alone: SIGTERM is JAX's there, see `processes.stopping`.
   """
-
-  def stop(number, frame):
-    del frame
-    raise processes.Interrupted(
-      f"stopped by {signal.Signals(number).name}; what is finished is kept, run"
-      " the same command again to go on"
-    )
-
-  return _signals_handled(stop)
-
-
-@contextlib.contextmanager
-def _signals_handled(handler):
-  # Handlers can only be set in the main thread; elsewhere the caller decides.
-  if threading.current_thread() is not threading.main_thread():
-    yield
-    return
-  numbers = (signal.SIGTERM, signal.SIGINT)
-  if processes.several():
-    numbers = (signal.SIGINT,)
-  previous = {number: signal.signal(number, handler) for number in numbers}
-  try:
-    yield
-  finally:
-    for number, before in previous.items():
-      signal.signal(number, before)
+  return stopping.handled()
 
 
 def compile_step(
@@ -176,7 +149,7 @@ def run(
     files.NotFinite: metrics or a state to be checked or saved are not finite.
     processes.Interrupted: after SIGTERM or Ctrl-C, once the state is saved.
   """
-  pending, done, asked = None, start, threading.Event()
+  pending, done, ends = None, start, False
   bar = tqdm.tqdm(total=stop, initial=start, desc=label, dynamic_ncols=True)
 
   watch = _Watch(label, setting, start)
@@ -186,8 +159,8 @@ def run(
     bar.set_postfix_str(log(step, metrics), refresh=False)
     meter.read(step)
 
-  handled = _signals_handled(lambda *_: asked.set())
-  with handled, bar, contextlib.closing(meter):
+  handled = stopping.handled(deferred=True)
+  with handled as signals, bar, contextlib.closing(meter):
     for step in range(start, stop):
       with meter.waiting():
         batch = next(iterator)
@@ -210,9 +183,7 @@ def run(
         with meter.apart(state):
           watch.verify(done, state)
           check(done, state)
-      if processes.stopping(done):
-        asked.set()
-      ends = asked.is_set()
+      ends = processes.stopping(done) or signals.asked is not None
       if done % save_every == 0 or done == stop or ends:
         if pending is not None:
           # A run that resumes behind this step would not log it any more.
@@ -224,7 +195,7 @@ def run(
           watch.saved = done
       if ends:
         break
-  if asked.is_set():
+  if ends or signals.asked is not None:
     raise processes.Interrupted(
       f"stopped at {label} step {done} of {stop}; the state is saved, run the"
       " same command again to go on"

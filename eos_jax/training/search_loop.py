@@ -5,11 +5,13 @@ from the operators that the one before found, with its counts scaled down. Or
 one policy is searched for all of them at once.
 """
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import hashlib
 import pathlib
 import time
+import types
 from typing import Any
 
 import jax
@@ -343,6 +345,8 @@ def run(
   workdir: pathlib.Path,
   work: speed.Work,
   mesh: jax.sharding.Mesh | None = None,
+  *,
+  searched_on: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> tuple[list[Found], Course]:
   """Runs or resumes a search; returns a plan for each budget.
 
@@ -354,6 +358,8 @@ def run(
     workdir: gets checkpoints, metrics and plans.
     work: of a step.
     mesh: from `partition.make_mesh`; None = all devices along data.
+    searched_on: what the questions depend on, plain values; a checkpoint of
+      others is refused.
   """
   began, settings = time.monotonic(), problem.settings
   mesh = mesh or partition.make_mesh()
@@ -361,6 +367,7 @@ def run(
     partition.check_batch(mesh, rows)
   facts = {
     "weights": fingerprint,
+    "data": dict(searched_on),
     "settings": settings_lib.binding(settings),
     "sites": list(problem.space.sites),
   }

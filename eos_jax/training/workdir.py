@@ -12,6 +12,7 @@ import fcntl
 import importlib.metadata
 import os
 import pathlib
+import stat
 from typing import Any
 
 import eos_jax
@@ -28,6 +29,26 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 class WorkdirError(ValueError):
   """A directory that a run cannot use."""
+
+
+def absolute(path: str | pathlib.Path) -> pathlib.Path:
+  """The directory of a run, by its absolute path.
+
+  Raises:
+    WorkdirError: files of that path cannot be made, or not be named in text.
+  """
+  try:
+    whole = pathlib.Path(path).absolute()
+    if "\0" not in whole.as_posix().encode().decode():
+      return whole
+    fault = "holds a NUL character"
+  except UnicodeEncodeError:
+    fault = "is not in UTF-8"
+  except OSError as error:  # of the current directory
+    fault = f"cannot be found from the current directory ({error.strerror})"
+  raise WorkdirError(
+    f"--workdir={str(path)!a} {fault}; choose another directory"
+  )
 
 
 @contextlib.contextmanager
@@ -51,15 +72,16 @@ def opened(
     WorkdirError: it cannot be written, holds other things than a run, belongs
       to a run of another task or config, or is in use.
   """
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = open(path / ".lock", "w", encoding="utf-8")
-  except OSError as error:
-    raise WorkdirError(
-      f"--workdir={path} cannot be written ({error.strerror}); choose another"
-      " directory or change its permissions"
-    ) from error
-  with lock:
+  path = absolute(path)
+  with contextlib.ExitStack() as stack:
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+      lock = stack.enter_context(_lock(path / ".lock"))
+    except OSError as error:
+      raise WorkdirError(
+        f"--workdir={path} cannot be written ({error.strerror}); choose another"
+        " directory or change its permissions"
+      ) from error
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -142,6 +164,35 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   # Which they were is only said; the run goes on without.
   versions = run.get("versions")
   return {**run, "versions": versions if isinstance(versions, dict) else {}}
+
+
+@contextlib.contextmanager
+def _lock(path):
+  """Opens a lock, which is made if need be, and closes it at the end.
+
+  No link is followed, nothing is written, and nothing waits for the other end
+  of a pipe: what is there may be anybody's.
+  """
+  flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+  try:
+    lock = os.open(path, flags, 0o666)
+  except OSError as error:
+    if not os.path.lexists(path) or stat.S_ISREG(os.lstat(path).st_mode):
+      raise
+    raise _no_lock(path) from error
+  try:
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+      raise _no_lock(path)
+    yield lock
+  finally:
+    os.close(lock)
+
+
+def _no_lock(path):
+  return WorkdirError(
+    f"{path} is no regular file but a link, a folder or a device, which no run"
+    " has made; delete it, or choose another --workdir"
+  )
 
 
 def _claim(path, task, config, harmless):

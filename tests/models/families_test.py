@@ -187,7 +187,10 @@ def test_all_faults_are_listed_with_their_places():
     "quantization_config is {'bits': 4}, expected no such field; use the"
     " checkpoint before its quantisation",
     "vision_feature_layer is [-2, -5], expected one layer, -1 to -3 or 1 to 3;"
-    " features of several layers, or of the embedding, are not read",
+    " features of several layers side by side, which checkpoints such as"
+    " ibm-granite/granite-vision-3.2-2b and llava-hf/vip-llava-7b-hf read, and"
+    " those of the embedding are not implemented: use a checkpoint of this"
+    " family with one layer, such as llava-hf/llava-1.5-7b-hf",
     "vision_config.model_type is 'siglip_vision_model', expected"
     f" 'clip_vision_model'; {other}",
     "vision_config.hidden_act is 'relu', expected 'gelu' or 'gelu_new' or"

@@ -64,7 +64,7 @@ def _tensors(params):
   return found
 
 
-def _write(path, tensors, architecture="llama"):
+def _write(path, tensors, architecture="llama", more=()):
   writer = gguf.GGUFWriter(path, architecture)
   writer.add_vocab_size(CFG.vocab)
   writer.add_embedding_length(CFG.width)
@@ -73,6 +73,8 @@ def _write(path, tensors, architecture="llama"):
   writer.add_head_count(CFG.heads)
   writer.add_head_count_kv(CFG.kv_heads)
   writer.add_layer_norm_rms_eps(1e-5)
+  for kind, key, value in more:
+    getattr(writer, f"add_{kind}")(f"llama.{key}", value)
   for name, value in tensors.items():
     writer.add_tensor(name, value)
   writer.write_header_to_file()
@@ -104,6 +106,95 @@ def test_all_faults_are_listed(tmp_path, params):
     gguf_file.load(_write(tmp_path / "a.gguf", tensors))
   for fault in ("missing blk.1.attn_q", "unexpected other", "shape (3,)"):
     assert fault in str(error.value)
+
+
+FACTOR, OLDER, TYPE = (
+  "rope.scaling.factor",
+  "rope.scale_linear",
+  "rope.scaling.type",
+)
+
+
+@pytest.mark.parametrize(
+  "more, fault",
+  [
+    ([("float32", FACTOR, 2.0)], f"llama.{FACTOR} is 2.0, expected 1"),
+    ([("float32", OLDER, 4.0)], f"llama.{OLDER} is 4.0, expected 1"),
+    (
+      [("string", TYPE, "linear"), ("float32", FACTOR, 2.0)],
+      f"llama.{FACTOR} is 2.0, expected 1",
+    ),
+    (
+      [("string", TYPE, "yarn"), ("float32", FACTOR, 2.0)],
+      f"llama.{TYPE} is 'yarn', expected 'none'",
+    ),
+    # The newer name counts.
+    (
+      [("float32", FACTOR, 2.0), ("float32", OLDER, 1.0)],
+      f"llama.{FACTOR} is 2.0, expected 1",
+    ),
+    ([("float32", FACTOR, 1.0), ("float32", OLDER, 4.0)], ""),
+    ([("float32", FACTOR, 0.0)], ""),
+    ([("float32", FACTOR, 1.0), ("string", TYPE, "linear")], ""),
+    ([("float32", FACTOR, 2.0), ("string", TYPE, "none")], ""),
+  ],
+)
+def test_scaled_positions_are_refused(tmp_path, params, more, fault):
+  path = _write(tmp_path / "a.gguf", _tensors(params), more=more)
+  if not fault:
+    assert gguf_file.load(path)[0].rope_theta == CFG.rope_theta
+    return
+  with pytest.raises(ValueError) as error:
+    gguf_file.load(path)
+  assert fault in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "key, change",
+  [
+    ("block_count", ("uint32", 10**9)),
+    ("embedding_length", ("uint64", 10**18)),
+    ("attention.head_count", ("string", "4")),
+    ("attention.head_count_kv", ("array", [2, 2])),
+    ("feed_forward_length", ("float32", 24.0)),
+    ("vocab_size", ("bool", True)),
+  ],
+)
+def test_metadata_of_another_size_or_type(tmp_path, params, key, change):
+  kind, value = change
+  path = tmp_path / "a.gguf"
+  fields = {
+    "vocab_size": CFG.vocab,
+    "embedding_length": CFG.width,
+    "block_count": CFG.layers,
+    "feed_forward_length": CFG.mlp,
+    "attention.head_count": CFG.heads,
+    "attention.head_count_kv": CFG.kv_heads,
+  }
+  writer = gguf.GGUFWriter(path, "llama")
+  writer.add_layer_norm_rms_eps(1e-5)
+  for name, number in (fields | {key: value}).items():
+    add = getattr(writer, f"add_{kind if name == key else 'uint32'}")
+    add(f"llama.{name}", number)
+  for name, tensor in _tensors(params).items():
+    writer.add_tensor(name, tensor)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  with pytest.raises(ValueError, match=f"llama.{key} is .*, expected a whole"):
+    gguf_file.load(path)
+
+
+def test_weights_that_are_no_numbers_name_their_tensor(tmp_path, params):
+  tensors = _tensors(params)
+  bad = tensors["blk.1.ffn_up.weight"].copy()
+  bad[2, 3] = np.nan
+  path = _write(tmp_path / "a.gguf", tensors | {"blk.1.ffn_up.weight": bad})
+  with pytest.raises(
+    ValueError, match="blk.1.ffn_up.weight in .* has 1 of 384"
+  ):
+    gguf_file.load(path)
 
 
 def test_files_that_cannot_be_read(tmp_path, params):
@@ -156,6 +247,44 @@ def test_tokenizer_splits_digits_and_keeps_specials():
   assert inner.decode([3, 4, 5, 0]) == "ab12"
   with pytest.raises(ValueError, match="missing tokenizer.ggml.merges"):
     gguf_tokenizer.build({})
+
+
+def _tokenizer(tokens, kinds, merges=()):
+  return gguf_tokenizer.build(
+    {
+      "tokenizer.ggml.model": "gpt2",
+      "tokenizer.ggml.pre": "smollm",
+      "tokenizer.ggml.tokens": tokens,
+      "tokenizer.ggml.token_type": kinds,
+      "tokenizer.ggml.merges": list(merges),
+    }
+  )
+
+
+def test_tokens_that_were_added_stay_whole():
+  """Type 4 is matched in text as markers are, and stays in decoded text."""
+  tokens = ["<|end|>", "a", "b", "ab", "<ab>", "a1b", "<", ">", "1", "aab"]
+  inner = _tokenizer(tokens, [3, 1, 1, 1, 4, 4, 1, 1, 1, 5], ["a b"])
+  assert inner.encode("a<ab>ba1bb<|end|>").ids == [1, 4, 2, 5, 2, 0]
+  assert inner.decode([1, 4, 2, 5, 2, 0]) == "a<ab>ba1bb"
+  # Unused tokens are not matched.
+  assert inner.encode("aab").ids == [1, 3]
+
+
+@pytest.mark.parametrize(
+  "lists, fault",
+  [
+    ((["a", "b"], [1], []), "token_type has 1 entries, expected 2"),
+    ((["a", "b"], 1, []), "token_type has no entries, expected 2"),
+    ((["a", "a"], [1, 1], []), "tokens has 1 tokens twice"),
+    ((["a", 3], [1, 1], []), "tokens is no list of texts"),
+    ((["a", "b"], [1, 1], ["a b"]), "merges has 'a b', expected two tokens"),
+    ((["a", "b"], [1, 1], ["ab"]), "merges has 'ab', expected two tokens"),
+  ],
+)
+def test_lists_of_a_tokenizer_that_do_not_fit(lists, fault):
+  with pytest.raises(ValueError, match=fault):
+    _tokenizer(*lists)
 
 
 PYTHON = os.environ.get("EOS_TORCH_PYTHON", sys.executable)

@@ -113,10 +113,13 @@ def test_what_is_left_out_need_not_be_there(tmp_path):
 
 
 def test_a_tied_head(tmp_path):
+  """More cases are in `tests.parity.configs_test`."""
+  head = "language_model.lm_head.weight"
+  same = WEIGHTS | {head: WEIGHTS["language_model.model.embed_tokens.weight"]}
   kept = dict(WEIGHTS)
-  del kept["language_model.lm_head.weight"]
+  del kept[head]
   config = checkpoints.CONFIG | {"tie_word_embeddings": True}
-  for name, table in (("with", WEIGHTS), ("without", kept)):
+  for name, table in (("with", same), ("without", kept)):
     folder = checkpoints.write(tmp_path / name, table, config)
     _, params = loading.load(folder)
     assert "head" not in params["decoder"]

@@ -110,6 +110,11 @@ VARIANTS = {
 }
 
 
+def config(family: str) -> dict[str, Any]:
+  """Fields of a family's config.json, without its `model_type`."""
+  return _CONFIGS[family][1]
+
+
 def write(
   family: str, folder: pathlib.Path, *, shards: int = 1
 ) -> pathlib.Path:

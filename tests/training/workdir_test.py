@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 
 import pytest
 
@@ -135,3 +136,51 @@ def test_what_the_system_refuses_inside_is_named(tmp_path):
   with pytest.raises(OSError, match="elsewhere"):
     with workdir.opened(tmp_path, "search", CONFIG):
       open("/elsewhere", encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "socket", "dir"])
+def test_a_lock_is_a_file_and_nothing_else(tmp_path, kind):
+  run, lock, other = (
+    tmp_path / "run",
+    tmp_path / "run" / ".lock",
+    tmp_path / "thesis.tex",
+  )
+  run.mkdir()
+  other.write_text("years of work")
+  if kind == "link":
+    lock.symlink_to(other)
+  elif kind == "dangling":
+    lock.symlink_to(tmp_path / "made")
+  elif kind == "pipe":
+    os.mkfifo(lock)
+  elif kind == "socket":
+    with socket.socket(socket.AF_UNIX) as made:
+      made.bind(str(lock))
+  else:
+    lock.mkdir()
+  with pytest.raises(workdir.WorkdirError) as error:
+    _open(run)
+  assert str(error.value).startswith(f"{lock} is no regular file")
+  assert other.read_text() == "years of work"
+  assert sorted(os.listdir(tmp_path)) == ["run", "thesis.tex"]
+  assert os.listdir(run) == [".lock"]
+
+
+def test_what_is_in_a_lock_is_kept(tmp_path):
+  (tmp_path / "run").mkdir()
+  (tmp_path / "thesis.tex").write_text("years of work")
+  (tmp_path / "run" / ".lock").hardlink_to(tmp_path / "thesis.tex")
+  _open(tmp_path / "run")
+  assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+  "name, fault",
+  [("a\0b", "holds a NUL character"), ("a\udcff", "is not in UTF-8")],
+)
+def test_paths_that_cannot_be_written_down_are_refused(tmp_path, name, fault):
+  with pytest.raises(workdir.WorkdirError) as error:
+    _open(tmp_path / name)
+  assert f"{fault}; choose another directory" in str(error.value)
+  assert str(error.value).isascii()
+  assert not list(tmp_path.iterdir())

@@ -1,8 +1,11 @@
 """Fields of a config.json that all families have."""
 
 from collections.abc import Mapping
+import dataclasses
 
+from eos_jax.models import config as config_lib
 from eos_jax.models.families import fields as fields_lib
+from eos_jax.models.families import names
 from eos_jax.models.families import table as table_lib
 
 # Their names of activations, and those of `models.config`.
@@ -52,17 +55,17 @@ def dtype(top: fields_lib.Fields) -> str:
   return top.choice(name, "float32", _DTYPES, remedy)
 
 
-def tied(*groups: fields_lib.Fields, default: bool = False) -> bool:
+def tied(*groups: fields_lib.Fields) -> bool:
   """Whether the head is the embedding table, by any object that says so.
 
-  Versions differ in where they write it.
+  Versions differ in where they write it, and families in where they look.
   """
+  remedy = "use the config.json that belongs to the weights"
   said = [
-    group.choice("tie_word_embeddings", None, (None, False, True), "a boolean")
+    group.choice("tie_word_embeddings", False, (False, True), remedy)
     for group in groups
   ]
-  said = [value for value in said if value is not None]
-  return any(said) if said else default
+  return any(said)
 
 
 def refuse(top: fields_lib.Fields, name: str) -> None:
@@ -79,17 +82,31 @@ def refuse(top: fields_lib.Fields, name: str) -> None:
     )
 
 
-def head_and_surplus(
-  source: str, tied: bool
-) -> tuple[tuple[table_lib.Weight, ...], tuple[table_lib.Surplus, ...]]:
-  """The output head's weight, or why it is not read.
+def described(
+  family: str,
+  cfg: config_lib.VLMConfig,
+  table: table_lib.Table,
+  image_token: int,
+  dtype: str,
+) -> table_lib.Description:
+  """What a config without faults says; names the model if it is published.
 
   Args:
-    source: its name, without `.weight`.
-    tied: whether it is the embedding table.
+    family: name of the family.
+    cfg: the model, whatever its name.
+    table: its weights, without the output head.
+    image_token: id that stands for an image in a prompt.
+    dtype: of the stored weights, by the config.
+
+  Raises:
+    ValueError: the model is larger than any that a checkpoint can hold.
   """
-  if not tied:
-    return (table_lib.linear("decoder.head.out", source),), ()
-  pattern = source.replace(".", r"\.") + r"\.weight"
-  reason = "the head is the embedding table"
-  return (), (table_lib.Surplus(pattern, reason),)
+  if (count := names.parameters(cfg)) > names.MOST_PARAMETERS:
+    raise ValueError(
+      f"the sizes describe a model of {count:.1e} parameters, expected at most"
+      f" {names.MOST_PARAMETERS:.0e}; use the config.json that belongs to the"
+      " weights"
+    )
+  cfg = dataclasses.replace(cfg, name=names.name(family, cfg))
+  found = table_lib.Description(family, cfg, table, image_token, dtype)
+  return found if cfg.decoder.tied else found.with_own_head()

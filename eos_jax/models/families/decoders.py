@@ -7,16 +7,21 @@ from eos_jax.models.families import common
 from eos_jax.models.families import fields as fields_lib
 from eos_jax.models.families import table as table_lib
 
+# No published decoder has a tenth of it.
+MOST_LAYERS = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-  """What transformers fills in where a text config is silent (version 5.23).
+  """What transformers fills in where a text config is silent (version 5.24).
 
   Attributes:
     model_type: of the text config.
     vocab, width, layers, heads, mlp: sizes.
     kv_heads: key and value heads; None = as many as heads.
     qkv_bias: whether queries, keys and values have biases.
+    norm_eps: epsilon of the RMS norms.
+    rope_theta: base of the rotary frequencies.
   """
 
   model_type: str
@@ -27,6 +32,8 @@ class Defaults:
   mlp: int
   kv_heads: int | None = None
   qkv_bias: bool = False
+  norm_eps: float = 1e-6
+  rope_theta: float = 10_000.0
 
 
 LLAMA = Defaults("llama", 32_000, 4096, 32, 32, 11_008)
@@ -36,7 +43,7 @@ QWEN2 = Defaults("qwen2", 151_936, 4096, 32, 32, 22_016, 32, qkv_bias=True)
 def weights(
   source: str, *, qkv_bias: bool = False
 ) -> tuple[table_lib.Weight, ...]:
-  """Embedding, blocks and last norm; the head is `common.head_and_surplus`.
+  """Embedding, blocks and last norm; not the output head.
 
   Args:
     source: what all their names begin with.
@@ -97,26 +104,28 @@ def read(
     own.choice(name, False, (False,), common.OTHER_MODEL)
   width = own.whole("hidden_size", defaults.width)
   heads = own.whole("num_attention_heads", defaults.heads)
+  # Null stands for as many as heads, which absence need not.
+  kv_heads = None if own.null("num_key_value_heads") else defaults.kv_heads
   return own.built(
     config_lib.DecoderConfig,
     vocab=own.whole("vocab_size", defaults.vocab),
-    layers=own.whole("num_hidden_layers", defaults.layers),
+    layers=own.whole("num_hidden_layers", defaults.layers, most=MOST_LAYERS),
     width=width,
     heads=heads,
-    kv_heads=own.whole("num_key_value_heads", defaults.kv_heads or heads),
+    kv_heads=own.whole("num_key_value_heads", kv_heads or heads),
     head_dim=own.whole("head_dim", width // heads),
     mlp=own.whole("intermediate_size", defaults.mlp),
-    rope_theta=_rope_theta(own, rope_types),
+    rope_theta=_rope_theta(own, defaults.rope_theta, rope_types),
     rope_axes=rope_axes,
-    norm_eps=own.positive("rms_norm_eps", 1e-6),
+    norm_eps=own.positive("rms_norm_eps", defaults.norm_eps),
     tied=tied,
     qkv_bias=defaults.qkv_bias,
   )
 
 
-def _rope_theta(own, rope_types):
+def _rope_theta(own, default, rope_types):
   """Base of the rotary frequencies, from any version's fields."""
-  theta = own.positive("rope_theta", 10_000.0)
+  theta = own.positive("rope_theta", default)
   for name in ("rope_parameters", "rope_scaling"):
     rope = own.group(name, {})
     theta = rope.positive("rope_theta", theta)

@@ -1,9 +1,13 @@
-"""Reading a config.json such that every fault is found before any is told."""
+"""Reads the fields of a config.json and collects every fault."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_REMEDY = "use the config.json that belongs to the weights"
+# Of a size; far above any of a published model.
+_MOST = 2**24
 
 
 class Fields:
@@ -41,12 +45,18 @@ class Fields:
       remedy: what to try.
     """
     where = f"{self._where}.{name}" if self._where else name
-    got = repr(self._values[name]) if name in self._values else "absent"
+    got = "absent"
+    if name in self._values:
+      got = quoted(self._values[name])
     self.faults.append(f"{where} is {got}, expected {expected}; {remedy}")
 
   def has(self, name: str) -> bool:
     """Whether a field is there and not null."""
     return self._values.get(name) is not None
+
+  def null(self, name: str) -> bool:
+    """Whether a field is there and null."""
+    return name in self._values and self._values[name] is None
 
   def whole(
     self,
@@ -54,22 +64,35 @@ class Fields:
     default: int,
     *,
     least: int = 1,
-    remedy: str = "use the config.json that belongs to the weights",
+    most: int = _MOST,
+    remedy: str = _REMEDY,
   ) -> int:
-    """A whole number of at least `least`."""
+    """A whole number from `least` to `most`."""
     value = self.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-      self.fault(name, f"a whole number of at least {least}", remedy)
+    if _is_whole(value, least, most):
+      return value
+    limit = f"least {least}"
+    if _is_whole(value, most, float("inf")):
+      limit = f"most {most:,}"
+    self.fault(name, f"a whole number of at {limit}", remedy)
+    return default
+
+  def wholes(self, name: str, default: Sequence[int]) -> Sequence[int]:
+    """As many whole numbers as the default has, of 0 or more each."""
+    value = self.get(name, default)
+    fits = isinstance(value, list | tuple) and len(value) == len(default)
+    if not fits or not all(_is_whole(each, 0, 2**16) for each in value):
+      expected = f"{len(default)} whole numbers, such as {list(default)}"
+      self.fault(name, expected, _REMEDY)
       return default
     return value
 
-  def positive(self, name: str, default: float) -> float:
-    """A number above 0."""
+  def positive(self, name: str, default: float, *, most: float = 1e30) -> float:
+    """A number above 0, of at most `most`."""
     value = self.get(name, default)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value < float("inf"):
-      remedy = "use the config.json that belongs to the weights"
-      self.fault(name, "a number above 0", remedy)
+    if not number or not 0 < value <= most:
+      self.fault(name, "a number above 0", _REMEDY)
       return default
     return float(value)
 
@@ -89,7 +112,7 @@ class Fields:
     where = f"{self._where}.{name}" if self._where else name
     value = self.get(name, default)
     if not isinstance(value, Mapping):
-      self.fault(name, "an object", "use the config.json of the weights")
+      self.fault(name, "an object", _REMEDY)
       value = default
     return Fields(value, where, self.faults)
 
@@ -105,3 +128,15 @@ class Fields:
     """A field as it is."""
     value = self._values.get(name)
     return default if value is None else value
+
+
+def quoted(value: Any) -> str:
+  """A value as a message shows it, cut where it is long."""
+  text = repr(value)
+  return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _is_whole(value, least, most):
+  """Whether a value is a whole number in a range; True is no 1 here."""
+  whole = isinstance(value, int) and not isinstance(value, bool)
+  return whole and least <= value <= most

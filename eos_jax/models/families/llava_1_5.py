@@ -25,8 +25,6 @@ _NO_VISION_CONFIG = {
   "image_size": 336,
   "patch_size": 14,
 }
-# Plans carry the name of their model: width and layers of the decoder.
-_NAMES = {(4096, 32): "llava_1_5_7b", (5120, 40): "llava_1_5_13b"}
 
 # The names that transformers saves (5.23). Checkpoints of older versions, which
 # the hub has, call the tower `vision_tower.vision_model`; in memory, and in
@@ -38,35 +36,32 @@ RENAMES = (
   (r"^vision_tower\.vision_model\.", "vision_tower."),
 )
 TOWER, DECODER = "vision_tower", "language_model.model"
-HEAD = "language_model.lm_head"
+HEAD = "language_model.lm_head.weight"
 PROJECTOR = (
   *table_lib.affine("projector.fc1", "multi_modal_projector.linear_1"),
   *table_lib.affine("projector.fc2", "multi_modal_projector.linear_2"),
 )
 
 
-def table(*, tied: bool, run: int, stored: int) -> table_lib.Table:
-  """The weights of a model.
+def table(*, run: int, stored: int) -> table_lib.Table:
+  """The weights of a model but the output head.
 
   Args:
-    tied: whether the output head is the embedding table.
     run: vision layers in front of the features that are read.
     stored: vision layers that the checkpoint has.
   """
-  head, no_head = common.head_and_surplus(HEAD, tied)
   return table_lib.Table(
     (
       *towers.weights(TOWER, towers.CLIP),
       *PROJECTOR,
       *decoders.weights(DECODER),
-      *head,
     ),
     RENAMES,
     (
       decoders.frequencies(DECODER),
       *towers.surplus(TOWER, run=run, stored=stored),
-      *no_head,
     ),
+    HEAD,
   )
 
 
@@ -103,16 +98,13 @@ def describe(config: Mapping[str, Any]) -> table_lib.Description:
   top.choice("multimodal_projector_bias", True, (True,), common.OTHER_MODEL)
   image_token, dtype = common.image_token(top, 32_000), common.dtype(top)
   common.refuse(top, "LLaVA-1.5")
-  name = FAMILY
-  if vision.tokens == 576:
-    name = _NAMES.get((decoder.width, decoder.layers), name)
   cfg = config_lib.VLMConfig(
-    name=name,
+    name=FAMILY,
     vision=vision,
     decoder=decoder,
     projector=decoder.width,
     prefix=(bos,),
     projector_activation=activation,
   )
-  weights = table(tied=decoder.tied, run=run, stored=stored)
-  return table_lib.Description(FAMILY, cfg, weights, image_token, dtype)
+  weights = table(run=run, stored=stored)
+  return common.described(FAMILY, cfg, weights, image_token, dtype)

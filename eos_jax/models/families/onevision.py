@@ -22,32 +22,28 @@ _NO_VISION_CONFIG = {
   "hidden_size": 1152,
   "intermediate_size": 4304,
   "num_hidden_layers": 26,
-  "num_attention_heads": 14,
+  "num_attention_heads": 16,
   "image_size": 384,
   "patch_size": 14,
 }
-# Plans carry the name of their model: width and layers of the decoder.
-_NAMES = {(896, 24): "llava_onevision_0_5b", (3584, 28): "llava_onevision_7b"}
 
 
-def table(*, tied: bool, run: int, stored: int) -> table_lib.Table:
+def table(*, run: int, stored: int) -> table_lib.Table:
   """The weights of a model; arguments as of `llava_1_5.table`."""
   tower, decoder = llava_1_5.TOWER, llava_1_5.DECODER
-  head, no_head = common.head_and_surplus(llava_1_5.HEAD, tied)
   return table_lib.Table(
     (
       *towers.weights(tower, towers.SIGLIP),
       *llava_1_5.PROJECTOR,
       table_lib.Weight("newline", "image_newline"),
       *decoders.weights(decoder, qkv_bias=True),
-      *head,
     ),
     llava_1_5.RENAMES,
     (
       decoders.frequencies(decoder),
       *towers.surplus(tower, run=run, stored=stored),
-      *no_head,
     ),
+    llava_1_5.HEAD,
   )
 
 
@@ -74,7 +70,7 @@ def describe(config: Mapping[str, Any]) -> table_lib.Description:
   image_token, dtype = common.image_token(top, 151_646), common.dtype(top)
   common.refuse(top, "LLaVA-OneVision")
   cfg = config_lib.VLMConfig(
-    name=_NAMES.get((decoder.width, decoder.layers), FAMILY),
+    name=FAMILY,
     vision=vision,
     decoder=decoder,
     projector=decoder.width,
@@ -82,5 +78,5 @@ def describe(config: Mapping[str, Any]) -> table_lib.Description:
     projector_activation=activation,
     tiles=(0, 0),
   )
-  weights = table(tied=decoder.tied, run=run, stored=stored)
-  return table_lib.Description(FAMILY, cfg, weights, image_token, dtype)
+  weights = table(run=run, stored=stored)
+  return common.described(FAMILY, cfg, weights, image_token, dtype)

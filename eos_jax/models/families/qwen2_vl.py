@@ -21,10 +21,17 @@ MODEL_TYPE = "qwen2_vl"
 
 # 16 x 16 visual tokens, if nobody chooses.
 ROOM = (448, 448)
-# Plans carry the name of their model: width and layers of the decoder.
-_NAMES = {(1536, 28): "qwen2_vl_2b", (3584, 28): "qwen2_vl_7b"}
 _TEXT_DEFAULTS = decoders.Defaults(
-  "qwen2_vl_text", 152_064, 8192, 80, 64, 29_568, 8, qkv_bias=True
+  "qwen2_vl_text",
+  152_064,
+  8192,
+  80,
+  64,
+  29_568,
+  8,
+  qkv_bias=True,
+  norm_eps=1e-5,
+  rope_theta=1e6,
 )
 _SECTIONS = (16, 24, 24)
 
@@ -48,13 +55,8 @@ def _projections():
       )
 
 
-def table(*, tied: bool) -> table_lib.Table:
-  """The weights of a model.
-
-  Args:
-    tied: whether the output head is the embedding table.
-  """
-  head, no_head = common.head_and_surplus("lm_head", tied)
+def table() -> table_lib.Table:
+  """The weights of a model but the output head."""
   return table_lib.Table(
     (
       table_lib.Weight(
@@ -70,7 +72,6 @@ def table(*, tied: bool) -> table_lib.Table:
       *table_lib.affine("projector.fc1", f"{_MERGER}.mlp.0"),
       *table_lib.affine("projector.fc2", f"{_MERGER}.mlp.2"),
       *decoders.weights("model", qkv_bias=True),
-      *head,
     ),
     RENAMES,
     (
@@ -79,8 +80,8 @@ def table(*, tied: bool) -> table_lib.Table:
         r"visual\.rotary_pos_emb\.inv_freq",
         "the rotary frequencies follow from the config",
       ),
-      *no_head,
     ),
+    "lm_head.weight",
   )
 
 
@@ -102,7 +103,7 @@ def describe(config: Mapping[str, Any]) -> table_lib.Description:
   image_token, dtype = common.image_token(top, 151_655), common.dtype(top)
   common.refuse(top, "Qwen2-VL")
   cfg = config_lib.VLMConfig(
-    name=_NAMES.get((decoder.width, decoder.layers), FAMILY),
+    name=FAMILY,
     vision=vision,
     decoder=decoder,
     projector=vision.width * merge**2,
@@ -111,8 +112,7 @@ def describe(config: Mapping[str, Any]) -> table_lib.Description:
     projector_norm=True,
     merge=merge,
   )
-  weights = table(tied=decoder.tied)
-  return table_lib.Description(FAMILY, cfg, weights, image_token, dtype)
+  return common.described(FAMILY, cfg, table(), image_token, dtype)
 
 
 def _vision(top):
@@ -127,10 +127,10 @@ def _vision(top):
     config_lib.VisionConfig,
     image_size=tuple(-(-side // block) * block for side in ROOM),
     patch_size=patch,
-    layers=own.whole("depth", 32),
+    layers=own.whole("depth", 32, most=decoders.MOST_LAYERS),
     width=width,
     heads=own.whole("num_heads", 16),
-    mlp=int(width * own.positive("mlp_ratio", 4)),
+    mlp=int(width * own.positive("mlp_ratio", 4, most=1000)),
     activation=common.activation(own, "hidden_act", "quick_gelu"),
     norm_eps=1e-6,
     class_token=False,
@@ -145,8 +145,7 @@ def _axes(text):
   """Axis that turns each rotary pair: time, row or column (M-RoPE)."""
   sections = _SECTIONS
   for name in ("rope_parameters", "rope_scaling"):
-    group = text.group(name, {})
-    sections = group.get("mrope_section", sections)
+    sections = text.group(name, {}).wholes("mrope_section", sections)
   return tuple(
     axis for axis, pairs in enumerate(sections) for _ in range(pairs)
   )

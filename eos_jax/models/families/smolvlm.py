@@ -27,20 +27,13 @@ _TOWER = towers.Defaults(
 )
 # Where config.json has no text config at all, transformers fills in this.
 _NO_TEXT_CONFIG = {"rms_norm_eps": 1e-5}
-# Plans carry the name of their model: width and layers of the decoder.
-_NAMES = {(576, 30): "smolvlm_256m", (960, 32): "smolvlm_500m"}
 
 RENAMES = ((r"^(vision_model|connector|text_model)\.", r"model.\1."),)
 _VISION, _TEXT = "model.vision_model", "model.text_model"
 
 
-def table(*, tied: bool) -> table_lib.Table:
-  """The weights of a model.
-
-  Args:
-    tied: whether the output head is the embedding table.
-  """
-  head, no_head = common.head_and_surplus("lm_head", tied)
+def table() -> table_lib.Table:
+  """The weights of a model but the output head."""
   return table_lib.Table(
     (
       *towers.weights(_VISION, _TOWER, post_norm=True),
@@ -48,14 +41,13 @@ def table(*, tied: bool) -> table_lib.Table:
         "projector.fc", "model.connector.modality_projection.proj"
       ),
       *decoders.weights(_TEXT),
-      *head,
     ),
     RENAMES,
     (
       decoders.frequencies(_TEXT),
       *towers.surplus(_VISION, run=1, stored=1, post_norm=True),
-      *no_head,
     ),
+    "lm_head.weight",
   )
 
 
@@ -67,13 +59,14 @@ def describe(config: Mapping[str, Any]) -> table_lib.Description:
   vision = towers.read(top.group("vision_config", {}), _TOWER, post_norm=True)
   text = top.group("text_config", _NO_TEXT_CONFIG)
   text.choice("model_type", "llama", ("llama",), common.OTHER_MODEL)
-  decoder = decoders.read(text, decoders.LLAMA, tied=common.tied(top, text))
+  # transformers looks for the flag of these families at the top only.
+  decoder = decoders.read(text, decoders.LLAMA, tied=common.tied(top))
   merge = top.whole("scale_factor", 2)
   image_token, dtype = common.image_token(top, 128_257), common.dtype(top)
   common.refuse(top, "SmolVLM or Idefics3")
   cfg = top.built(
     config_lib.VLMConfig,
-    name=_NAMES.get((decoder.width, decoder.layers), FAMILY),
+    name=FAMILY,
     vision=vision,
     decoder=decoder,
     projector=0,
@@ -82,5 +75,4 @@ def describe(config: Mapping[str, Any]) -> table_lib.Description:
     merge=merge,
   )
   common.refuse(top, "SmolVLM or Idefics3")
-  weights = table(tied=decoder.tied)
-  return table_lib.Description(FAMILY, cfg, weights, image_token, dtype)
+  return common.described(FAMILY, cfg, table(), image_token, dtype)

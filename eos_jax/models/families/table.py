@@ -15,6 +15,9 @@ from eos_jax.models import config as config_lib
 
 Shape = tuple[int, ...]
 
+# Paths of the embedding of tokens, and of the output head.
+EMBEDDING, HEAD = "decoder.embed", "decoder.head.out"
+
 
 @dataclasses.dataclass(frozen=True)
 class Form:
@@ -41,6 +44,8 @@ def _convolution(shape):
 
 def _frames(kernel):
   """Convolution `[D, 3, 2, p, p]` over two frames that show the same."""
+  # In the stored precision the sum would be rounded before the cast.
+  kernel = kernel.astype(np.promote_types(kernel.dtype, np.float32))
   return _patches(kernel[:, :, 0] + kernel[:, :, 1])
 
 
@@ -150,11 +155,19 @@ class Table:
     renames: regular expressions and what they become, applied one after the
       other; they bring the layouts in circulation to the names of `weights`.
     surplus: what is left out.
+    head: name of the output head; it is read where it is one of `weights`, and
+      left out where it equals the embedding.
   """
 
   weights: tuple[Weight, ...]
   renames: tuple[tuple[str, str], ...] = ()
   surplus: tuple[Surplus, ...] = ()
+  head: str = ""
+
+  @property
+  def embedding(self) -> str:
+    """Name of the embedding of tokens."""
+    return next(w.source for w in self.weights if w.path == EMBEDDING)
 
   def canonical(self, name: str) -> str:
     """The name of a tensor in the layout of `weights`."""
@@ -164,6 +177,9 @@ class Table:
 
   def why_left_out(self, name: str) -> str:
     """Why a tensor, by its canonical name, is not needed; "" = it is."""
+    read = any(weight.source == name for weight in self.weights)
+    if name == self.head and not read:
+      return "the head is the embedding table"
     for surplus in self.surplus:
       if re.fullmatch(surplus.pattern, name):
         return surplus.reason
@@ -187,6 +203,22 @@ class Description:
   table: Table
   image_token: int
   dtype: str
+
+  def with_own_head(self) -> "Description":
+    """The same model with an output head that is not the embedding."""
+    decoder = dataclasses.replace(self.cfg.decoder, tied=False)
+    head = linear(HEAD, self.table.head.removesuffix(".weight"))
+    table = dataclasses.replace(self.table, weights=(*self.table.weights, head))
+    cfg = dataclasses.replace(self.cfg, decoder=decoder)
+    return dataclasses.replace(self, cfg=cfg, table=table)
+
+  def with_head_as_embedding(self) -> "Description":
+    """The same tied model, whose file holds the head and no embedding."""
+    rename = (f"^{re.escape(self.table.head)}$", self.table.embedding)
+    table = dataclasses.replace(
+      self.table, renames=(*self.table.renames, rename)
+    )
+    return dataclasses.replace(self, table=table)
 
 
 # A family: reads the object in a config.json, or raises ValueError.

@@ -3,14 +3,14 @@
 import dataclasses
 
 from eos_jax.models import config as config_lib
-from eos_jax.models.families import common
+from eos_jax.models.families import common, decoders
 from eos_jax.models.families import fields as fields_lib
 from eos_jax.models.families import table as table_lib
 
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-  """What transformers fills in where a vision config is silent (5.23).
+  """What transformers fills in where a vision config is silent (5.24).
 
   Attributes:
     model_types: of the vision config; the first one is the default.
@@ -157,7 +157,8 @@ def read(
 
 def stored_layers(own: fields_lib.Fields, defaults: Defaults) -> int:
   """Blocks that the checkpoint has."""
-  return own.whole("num_hidden_layers", defaults.layers)
+  most = decoders.MOST_LAYERS
+  return own.whole("num_hidden_layers", defaults.layers, most=most)
 
 
 def layers_run(top: fields_lib.Fields, stored: int, default: int) -> int:
@@ -171,13 +172,18 @@ def layers_run(top: fields_lib.Fields, stored: int, default: int) -> int:
     default: hidden state that is read where the config is silent.
   """
   layer, run = top.get("vision_feature_layer", default), 0
+  if isinstance(layer, list) and len(layer) == 1:
+    layer = layer[0]  # the same features
   if isinstance(layer, int) and not isinstance(layer, bool):
     run = stored + 1 + layer if layer < 0 else layer
   if not 1 <= run <= stored:
     top.fault(
       "vision_feature_layer",
       f"one layer, -1 to {-stored} or 1 to {stored}",
-      "features of several layers, or of the embedding, are not read",
+      "features of several layers side by side, which checkpoints such as"
+      " ibm-granite/granite-vision-3.2-2b and llava-hf/vip-llava-7b-hf read,"
+      " and those of the embedding are not implemented: use a checkpoint of"
+      " this family with one layer, such as llava-hf/llava-1.5-7b-hf",
     )
     return stored
   return run
