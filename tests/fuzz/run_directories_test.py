@@ -26,7 +26,7 @@ from eos_jax.tasks import common
 from eos_jax.training import finetune, loop, search_check
 from tests import campaign, command
 
-_ODD = (b"", b"null\n", b"{}\n", b"[1]\n", b"\xff\xfe\x00\n", b"{" * 2000)
+_ODD = (b"", b"null\n", b"{}\n", b"[1]\n", b"\xff\xfe\x00\n", b"[" * 100_000)
 _SECONDS = 600  # after which a run counts as hanging, on a busy machine
 
 
