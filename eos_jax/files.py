@@ -42,8 +42,15 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file."""
-  return json.loads(path.read_text(encoding="utf-8"))
+  """Reads a JSON file.
+
+  Raises:
+    ValueError: it is no JSON in UTF-8, or is nested too deeply to be read.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except RecursionError as error:
+    raise ValueError("its values are nested too deeply") from error
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:

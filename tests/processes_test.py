@@ -81,6 +81,8 @@ processes.meet("saved")
 if processes.first():
   for path in (root / "2" / "state").rglob("d/*"):
     changed = bytearray(path.read_bytes())
+    if len(changed) < 2000:
+      continue  # a table, which has a checksum of its own
     changed[len(changed) // 2] ^= 4
     path.write_bytes(changed)
 processes.meet("damaged by hand")

@@ -5,6 +5,8 @@ else in it, with a digest. A checkpoint that differs from its seal is damaged.
 """
 
 import contextlib
+import itertools
+import math
 import pathlib
 import tempfile
 from typing import Any
@@ -135,7 +137,7 @@ class Checkpointer:
     while (newest := self.latest) is not None:
       seal = _sealed(self._root / str(newest))
       self._compare(newest, seal["facts"], files.plain(facts))
-      # The best is one of all: none of them may be damaged.
+      # The best is one of all, and has to be there in the end.
       steps = sorted(self._manager.all_steps()) if self._best else [newest]
       state = None
       for step in steps:
@@ -219,11 +221,13 @@ class Checkpointer:
       faults: why a step is damaged, or "", by its path; in their order.
     """
     spoiled = ""
+    best = max((_rank(p) for p in faults if not faults[p]), default=None)
     for path, fault in faults.items():
       if fault or spoiled:
+        lost = self._best and best and _rank(path) > best
         self._set_aside(path, fault or spoiled)
-        # The best is one of all: those after it have to be made again.
-        if self._best and not spoiled:
+        # If the best is lost, those after it have to be made again.
+        if lost and not spoiled:
           spoiled = f"it was saved after {path.name}, which is damaged"
 
   def _set_aside(self, path, reason):
@@ -283,6 +287,16 @@ def _sealed(path):
   return seal
 
 
+def _rank(path):
+  """Score and number of a step; of equal scores the later one is better."""
+  try:
+    seal = files.unsealed(files.read_json(path / "seal" / "metadata"))
+    score = -math.inf if seal["score"] is None else seal["score"]
+  except (OSError, ValueError, KeyError):
+    score = math.inf  # it may have been the best
+  return score, int(path.name)
+
+
 def _fault(path):
   """Why a step is damaged, by all but its arrays; "" = it is not."""
   try:
@@ -298,15 +312,30 @@ def _reason(error):
 
 
 def _read_through(folder):
-  """Raises if an array below a folder cannot be read.
+  """Raises if a piece of an array below a folder cannot be read.
 
   Orbax reads all arrays at once. When one fails it gives up the others, which
-  then print a traceback each.
+  then print a traceback each. And of several processes each reads its own
+  pieces: one would fail while the others wait for it. Here all read all.
   """
   base = {"driver": "ocdbt", "base": f"{folder.as_uri()}/"}
   store = tensorstore.KvStore.open(base).result()
-  for name in store.list().result():
-    store.read(name).result()
+  for key in store.list().result():
+    name, _, last = key.decode().rpartition("/")
+    if last != ".zarray":
+      continue
+    array = tensorstore.open(
+      {"driver": "zarr", "kvstore": {**base, "path": f"{name}/"}}, read=True
+    ).result()
+    sizes = array.chunk_layout.read_chunk.shape or ()  # None of a scalar
+    for corner in itertools.product(
+      *(range(0, n, size) for n, size in zip(array.shape, sizes, strict=True))
+    ):
+      piece = tuple(
+        slice(start, min(start + size, n))
+        for start, size, n in zip(corner, sizes, array.shape, strict=True)
+      )
+      array[piece].read().result()
 
 
 def _is_key(leaf):

@@ -145,7 +145,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   """
   try:
     run = files.read_json(path / "run.json")
-  except (OSError, ValueError, RecursionError) as error:
+  except (OSError, ValueError) as error:
     raise WorkdirError(
       f"{path} holds no run of eos_jax: run.json cannot be read ({error})"
     ) from error

@@ -230,19 +230,25 @@ def test_whatever_differs_from_the_seal_falls_back(tmp_path, what, capsys):
   assert said.startswith(f"warning: checkpoint {number} in {root} is damaged (")
 
 
-def test_an_older_one_that_might_be_the_best_is_made_again(tmp_path, capsys):
+@pytest.mark.parametrize("damaged, resumed", [(1, 3), (2, 1)])
+def test_if_the_best_is_lost_those_after_it_are_made_again(
+  tmp_path, damaged, resumed, capsys
+):
   root = tmp_path / "checkpoints"
   saver = checkpoint.Checkpointer(root, keep=3, best=True)
   for step, score in ((1, 0.1), (2, 0.9), (3, 0.2)):
     saver.save(step, _state(float(step)), _iterator(), {}, score)
   saver.close()
-  _damage(root, 2, how="truncated")
+  _damage(root, damaged, how="truncated")
   again = checkpoint.Checkpointer(root, keep=3, best=True)
-  assert again.restore(_state(), _iterator(), {})[2] == 1
+  assert again.restore(_state(), _iterator(), {})[2] == resumed
+  assert again.best == (2 if damaged == 1 else 1)
   again.close()
   said = capsys.readouterr().out
-  assert "checkpoint 2 in" in said and "checkpoint 3 in" in said
-  assert "(it was saved after 2, which is damaged)" in said
+  assert f"checkpoint {damaged} in" in said
+  after = "checkpoint 3 in" in said
+  assert after == (damaged == 2)
+  assert after == ("(it was saved after 2, which is damaged)" in said)
 
 
 def test_bits_of_arrays_are_never_changed_unnoticed(tmp_path, capsys):

@@ -69,6 +69,9 @@ def test_a_damaged_description_is_named(tmp_path):
   (tmp_path / "run.json").write_text('{"format": ')
   with pytest.raises(workdir.WorkdirError, match=r"run.json cannot be read"):
     _open(tmp_path)
+  (tmp_path / "run.json").write_text("[" * 100_000)
+  with pytest.raises(workdir.WorkdirError, match="nested too deeply"):
+    _open(tmp_path)
   (tmp_path / "run.json").write_text("{}")
   with pytest.raises(workdir.WorkdirError, match="has not the format"):
     _open(tmp_path)
