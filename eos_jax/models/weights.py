@@ -40,8 +40,17 @@ def save(
     path: file to write.
     params: the model's parameters.
     cfg: the model they belong to.
+
+  Raises:
+    ValueError: a number is NaN, infinite or too large for float16.
   """
-  table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
+  with np.errstate(over="ignore"):  # what overflows is refused
+    table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
+  if faults := sorted(_number_faults(table)):
+    raise ValueError(
+      f"{path} is not written, its weights would be no finite float16 numbers:"
+      "\n  " + "\n  ".join(faults)
+    )
   # One entry only: safetensors writes several in an order that it draws.
   metadata = {"config": json.dumps(dataclasses.asdict(cfg))}
   with files.whole(path) as file:
@@ -70,7 +79,8 @@ def load(
     with safetensors.safe_open(str(path), framework="numpy") as file:
       metadata = file.metadata() or {}
     table = safetensors.numpy.load_file(str(path))
-  except (OSError, safetensors.SafetensorError) as error:
+  # KeyError: a dtype that NumPy has not.
+  except (OSError, KeyError, safetensors.SafetensorError) as error:
     raise ValueError(
       f"weights file {path} cannot be read ({error}); it is missing or"
       " truncated: reinstall the package or pass another file."
@@ -117,8 +127,14 @@ def _config_faults(metadata, cfg):
   """Fields of the config in a file that differ from those of a model."""
   if cfg is None or "config" not in metadata:
     return []  # a file by others: names and shapes have to do
+  try:
+    stored = json.loads(metadata["config"])
+  except (ValueError, RecursionError) as error:
+    return [f"its config is no JSON ({error})"]
+  if not isinstance(stored, dict):
+    return [f"its config is a {type(stored).__name__}, expected an object"]
   # A field that is younger than the file had its default before.
-  theirs = _defaults() | files.flat(json.loads(metadata["config"]))
+  theirs = _defaults() | files.flat(stored)
   ours = files.flat(files.plain(dataclasses.asdict(cfg)))
   return [
     f"config {name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"

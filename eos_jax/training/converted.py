@@ -179,10 +179,7 @@ def restore(
       f"{folder / PARAMETERS} is damaged; {_REMEDY}. Other numbers than were"
       f" written are in {', '.join(damaged)}"
     )
-  unusable = [
-    name for name, leaf in loading.flat(params).items() if not _finite(leaf)
-  ]
-  if unusable:
+  if unusable := loading.not_finite(params):
     raise checkpoint.CheckpointError(
       f"{folder / PARAMETERS} has numbers that are NaN or infinite in"
       f" {', '.join(unusable)}, expected none; {_REMEDY}"
@@ -233,11 +230,6 @@ def sums(params: Any) -> dict[str, int]:
   """
   leaves = loading.flat(params)
   return {name: int(_sum(leaf)) for name, leaf in leaves.items()}
-
-
-@jax.jit
-def _finite(array: Array) -> Array:
-  return jnp.all(jnp.isfinite(array))
 
 
 @jax.jit
