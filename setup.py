@@ -38,6 +38,9 @@ _REQUIRES = [
   "safetensors>=0.5,<1",
   # Tokenizers of converted models and of the tiny one.
   "tokenizers>=0.21,<1",
+  # Chat templates of model folders, as transformers renders them: its sandbox
+  # without the escapes that are known of older versions. Pure Python.
+  "jinja2>=3.1.6,<4",
   # Images; also how tensorflow-datasets encodes PNG without TensorFlow.
   "pillow>=11",
   # jax 0.10 asks for 2.0 as well.

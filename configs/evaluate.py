@@ -69,7 +69,10 @@ def _published(pictures, tiles=(), size=(), style="", aspect=""):
   # Conversation and squares of LLaVA-1.5 as its authors have them; "" = as the
   # folder has them.
   config.data.style, config.data.aspect = style, aspect
+  config.data.files = ()  # ("gqa=FILE",): instead of the file of the rule
   config.data.apart = False  # True: set rows that cannot be used apart
+  # True: names of images may be absolute, or lead out of the image folder.
+  config.data.images_anywhere = False
   config.data.count = 0  # of questions of each benchmark; 0 = all
   config.data.text_length = 512
   config.data.answer_length = 0  # 0 = the protocol's

@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.keep = 2  # newest checkpoints
   config.best = False  # True: what the checks found best, not the last
   config.trace_steps = ()  # (first, last): jax.profiler's trace of these
-  config.output = "finetuned.safetensors"
+  config.output = "finetuned.safetensors"  # a new file with this suffix
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.questions = 1000

@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   config.weights = (0.85, 0.15)  # share of mini_suite and easy_vqa pictures
   config.log_every = 20
   config.save_every = 200
-  config.output = "tiny.safetensors"
+  config.output = "tiny.safetensors"  # a new file with this suffix
   config.test_questions = 0  # of the card's accuracy; 0 = both test splits
 
   if arg == "ci":

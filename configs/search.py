@@ -189,6 +189,8 @@ def _published(config, budgets, pictures, tiles=(), size=()):
   config.data.path = ""  # LLaVA's instruction JSON
   config.data.images = ""  # folder of its pictures; "" = that of the JSON file
   config.data.apart = False  # True: set entries that cannot be used apart
+  # True: names of images may be absolute, or lead out of the image folder.
+  config.data.images_anywhere = False
   # Shares of the pictures. The policy is searched on validation and judged on
   # test; train is for mode = "joint" and "bilevel".
   config.data.train, config.data.validation = 0.0, 0.8

@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
 from typing import IO, Any
+
+
+class NotFinite(ArithmeticError):
+  """A run computed NaN or infinity, which is not written as a result."""
 
 
 @contextlib.contextmanager
@@ -28,8 +33,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a value as indented JSON, whole or not at all."""
-  write_text(path, json.dumps(value, indent=2) + "\n")
+  """Writes a value as indented JSON, whole or not at all.
+
+  Raises:
+    ValueError: a number in it is not finite.
+  """
+  write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -38,13 +47,69 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads a file of JSON lines, but for lines that were cut short."""
-  rows = []
-  if path.exists():
-    for line in path.read_text(encoding="utf-8").splitlines():
-      with contextlib.suppress(json.JSONDecodeError):
-        rows.append(json.loads(line))
+  """Reads a file of JSON lines, each an object.
+
+  A last line that was cut short is dropped, and so are damaged lines; a
+  warning lists the latter.
+  """
+  rows, damaged = [], []
+  lines = path.read_bytes().split(b"\n") if path.exists() else []
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+      row = None
+    if isinstance(row, dict):
+      rows.append(row)
+    elif number < len(lines):  # the last one has no end
+      damaged.append(number)
+  if damaged:
+    warn_dropped(path, f"{_listed(damaged)} no JSON object")
   return rows
+
+
+def warn_dropped(path: pathlib.Path, why: str) -> None:
+  """Prints that lines of a file are damaged and left out."""
+  print(f"warning: {path}: {why}; left out", flush=True)
+
+
+def _listed(numbers):
+  more = ", ..." if len(numbers) > 5 else ""
+  shown = ", ".join(map(str, numbers[:5]))
+  return f"line {shown} is" if len(numbers) == 1 else f"lines {shown}{more} are"
+
+
+def _refuse(text):
+  raise ValueError(f"{text} is no JSON number")
+
+
+def sha256(text: str) -> str:
+  """SHA-256 of a text in UTF-8."""
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest(value: Any) -> str:
+  """SHA-256 of plain values; the order of the entries of a dict is ignored."""
+  return sha256(json.dumps(value, sort_keys=True))
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+  """Adds the digest of plain values to them; `unsealed` verifies it."""
+  return {**value, "digest": digest(value)}
+
+
+def unsealed(value: Any) -> dict[str, Any]:
+  """Returns what `sealed` was given.
+
+  Raises:
+    ValueError: the values, or their digest, are not those that were written.
+  """
+  if not isinstance(value, dict) or "digest" not in value:
+    raise ValueError("it has no digest")
+  content = {name: v for name, v in value.items() if name != "digest"}
+  if value["digest"] != digest(content):
+    raise ValueError("its contents do not match its digest")
+  return content
 
 
 def plain(value: Any) -> Any:

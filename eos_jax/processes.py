@@ -10,7 +10,9 @@ from collections.abc import Iterator
 import contextlib
 import itertools
 import pathlib
+import re
 import shutil
+import socket
 import tempfile
 from typing import Any
 
@@ -24,6 +26,11 @@ _POINTS = itertools.count(10**9)
 # all of them, the rest is only looked at.
 _SHARED = ("checkpoints", "checkpoints.damaged")
 _LEFT_OUT = (*_SHARED, "tensorboard", ".lock")
+# HOST:PORT; an IPv6 address has brackets.
+_ADDRESS = re.compile(
+  r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\]):([0-9]{1,5})", re.ASCII
+)
+_MOST_PROCESSES = 2**16
 
 
 class LaunchError(RuntimeError):
@@ -55,17 +62,24 @@ def start(
     devices: that all have together; 0 = not announced.
 
   Raises:
-    LaunchError: there are other numbers of processes or devices.
+    LaunchError: the processes cannot be joined, or there are other numbers of
+      processes or devices.
   """
-  if coordinator:
-    if count < 1 or not 0 <= index < count:
-      raise LaunchError(
-        f"--coordinator={coordinator} needs --process_count, got {count}, and a"
-        f" --process_index in 0..{max(count, 1) - 1}, got {index}"
-      )
-    jax.distributed.initialize(coordinator, count, index)
-  elif found:
-    jax.distributed.initialize()
+  if faults := _faults(coordinator, index, count, found):
+    raise LaunchError("; ".join(faults))
+  try:
+    if coordinator:
+      jax.distributed.initialize(coordinator, count, index)
+    elif found:
+      jax.distributed.initialize()
+  except (RuntimeError, ValueError) as error:
+    given = f"--coordinator={coordinator}" if coordinator else "--distributed"
+    reason = " ".join(str(error).split())
+    raise LaunchError(
+      f"{given}: the processes cannot be joined ({reason}); give HOST:PORT of"
+      " process 0, with a port that is free there, or --distributed where Cloud"
+      " TPU, GKE, Slurm or MPI started them"
+    ) from error
   announced = {
     "process_count": (count, jax.process_count()),
     "device_count": (devices, jax.device_count()),
@@ -80,6 +94,44 @@ def start(
       f"process {jax.process_index()}: {'; '.join(wrong)}. Start every process"
       " of the job, each with the same numbers, or correct them"
     )
+
+
+def _faults(coordinator, index, count, found):
+  """What is wrong with where the other processes are said to be, in words."""
+  if not coordinator:
+    if index != -1:
+      return [
+        f"--process_index={index} needs --coordinator=HOST:PORT of process 0"
+      ]
+    return []
+  faults = []
+  if found:
+    faults.append("--coordinator and --distributed exclude each other")
+  if fault := _address_fault(coordinator):
+    faults.append(f"--coordinator={coordinator!a} {fault}")
+  if not 1 <= count <= _MOST_PROCESSES or not 0 <= index < count:
+    most = min(max(count, 1), _MOST_PROCESSES) - 1
+    faults.append(
+      f"--coordinator={coordinator!a} needs --process_count, 1 to"
+      f" {_MOST_PROCESSES}, got {count}, and a --process_index in"
+      f" 0..{most}, got {index}"
+    )
+  return faults
+
+
+def _address_fault(address):
+  """Why an address is none that JAX can connect to; it would hang or crash."""
+  parts = _ADDRESS.fullmatch(address)
+  if not parts or not 1 <= int(parts[2]) <= 65535:
+    return (
+      "is not HOST:PORT with a port in 1..65535, such as 10.0.0.2:1234 or"
+      " [fd00::2]:1234"
+    )
+  try:
+    socket.getaddrinfo(parts[1].strip("[]"), int(parts[2]))
+  except (OSError, UnicodeError) as error:
+    return f"names a host that cannot be resolved ({error})"
+  return ""
 
 
 def first() -> bool:

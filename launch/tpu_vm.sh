@@ -20,6 +20,31 @@
 # Filestore's, where more than one host writes; the job gets --distributed).
 set -euo pipefail
 
+# Stops at a value that is not of a form; both are shown. What passes is safe in
+# paths, in arithmetic, and in commands for the VMs.
+expect() {
+  local LC_ALL=C
+  [[ "$2" =~ ^($3)$ ]] && return
+  printf 'error: %s is %q; use %s\n' "$1" "$2" "$4" >&2
+  exit 2
+}
+
+# Text as one word of any POSIX shell: printf's $'...' is bash's alone.
+quoted() {
+  local LC_ALL=C text="$1" word="'" at
+  if [[ -n "$text" && "$text" != *[![:print:]]* ]]; then
+    printf %q "$text"
+    return
+  fi
+  for ((at = 0; at < ${#text}; at++)); do
+    case "${text:at:1}" in
+      "'") word+="'\\''" ;;
+      *) word+="${text:at:1}" ;;
+    esac
+  done
+  printf "%s'" "$word"
+}
+
 NAME="${NAME:-eos-jax}"
 ZONE="${ZONE:-us-west4-a}"
 TYPE="${TYPE:-v5litepod-8}"
@@ -30,6 +55,18 @@ WAIT="${WAIT:-30}"
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 RUNS="$ROOT/runs/$NAME"
 SHARE="${SHARE:-}"
+expect NAME "$NAME" '[a-z]([-a-z0-9]{0,50}[a-z0-9])?' \
+  "small letters, digits and -, from a letter, at most 52"
+expect ZONE "$ZONE" '[a-z][-a-z0-9]{0,60}' "a zone such as us-west4-a"
+expect TYPE "$TYPE" '[a-z][-a-z0-9]{0,60}' "a type such as v5litepod-8"
+expect IMAGE "$IMAGE" '[a-z0-9][-a-z0-9._]{0,99}' \
+  "a runtime version such as v2-alpha-tpuv5-lite"
+expect RETRIES "$RETRIES" '[1-9][0-9]{0,3}' "a whole number in 1..9999"
+expect FETCH "$FETCH" '[0-9]{1,6}(\.[0-9]{1,3})?' "seconds, such as 300"
+expect WAIT "$WAIT" '[0-9]{1,6}(\.[0-9]{1,3})?' "seconds, such as 30"
+expect SHARE "$SHARE" \
+  '(([A-Za-z0-9][-A-Za-z0-9.]*|\[[0-9A-Fa-f:]+\]):/[-A-Za-z0-9._/]*)?' \
+  "HOST:/DIR of an NFS export, such as 10.0.0.2:/runs"
 
 dry=0
 keep=0
@@ -45,14 +82,19 @@ while (($#)); do
     --slices=*)
       slices="${1#*=}"
       queued=1
-      if ! [[ "$slices" =~ ^[1-9][0-9]*$ ]]; then
-        echo "error: --slices=$slices is no number of slices; use 1 or more" >&2
+      if ! [[ "$slices" =~ ^([1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-6])$ ]]
+      then
+        printf 'error: --slices=%q is no number of slices; use 1 to 256\n' \
+          "$slices" >&2
         exit 2
       fi
       ;;
     --) shift; break ;;
-    *) echo "error: unknown option $1; arguments of the job come after --" >&2
-       exit 2 ;;
+    *)
+      printf 'error: unknown option %q; arguments of the job come after --\n' \
+        "$1" >&2
+      exit 2
+      ;;
   esac
   shift
 done
@@ -65,6 +107,15 @@ if ((slices > 1)) && [[ -z "$SHARE" ]]; then
   exit 2
 fi
 [[ -z "$SHARE" ]] || job+=(--distributed)
+# Every worker runs the same command; on TPU jax finds its peers by itself.
+line="../venv/bin/python -m eos_jax.main"
+for argument in "${job[@]}"; do line+=" $(quoted "$argument")"; done
+line="$(quoted "$line > job.log 2>&1; echo \$? > job.rc")"
+if ((${#line} > 100000)); then
+  echo "error: the job's arguments are too long for one command; put them into\
+ a config file" >&2
+  exit 2
+fi
 if ! ((dry)); then
   if ! command -v gcloud > /dev/null; then
     echo "error: gcloud is not on the PATH; install the Google Cloud CLI, or use\
@@ -78,6 +129,8 @@ if ! ((dry)); then
     exit 2
   fi
 fi
+[[ -z "${PROJECT:-}" ]] || expect PROJECT "$PROJECT" \
+  '([a-z0-9][-a-z0-9.]{0,60}:)?[a-z0-9][-a-z0-9]{0,60}' "a project's ID"
 
 # One slice is a node; of several each has a name of its own.
 nodes=("$NAME")
@@ -101,17 +154,24 @@ queue() { run gcloud compute tpus queued-resources "$@" "${place[@]}" --quiet; }
 # Where a command runs: "first", the first host of all, or "all".
 on() {
   if [[ "$1" == first ]]; then
-    tpu ssh "${nodes[0]}" --worker=0 --command="$2"
+    ssh_to "${nodes[0]}" 0 "$2"
   else
-    each tpu ssh @NODE@ --worker=all --command="$2"
+    each ssh_to all "$2"
   fi
 }
 
-# A command on all nodes at once, with @NODE@ for the name of each.
+# A node, which of its hosts, and a command.
+ssh_to() { tpu ssh "$1" --worker="$2" --command="$3"; }
+
+# A node, a place there, and what to copy, with options before it.
+# shellcheck disable=SC2329  # `each` calls it
+copy_to() { tpu scp "${@:3}" "$1:$2" --worker=all; }
+
+# A function on all nodes at once: each is its first argument.
 each() {
   local node pid pids=() failed=0
   for node in "${nodes[@]}"; do
-    "${@//@NODE@/$node}" &
+    "$1" "$node" "${@:2}" &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do wait "$pid" || failed=$?; done
@@ -191,11 +251,11 @@ trap 'exit 143' TERM
 set_up() {
   created=1
   create || return
-  each tpu scp "$archive" "@NODE@:eos_jax.tar.gz" --worker=all || return
+  each copy_to eos_jax.tar.gz "$archive" || return
   local mount=true
   if [[ -n "$SHARE" ]]; then
     mount="sudo apt-get install --yes --quiet nfs-common"
-    printf -v mount '%s && sudo mount -t nfs %q eos_jax/runs' "$mount" "$SHARE"
+    mount+=" && sudo mount -t nfs $(quoted "$SHARE") eos_jax/runs"
   fi
   # The images' own Python is older than 3.11; uv brings one of its own.
   on all "mkdir -p eos_jax/runs && tar -xzf eos_jax.tar.gz -C eos_jax \
@@ -205,13 +265,9 @@ set_up() {
 && python3 -m uv pip install --quiet --python venv/bin/python -e 'eos_jax[tpu]'" \
     || return
   if [[ -d "$RUNS" && -z "$SHARE" ]]; then
-    each tpu scp --recurse "$RUNS/." "@NODE@:eos_jax/runs" --worker=all || return
+    each copy_to eos_jax/runs --recurse "$RUNS/." || return
   fi
-  # Every worker runs the same command; on TPU jax finds its peers by itself.
   # The job outlives the connection that starts it.
-  printf -v line ' %q' "${job[@]}"
-  printf -v line '%q' "../venv/bin/python -m eos_jax.main$line > job.log 2>&1; \
-echo \$? > job.rc"
   on all "cd eos_jax && rm -f job.rc && { nohup sh -c $line > /dev/null 2>&1 & \
 echo \$! > job.pid; }"
 }

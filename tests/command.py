@@ -64,9 +64,10 @@ def error(workdir, *args, **settings):
   return done.stderr.strip()
 
 
-_STOPPED = re.compile(
+# The last line of a run that a signal has stopped.
+STOPPED = re.compile(
   r"error: stopped (by SIG(TERM|INT); what is finished is kept"
-  r"|at search step \d of 8; the state is saved),"
+  r"|at search step \d of [48]; the state is saved),"
   r" run the same command again to go on"
 )
 
@@ -111,7 +112,7 @@ class Search:
     assert process.wait() == 1, self.stderr()
     said = self.stderr()
     assert "Traceback" not in said and "Exception ignored" not in said
-    assert _STOPPED.fullmatch(said.splitlines()[-1]), said
+    assert STOPPED.fullmatch(said.splitlines()[-1]), said
 
   def stdout(self):
     """What it has said on standard output since it was started."""

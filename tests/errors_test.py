@@ -6,13 +6,15 @@ no traceback; the others call the task, which raises what `main` prints.
 
 import dataclasses
 import json
+import os
 import re
 import runpy
 import shutil
+import subprocess
 
 import pytest
 
-from eos_jax import main, tasks
+from eos_jax import main, naming, ops, tasks
 from eos_jax.training import workdir
 from tests import command
 
@@ -53,13 +55,17 @@ def test_all_faults_of_the_overrides_are_listed(tmp_path):
     "--config.batch=many",
     "--config.data=tiny",
     "--config.seed.first=1",
+    "--config.budgets=(1,",
+    "--config.labels=maybe",
   ) == _FAULTS + (
     "config.stepz is unknown; did you mean 'steps'?\n"
     "  config.evaluation.batsh is unknown; did you mean 'batch'?\n"
     "  config.batch must be int, got 'many'\n"
     "  config.data must be a group of fields, got 'tiny'; set one of"
     " config.data.directory, config.data.suite\n"
-    "  config.seed.first is unknown; it is a single value that has no fields"
+    "  config.seed.first is unknown; it is a single value that has no fields\n"
+    "  config.budgets must be tuple, got '(1,'\n"
+    "  config.labels must be bool, got 'maybe'"
   )
 
 
@@ -97,6 +103,61 @@ def test_all_impossible_values_are_listed(tmp_path):
 def test_unknown_configs(tmp_path, config, reason):
   said = command.error(tmp_path / "w", config=config)
   assert said == f"error: --config={reason}"
+
+
+@pytest.mark.parametrize(
+  "text, reason",
+  [
+    (b"steps: 3\nname: [", "SyntaxError: "),
+    (b"no\0thing", "source code string cannot contain null"),
+    (b"'\xff'", "SyntaxError: "),
+    (b"import torch_of_no_version", "ModuleNotFoundError: No module named"),
+    (b"def get_config(arg=''):\n  return 1 / 0", "has to return a ConfigDict:"),
+    (b"def get_config():\n  return {}", "has to return a ConfigDict: TypeErr"),
+    (b"def get_config(arg=''):\n  return 3", "has to return a ConfigDict: "),
+    (b"CONFIG = {}", "has to return a ConfigDict: KeyError: 'get_config'"),
+    (b"", "has to return a ConfigDict: KeyError: 'get_config'"),
+  ],
+)
+def test_files_that_are_no_configs(tmp_path, text, reason):
+  path = tmp_path / "config.py"
+  path.write_bytes(text)
+  with pytest.raises(SystemExit) as error:
+    main._defaults(f"{path}:ci")
+  said = str(error.value)
+  assert said.startswith(f"error: --config='{path}:ci' is no config: "), said
+  assert reason in said and len(said.splitlines()) == 1, said
+
+
+@pytest.mark.parametrize("name", ["", "/dev/zero", "pipe"])
+def test_configs_that_are_no_files(tmp_path, name):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(SystemExit) as error:
+    main._defaults(str(tmp_path / name))
+  assert "error: --config=" in str(error.value)
+  assert "give" in str(error.value)
+
+
+def test_working_directories_that_cannot_be_written_down(tmp_path):
+  path = f"{tmp_path}/\udcff"
+  assert command.error(path, cache=tmp_path / "cache") == (
+    f"error: --workdir={path!a} is not in UTF-8; choose another directory"
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_leaves_ends_a_run_in_a_line(tmp_path):
+  made = command.options(tmp_path / "w", cache=tmp_path / "cache")
+  process = subprocess.Popen(
+    **made, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  )
+  process.stdout.close()  # as `head` does once it has seen enough
+  process.stdout = None
+  assert process.communicate()[1].strip() == (
+    "error: the reader of the output has gone; what is finished is kept, run"
+    " the same command again to go on"
+  )
+  assert process.returncode == 1
 
 
 def test_unknown_tasks(tmp_path):
@@ -289,6 +350,47 @@ def test_damaged_checkpoints(searched, tmp_path):
   ), said
 
 
+# Divergence.
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("best", [False, True])
+def test_a_finetuning_that_diverges(searched, tmp_path, best):
+  path = tmp_path / "run"
+  for _ in range(2):  # the same again from the last good checkpoint
+    said = _refusal(
+      "finetune",
+      path,
+      data__directory=str(searched.root / "data"),
+      plan=str(searched.workdir / "plans" / "16.json"),
+      learning_rate=1e30,
+      save_every=1,
+      best=best,
+    )
+    # The rate is 0 in the first step.
+    assert re.fullmatch(
+      r"finetune diverged at step 2 with config\.learning_rate=1e\+30: .*; the"
+      r" last good checkpoint is that of step 1\. Start again with a new"
+      r" --workdir and a smaller learning rate",
+      said,
+    ), said
+  assert [p.name for p in (path / "checkpoints").iterdir()] == ["1"]
+  assert not (path / "finetuned.safetensors").exists()
+  assert "NaN" not in (path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.full
+def test_a_search_that_diverges(searched, tmp_path):
+  said = _refusal(
+    "search",
+    tmp_path / "run",
+    data__directory=str(searched.root / "data"),
+    learning_rate=1e38,
+  )
+  assert said.startswith("search diverged at step 2 with config.learning_rate=")
+  assert not list((tmp_path / "run" / "plans").iterdir())
+
+
 # Plans, data and weights.
 
 
@@ -334,6 +436,66 @@ def test_plans_that_cannot_be_read(tmp_path):
   )
 
 
+def test_plan_files_that_are_no_text_or_no_file(tmp_path):
+  def refusal(path):
+    (fault,) = _refusal("evaluate", tmp_path / "w", plan=str(path)).split("\n")[
+      1:
+    ]
+    return fault.removeprefix("  config.plan")
+
+  path = tmp_path / "plan.json"
+  path.write_text(_plan(tmp_path, lambda plan: None).read_text(), "utf-16")
+  assert refusal(path) == (
+    f": {path}: plan is no UTF-8 text (byte 0 is 0xff), save it as UTF-8"
+  )
+  pipe = tmp_path / "pipe"
+  os.mkfifo(pipe)
+  for other in (pipe, "/dev/zero"):
+    assert refusal(other) == (
+      f": {other} cannot be read (it is no regular file); give the JSON file of"
+      " a plan, such as runs/search/plans/16.json"
+    )
+  assert refusal(f"{path}\0") == (
+    f" is {naming.quoted(f'{path}' + chr(0))}; use Unicode text without the"
+    " character NUL; rename a file"
+  )
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  "change, fault",
+  [
+    (
+      lambda plan: plan.update(name="/any/where"),
+      "ReductionPlan '/any/where' is not valid: name is '/any/where', give a"
+      " name without '/' and '\\'",
+    ),
+    (
+      lambda plan: plan["sites"][0]["spec"].update(select="bipartite"),
+      "site 'decoder.1': keep is 16, but one bipartite step of operator 'prune'"
+      " leaves at least 72 of 144 tokens: spread the reduction over more sites",
+    ),
+    (
+      lambda plan: plan["sites"][0]["spec"].update(rho=1e308),
+      "spec of site 'decoder.1' rho is 1e+308, use a finite number that float32"
+      " can hold",
+    ),
+  ],
+  ids=["name", "select", "number"],
+)
+@pytest.mark.parametrize("task", ["evaluate", "finetune"])
+def test_plans_that_cannot_be_used(tmp_path, task, change, fault):
+  site = ops.PlannedSite("decoder.1", 16, ops.presets.PRUNE)
+  plan = json.loads(ops.ReductionPlan("p", "tiny", 144, 5, (site,)).to_json())
+  change(plan)
+  path = tmp_path / "plan.json"
+  path.write_text(json.dumps(plan))
+  assert _refusal(task, tmp_path / "w", plan=str(path)) == (
+    f"the config has faults:\n  config.plan: {path}: {fault}"
+  )
+  assert not (tmp_path / "w").exists()
+
+
 def test_plans_of_another_model(tmp_path):
   path = _plan(
     tmp_path, lambda plan: plan.update(model="llava_1_5_7b", tokens=576)
@@ -369,11 +531,14 @@ def test_data_files(searched, tmp_path, how):
 def test_a_data_directory_that_cannot_be_written(tmp_path):
   (tmp_path / "file").touch()
   data = tmp_path / "file" / "data"
-  assert _refusal("search", tmp_path / "w", data__directory=str(data)) == (
-    f"mini_suite cannot be built in {data}/mini_suite/tiny/1.0.0 (Not a"
-    " directory); choose another directory with --config.data.directory=DIR, or"
-    " change its permissions"
-  )
+  for task in ("search", "pretrain"):
+    assert _refusal(task, tmp_path / "w", data__directory=str(data)) == (
+      "the config has faults:\n"
+      f"  config.data.directory is {naming.quoted(str(data))}, which cannot be"
+      " made (Not a directory); choose another directory, or change its"
+      " permissions"
+    )
+  assert not (tmp_path / "w").exists()
 
 
 def test_truncated_weights(tmp_path):

@@ -15,14 +15,15 @@ ROOT = pathlib.Path(eos_jax.__file__).parent
 ARROWS = {
   "array_typing": set(),
   "files": set(),
+  "naming": set(),
   "processes": set(),
-  "ops": {"array_typing"},
+  "ops": {"array_typing", "naming"},
   "cost": {"ops", "array_typing"},
   "search": {"ops", "cost", "array_typing"},
-  "models": {"ops", "files", "array_typing"},
-  "data": {"files", "array_typing"},
+  "models": {"ops", "files", "naming", "array_typing"},
+  "data": {"files", "naming", "array_typing"},
 }
-_MODEL = {"ops", "cost", "models", "data", "files", "array_typing"}
+_MODEL = {"ops", "cost", "models", "data", "files", "naming", "array_typing"}
 ARROWS["evaluation"] = _MODEL | {"processes"}
 ARROWS["training"] = _MODEL | {"search", "processes"}
 # Where training and evaluation meet.
@@ -34,6 +35,7 @@ _PLAIN = {"jax", "jaxtyping", "numpy"}
 THIRD_PARTY = {
   "array_typing": _PLAIN,
   "files": set(),
+  "naming": set(),
   "processes": _PLAIN,
   "ops": _PLAIN,
   "cost": _PLAIN,

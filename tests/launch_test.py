@@ -6,6 +6,7 @@ What a scene's commands are to the letter lies in `goldens/launch`.
 import itertools
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -35,6 +36,11 @@ next() {
   [[ -z "$state" ]] || echo "$state" > state
   return "$status"
 }
+case "$*" in
+  ssh*nohup*) for word; do case "$word" in
+    --command=*) printf %s "${word#--command=}" > started ;;
+  esac; done ;;
+esac
 case "$*" in
   describe*)
     if [[ -s queue ]]; then head -n 1 queue > state; sed -i 1d queue; fi
@@ -286,3 +292,158 @@ def test_wrong_use_is_told(stage):
   assert code == 2
   assert "gcloud has no project; set PROJECT" in error
   assert not (stage / "calls").exists()
+
+
+_HOSTILE = [
+  b"$(touch hacked)",
+  b"`touch hacked`",
+  b"'; touch hacked; '",
+  b'"; touch hacked; "',
+  b"a\nb",
+  b"\ntouch hacked\n",
+  b"a\tb 'c' \"d\"",
+  b"\\",
+  b"\\\n",
+  b"'",
+  b"'\n'",
+  b"",
+  b" ",
+  b"\n",
+  b"--config.name=\xc3\xa9\xe6\x97\xa5\xf0\x9f\x98\x80",
+  b"\xff\xfe\x81\x88\x80",
+  b"\x01\x02\x7f\x1b[31m",
+  b"@NODE@",
+  b"$HOME ~ ~/x a=~ *.txt {a,b} [a-z] ? !! #x & | ; < > ( )",
+  b"%s%n\\x41$'\\n'",
+  b"a&b\n&",
+  b"\r\n",
+  b"-e",
+  b"--",
+]
+
+
+def _arguments(stage, arguments, shell):
+  """What the job gets of its arguments, by really starting it in a shell."""
+  code, _, error = _run(stage, "--", *arguments)
+  assert code == 0, error
+  home = stage / "home"
+  shutil.rmtree(home, ignore_errors=True)
+  (home / "eos_jax").mkdir(parents=True)
+  (home / "venv" / "bin").mkdir(parents=True)
+  python = home / "venv" / "bin" / "python"
+  python.write_text(
+    "#!/bin/sh\n"
+    'for word; do printf "%s\\0" "$word"; done > ../arguments\n'
+    "echo done\n"
+    "exit 7\n"
+  )
+  python.chmod(0o755)
+  command = (stage / "started").read_bytes()
+  subprocess.run([shell, "-c", command], cwd=home, check=True)
+  status = home / "eos_jax" / "job.rc"
+  for _ in range(600):
+    if status.exists() and status.read_text():
+      break
+    time.sleep(0.05)
+  assert status.read_text() == "7\n"
+  assert (home / "eos_jax" / "job.log").read_text() == "done\n"
+  made = {path.name for path in [*home.iterdir(), *stage.rglob("hacked")]}
+  assert made == {"eos_jax", "venv", "arguments"}
+  *got, end = (home / "arguments").read_bytes().split(b"\0")
+  assert end == b"" and got[:2] == [b"-m", b"eos_jax.main"]
+  return got[2:]
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_arguments_of_the_job_are_data(stage, shell):
+  if not shutil.which(shell):
+    pytest.skip(f"{shell} is not installed")
+  assert _arguments(stage, _HOSTILE, shell) == _HOSTILE
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(10))
+def test_random_arguments_of_the_job_are_data(stage, seed):
+  """Fifty each, of all bytes and of those that shells know."""
+  draw = random.Random(seed)
+  known = b"'\"\\$`\n\t !#&|;<>(){}[]*?~=%^@,-\x81\x88\xc3\xa9ab0"
+  for shell in ("dash", "bash"):
+    arguments = [
+      bytes(
+        draw.choice(known) if draw.random() < 0.7 else draw.randint(1, 255)
+        for _ in range(draw.randrange(40))
+      )
+      for _ in range(50)
+    ]
+    assert _arguments(stage, arguments, shell) == arguments
+
+
+@pytest.mark.parametrize("name", ["RETRIES", "NAME"])
+@pytest.mark.parametrize(
+  "value",
+  ["PATH[$(touch hacked)]", "$(touch hacked)", "1\ntouch hacked", "é", "-1"]
+  + ["../../x", "1;touch hacked", "@NODE@", "0x1", "9" * 60],
+)
+def test_variables_are_no_code(stage, name, value):
+  code, _, error = _run(stage, "--dry-run", **{name: value})
+  assert code == 2
+  assert error.startswith(f"error: {name} is ") and "; use " in error
+  assert len(error.splitlines()) == 1
+  assert not list(stage.rglob("hacked")) and not (stage / "calls").exists()
+
+
+@pytest.mark.parametrize(
+  "variables",
+  [
+    {"FETCH": "PATH[$(touch hacked)]"},
+    {"WAIT": "1 d"},
+    {"ZONE": "a/../b"},
+    {"TYPE": "v5e; touch hacked"},
+    {"IMAGE": "--zone=elsewhere"},
+    {"PROJECT": "a b"},
+    {"SHARE": "10.0.0.2:/runs; touch hacked"},
+    {"SHARE": "10.0.0.2"},
+    {"SHARE": "-o:/x"},
+    {"RETRIES": "0"},
+    {"RETRIES": "08"},
+    {"NAME": "Eos"},
+  ],
+  ids=str,
+)
+def test_other_variables_are_checked_too(stage, variables):
+  code, _, error = _run(stage, **variables)
+  (name,) = variables
+  assert code == 2
+  assert error.startswith(f"error: {name} is ")
+  assert not list(stage.rglob("hacked")) and not (stage / "calls").exists()
+
+
+@pytest.mark.parametrize("slices", ["99999999", "0", "1e1", "a[$(ls)]", "257"])
+def test_slices_are_a_number_that_can_be(stage, slices):
+  code, _, error = _run(stage, f"--slices={slices}", SHARE="10.0.0.2:/runs")
+  assert code == 2
+  assert "is no number of slices; use 1 to 256" in error
+
+
+def test_a_job_too_long_for_a_command_is_refused_before(stage):
+  code, _, error = _run(stage, "--", *["'" * 1000] * 30)
+  assert code == 2
+  assert "put them into a config file" in error
+  assert not (stage / "calls").exists()
+
+
+def test_values_of_google_are_taken(stage):
+  code, _, error = _run(
+    stage,
+    "--dry-run",
+    "--slices=256",
+    NAME="a" * 52,
+    ZONE="northamerica-northeast1-b",
+    TYPE="v6e-8",
+    IMAGE="tpu-vm-tf-2.15.0",
+    PROJECT="example.com:my-project-1",
+    SHARE="[fd00::2]:/runs/of_us",
+    RETRIES="1",
+    WAIT="0.5",
+  )
+  assert code == 0, error

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from eos_jax import processes
 from tests import command
 from tests.models import tiny_families
 
@@ -54,24 +55,77 @@ processes.meet("end")
 """
 
 
+# An array that neither process has whole, saved twice; then one bit of it is
+# changed, and metrics are looked at.
+_SEALED = """
+import pathlib, sys, types
+import jax, jax.numpy as jnp, numpy as np
+from eos_jax import processes
+from eos_jax.training import checkpoint, finite, partition
+index, port, root = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+where = f"127.0.0.1:{port}"
+processes.start(coordinator=where, index=index, count=2, devices=4)
+mesh = partition.make_mesh()
+cut, everywhere = partition.batch_sharding(mesh), partition.replicated(mesh)
+rows = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+key = processes.place(jax.random.key(3), everywhere)
+def state(step):
+  return {"x": processes.place(rows + step, cut), "key": key}
+place = types.SimpleNamespace(position=7)
+place.seek = lambda position: setattr(place, "position", position)
+saver = checkpoint.Checkpointer(root)
+for step in (1, 2):
+  saver.save(step, state(step), place, {"seed": 1})
+saver.close()
+processes.meet("saved")
+if processes.first():
+  for path in (root / "2" / "state").rglob("d/*"):
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 4
+    path.write_bytes(changed)
+processes.meet("damaged by hand")
+saver = checkpoint.Checkpointer(root)
+found, _, step = saver.restore(state(0), place, {"seed": 1})
+saver.close()
+assert step == 1, step
+np.testing.assert_array_equal(processes.fetch(found["x"]), rows + 1)
+broken = jax.jit(lambda x: x.at[0, 0].set(jnp.nan))(found["x"])
+assert finite.names({"a": broken, "b": found["x"]}) == ["a"]
+total = jax.jit(jnp.sum, out_shardings=everywhere)(broken)
+assert list(finite.faults({"loss": total})) == ["loss is nan"]
+processes.meet("end")
+"""
+
+
 def _port():
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     return free.getsockname()[1]
 
 
-def test_pieces_of_two_processes():
+def _run_two(code, *args):
+  """Runs a program in two processes of two devices; both have to be well."""
   port = _port()
   made = command.options(command.ROOT / "runs", devices=2, cache="off")
   made |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   made["env"] = made["env"] | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
   running = []
   for index in range(2):
-    made["args"] = [sys.executable, "-c", _PIECES, str(index), str(port)]
+    made["args"] = [sys.executable, "-c", code, str(index), str(port), *args]
     running.append(subprocess.Popen(**made))
   for process in running:
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said[-3000:]
+
+
+def test_pieces_of_two_processes():
+  _run_two(_PIECES)
+
+
+@pytest.mark.full
+def test_damage_to_arrays_of_two_processes_is_noticed(tmp_path):
+  _run_two(_SEALED, str(tmp_path / "checkpoints"))
+  assert len(list((tmp_path / "checkpoints.damaged").iterdir())) == 1
 
 
 def test_other_numbers_than_announced_are_refused(tmp_path):
@@ -80,7 +134,61 @@ def test_other_numbers_than_announced_are_refused(tmp_path):
   said = command.error(tmp_path / "run", "--device_count=8")
   assert "--device_count=8, but there are 1" in said
   said = command.error(tmp_path / "run", "--coordinator=localhost:1")
-  assert "needs --process_count, got 0" in said
+  assert said == (
+    "error: --coordinator='localhost:1' needs --process_count, 1 to 65536, got"
+    " 0, and a --process_index in 0..0, got -1"
+  )
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "address",
+  ["localhost", "localhost:", ":1234", ":abc", ":::", "::1:1234", "[::1]"]
+  + ["localhost:0", "localhost:65536", "localhost:-1", "localhost:1e3", "a b:1"]
+  + ["localhost:١", "http://localhost:1234", "localhost:1234/", "\0:1", "\n:1"]
+  + ["host.invalid:1234", "\udcff:1", "localhost:1\n", "[zz::]:1", "a..b:1"]
+  + [f"{'a' * 70}.invalid:1"],
+)
+def test_addresses_that_would_hang_or_crash_are_refused(address):
+  with pytest.raises(processes.LaunchError) as error:
+    processes.start(coordinator=address, index=0, count=2)
+  said = str(error.value)
+  assert said.startswith(f"--coordinator={address!a} ")
+  assert "is not HOST:PORT" in said or "cannot be resolved" in said
+  assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  "given, said",
+  [
+    ({"index": 2, "count": 2}, "--process_index in 0..1, got 2"),
+    ({"index": -1, "count": 2}, "--process_index in 0..1, got -1"),
+    ({"index": 0, "count": 2**40}, f"1 to 65536, got {2**40}"),
+    ({"index": 0, "count": -1}, "1 to 65536, got -1"),
+    ({"index": 0, "count": 1, "found": True}, "exclude each other"),
+    ({"index": 0, "count": 2, "coordinator": ""}, "--process_index=0 needs"),
+  ],
+)
+def test_numbers_that_cannot_be_are_refused(given, said):
+  with pytest.raises(processes.LaunchError) as error:
+    processes.start(**{"coordinator": "localhost:1234", **given})
+  assert said in str(error.value)
+
+
+def test_processes_that_cannot_be_joined(tmp_path):
+  with socket.socket() as taken:
+    taken.bind(("0.0.0.0", 0))
+    taken.listen()
+    address = f"localhost:{taken.getsockname()[1]}"
+    said = command.error(
+      tmp_path / "run",
+      f"--coordinator={address}",
+      "--process_count=1",
+      "--process_index=0",
+    )
+  assert f"error: --coordinator={address}: the processes cannot be joined" in (
+    said
+  )
   assert not (tmp_path / "run").exists()
 
 

@@ -124,8 +124,8 @@ def budget_plan(
   >>> [(site.site, site.keep) for site in plan.sites]
   [('decoder.0', 16)]
   """
-  if not limit > 0:
-    raise ValueError(f"limit is {limit}, use a number of tokens > 0")
+  if not 0 < limit < math.inf:
+    raise ValueError(f"limit is {limit}, use a finite number of tokens > 0")
   note = ""
   if spec.select in _FIXED:
     spec, keep = _with_stride(spec, limit, tokens)
@@ -157,7 +157,7 @@ def budget_plan(
 
 def _least(spec: types.OperatorSpec, tokens: int) -> int:
   """Fewest tokens that one step of an operator leaves."""
-  if spec.select == "bipartite":
+  if spec.select in ("bipartite", "bipartite_distilled"):
     return pairs.bipartite_minimum(tokens)
   return 1
 

@@ -14,6 +14,8 @@ import tensorflow_datasets as tfds
 from eos_jax.data import labels, mini_suite
 
 VALIDATION_PICTURES = 300
+# Questions of the splits that are asked.
+QUESTIONS = {"validation": 2_911, "test": 9_673}
 _DESCRIPTION = """\
 easy-VQA (Victor Zhou, MIT licence): one coloured shape on a light ground per
 64 x 64 picture, with questions about its shape and its colour.

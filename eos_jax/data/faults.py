@@ -7,12 +7,35 @@ a list of them, or they are set apart, counted, and not used.
 from collections.abc import Sequence
 import dataclasses
 
+from eos_jax import naming
+
 # So many are listed.
 _LISTED = 20
 
 
 class RowError(ValueError):
   """A row that cannot be used; the message says what was expected."""
+
+
+def check_unicode(name: str, text: str) -> None:
+  """Refuses a text that no file and no tokenizer can hold.
+
+  JSON can spell half of a surrogate pair by an escape.
+
+  Args:
+    name: of the text, for the message.
+    text: to check.
+
+  Raises:
+    RowError: the text has half of a surrogate pair.
+  """
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    raise RowError(
+      f"{name} is {naming.quoted(text)}, which is not UTF-8 (character"
+      f" {error.start + 1} is half of a surrogate pair); repair the text"
+    ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +53,8 @@ class Fault:
   what: str
 
   def __str__(self) -> str:
+    if not self.file:  # it was made in memory
+      return self.what
     return f"{self.file}, row {self.row}: {self.what}"
 
 

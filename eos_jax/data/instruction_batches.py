@@ -14,7 +14,9 @@ import grain
 import jax
 from jaxtyping import Int32
 import numpy as np
+import tqdm
 
+from eos_jax.data import faults as faults_lib
 from eos_jax.data import instruction_rows, instructions, loader, sources
 from eos_jax.data.questions import Question
 
@@ -41,7 +43,64 @@ def _row(rows, item):
   try:
     return rows.row(item)
   except ValueError as error:
-    raise sources.DataError(str(error)) from error
+    fault = faults_lib.Fault(item.file, item.row, str(error))
+    raise sources.DataError(str(fault)) from error
+
+
+def unusable(
+  items: Sequence[Any], make: Callable[[Any], Any]
+) -> dict[int, faults_lib.Fault]:
+  """Makes the row of every item once, to find those that cannot be used.
+
+  Images that are damaged and texts that are too long show only then. Several
+  threads make rows; none is kept.
+
+  Args:
+    items: instructions, or samples of a benchmark.
+    make: makes the row of one, or raises ValueError.
+
+  Returns:
+    The faults by the places of their items.
+  """
+
+  def fault(place):
+    try:
+      make(items[place])
+    except ValueError as error:
+      item = items[place]
+      return faults_lib.Fault(item.file, item.row, str(error))
+    return ""
+
+  found = (
+    grain.MapDataset.range(len(items))
+    .map(lambda place: fault(int(place)))
+    .to_iter_dataset(grain.ReadOptions(THREADS, prefetch_buffer_size=64))
+  )
+  with tqdm.tqdm(
+    found, "checking rows", len(items), delay=5, dynamic_ncols=True
+  ) as checked:
+    return {place: one for place, one in enumerate(checked) if one}
+
+
+def usable(
+  data: instructions.Instructions, rows: instruction_rows.Rows
+) -> instructions.Instructions:
+  """Sets instructions apart whose rows cannot be made.
+
+  Raises:
+    sources.DataError: none is left for a purpose.
+  """
+  parts, faults = {}, []
+  for name, items in data.parts.items():
+    lost = unusable(items, rows.row)
+    if len(lost) == len(items):
+      said = faults_lib.listed(tuple(lost.values()))
+      raise sources.DataError(f"no entry is left for {name!r}: {said}")
+    kept = (item for place, item in enumerate(items) if place not in lost)
+    parts[name] = tuple(kept)
+    faults += lost.values()
+  faults = sorted((*data.faults, *faults), key=lambda fault: fault.row)
+  return dataclasses.replace(data, parts=parts, faults=tuple(faults))
 
 
 def batches(
@@ -120,7 +179,7 @@ class InstructionSet:
   @property
   def stop(self) -> tuple[int, ...]:
     """Ids that end an answer."""
-    return (self.rows.stop,)
+    return self.rows.end_ids
 
   @property
   def drawn(self) -> bool:

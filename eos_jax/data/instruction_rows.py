@@ -9,22 +9,18 @@ at once: for SmolVLM every tile is one, with its name in the text before it.
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import functools
+import itertools
 from typing import Any
 
 import numpy as np
 
+from eos_jax import naming
 from eos_jax.data import instructions, processors, rooms
 from eos_jax.data.processors import text as text_lib
 
-# What stands between prompt and answer, what ends the answer, and what follows
-# where there is another turn, by the style of the conversation.
-_AROUND = {
-  "llava": (" ", "</s>", ""),
-  "vicuna": (" ", "</s>", ""),
-  "onevision": ("", "<|im_end|>", ""),
-  "qwen2_vl": ("", "<|im_end|>", "\n"),
-  "smolvlm": (" ", "<end_of_utterance>", "\n"),
-}
+# Stands for an answer while it is looked for in what a template writes.
+_ANSWER = "Answer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,35 +32,80 @@ class Rows:
     prefix: ids that the model itself puts in front (`VLMConfig.prefix`).
     room: for the pictures of a row.
     text_length: T.
+    protocol: whose ends of answers count, see `Processor.end_ids`; "" = those
+      that rows train too.
   """
 
   processor: processors.Processor
   prefix: tuple[int, ...]
   room: rooms.Room
   text_length: int
+  protocol: str = ""
 
   def __post_init__(self):
-    if self.stop is None:
+    if not self._end_tokens():
       raise ValueError(
-        f"{self.processor.where}: the tokenizer has no token"
-        f" {_AROUND[self.processor.style][1]!r}, which ends answers; take the"
-        " tokenizer.json beside the weights"
+        f"{self.processor.where}: no token of the tokenizer ends answers:"
+        " expected eos_token_id in generation_config.json or config.json,"
+        " eos_token in tokenizer_config.json, or a token"
+        f" {self.processor.family.END_TOKEN!r}; write the id into"
+        " generation_config.json"
       )
     if fault := rooms.misfit(self.processor, self.room):
       raise ValueError(fault)
+    # A template that cannot place images is refused before any work.
+    shown = [{"type": "image"}, {"type": "text", "text": "?"}]
+    self.processor.prompt([{"role": "user", "content": shown}])
 
-  @property
-  def stop(self) -> int | None:
-    """Id of the token that ends an answer; never None once this is made."""
-    return self.processor.text.inner.token_to_id(
-      _AROUND[self.processor.style][1]
-    )
+  @functools.cached_property
+  def _around(self) -> tuple[str, str, str]:
+    """What is between prompt and answer, what ends it, what follows that.
+
+    As the chat template writes an answer, up to the first token that ends
+    answers. Templates without one, as LLaVA-1.5's, get it, as in training.
+    """
+    turns = [{"role": "user", "content": "?"}]
+    prompt = self.processor.prompt(turns)
+    turns.append({"role": "assistant", "content": _ANSWER})
+    whole = self.processor.prompt(turns, reply=False)
+    before, found, rest = whole.rpartition(_ANSWER)
+    if not found:
+      raise ValueError(
+        f"{self.processor.where}: the chat template leaves answers out, so"
+        " that none can be trained; correct it"
+      )
+    between = before.removeprefix(prompt) if before.startswith(prompt) else ""
+    tokens = self._end_tokens()
+    places = [(rest.find(token), token) for token in tokens if token in rest]
+    if not places:
+      return between, next(iter(tokens)), ""
+    place, token = min(places)
+    end = place + len(token)
+    return between, rest[:end], rest[end:]
+
+  def _end_tokens(self) -> dict[str, int]:
+    """The tokens that may end answers, with their ids; the likeliest first."""
+    inner, own = self.processor.text.inner, self.processor.tokens
+    named = (own.get("eos_token", ""), self.processor.family.END_TOKEN)
+    tokens = (*map(inner.id_to_token, self.processor.ends), *named)
+    found = {token: inner.token_to_id(token) for token in tokens if token}
+    return {token: i for token, i in found.items() if i is not None}
+
+  @functools.cached_property
+  def stop(self) -> int:
+    """Id of the token that ends the answers of rows."""
+    end = self._around[1]
+    return next(i for t, i in self._end_tokens().items() if end.endswith(t))
+
+  @functools.cached_property
+  def end_ids(self) -> tuple[int, ...]:
+    """Ids that end an answer."""
+    ids = self.processor.end_ids(self.protocol)
+    return ids if self.protocol else tuple(dict.fromkeys((self.stop, *ids)))
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of an answer, up to its end; spaces at its ends go."""
-    ids = list(ids)
-    if self.stop in ids:
-      ids = ids[: ids.index(self.stop)]
+    ids = list(itertools.takewhile(lambda i: i not in self.end_ids, ids))
     return self.processor.text.decode(ids).strip()
 
   def row(self, item: instructions.Instruction) -> dict[str, Any]:
@@ -87,7 +128,7 @@ class Rows:
     """
     with _naming(item.name):
       shown, text = self._show(item.question, item.pictures)
-      between, end, after = _AROUND[self.processor.style]
+      between, end, after = self._around
       asked, slots = self._split(text)
       if len(asked) >= self.text_length:
         self._too_long(len(asked) + 1)
@@ -95,6 +136,7 @@ class Rows:
       answers = (item.answer, *(answer for _, answer in item.later))
       further = [question for question, _ in item.later]
       for answer, question in zip(answers, [*further, None], strict=True):
+        self._check_answer(answer)
         text += between + answer + end
         ids, _ = self._split(text)
         if ids[: len(start)] != start:
@@ -110,13 +152,29 @@ class Rows:
       row = self._filled(shown, ids, slots, len(asked))
       return row | {"loss_mask": loss_mask}
 
+  def _check_answer(self, answer):
+    image = self.processor.text.image
+    if image in answer:  # it would vanish from the text
+      raise ValueError(
+        f"an answer contains the image token {image!r}; take it out"
+      )
+
   def _next(self, question):
     """A later turn of the user, up to where it is answered."""
     turns = [
-      {"role": "user", "content": content} for content in ("?", question)
+      {"role": "user", "content": "?"},
+      {"role": "assistant", "content": _ANSWER},
     ]
-    before = self.processor.prompt(turns[:1], reply=False)
-    return self.processor.prompt(turns).removeprefix(before)
+    before = self.processor.prompt(turns, reply=False)
+    turns.append({"role": "user", "content": question})
+    whole = self.processor.prompt(turns)
+    if not whole.startswith(before):
+      raise ValueError(
+        f"{self.processor.where}: the chat template writes a turn in another"
+        " way if others follow, so that later turns cannot be trained; use"
+        " instructions of one turn, or another template"
+      )
+    return whole.removeprefix(before)
 
   def ask(
     self, name: str, question: str, pictures: Sequence[Any]
@@ -143,6 +201,10 @@ class Rows:
   def _show(self, question, pictures):
     """Arrays of the pictures, and the text up to the answer."""
     opened = [processors.open_picture(picture) for picture in pictures]
+    if self.protocol == "llava":
+      for picture in opened:
+        # LLaVA's own code knows no colour that stands for transparent.
+        picture.info.pop("transparency", None)
     content = [{"type": "image"} for _ in opened]
     content.append({"type": "text", "text": question})
     prompt = self.processor.prompt([{"role": "user", "content": content}])
@@ -195,4 +257,5 @@ def _naming(name):
   try:
     yield
   except ValueError as error:
-    raise ValueError(f"instruction {name!r}: {error}") from error
+    name = naming.quoted(name)
+    raise ValueError(f"instruction {name}: {error}") from error

@@ -20,7 +20,9 @@ import math
 import pathlib
 from typing import Any
 
+from eos_jax import naming
 from eos_jax.data import faults as faults_lib
+from eos_jax.data import image_folder
 
 PLACEHOLDER = "<image>"
 _SPEAKERS = ("human", "gpt")
@@ -40,6 +42,8 @@ class Instruction:
     answer: the text that the model should give.
     pictures: files, in the order in which they are shown.
     later: further questions with their answers, in their order.
+    file: that it is in, for messages.
+    row: its place in that file, from 1.
   """
 
   name: str
@@ -47,6 +51,8 @@ class Instruction:
   answer: str
   pictures: tuple[pathlib.Path, ...]
   later: tuple[tuple[str, str], ...] = ()
+  file: str = dataclasses.field(default="", compare=False)
+  row: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +76,7 @@ def load(
   shares: Mapping[str, float],
   *,
   apart: bool = False,
+  images_anywhere: bool = False,
 ) -> Instructions:
   """Reads a file of instructions and deals them out.
 
@@ -82,6 +89,7 @@ def load(
     images: the folder that pictures are named in.
     shares: of each purpose, above 0, together 1.
     apart: set entries that cannot be used apart instead of refusing the file.
+    images_anywhere: whether names of images may lead out of their folder.
 
   Raises:
     ValueError: the file cannot be read, has entries that cannot be used, which
@@ -95,6 +103,7 @@ def load(
       f"{images} is not a folder; expected the one with the pictures that"
       f" {path} names"
     )
+  folder = image_folder.ImageFolder(images, anywhere=images_anywhere)
   parts: dict[str, list[Instruction]] = {name: [] for name in shares}
   without, faults = 0, []
   for place, entry in enumerate(entries, 1):
@@ -103,10 +112,11 @@ def load(
       if not names:
         without += 1
         continue
-      item = _instruction(entry, names, images, str(place))
+      item = _instruction(entry, names, folder, str(place))
     except faults_lib.RowError as error:
       faults.append(faults_lib.Fault(path.name, place, str(error)))
       continue
+    item = dataclasses.replace(item, file=path.name, row=place)
     parts[_part(names[0], bounds)].append(item)
   if faults and not apart:
     raise ValueError(f"{path}: {faults_lib.listed(faults)}")
@@ -154,10 +164,24 @@ def _part(picture, bounds):
 def _entries(path) -> list[Any]:
   """The list in a file."""
   try:
-    entries = json.loads(path.read_text(encoding="utf-8"))
+    if path.exists() and not path.is_file():
+      raise ValueError(f"{path} is not a regular file; give {_SHAPE}")
+    data = path.read_bytes()
   except OSError as error:
     raise ValueError(
       f"{path} cannot be read ({error.strerror}); give {_SHAPE}"
+    ) from error
+  try:
+    entries = json.loads(data.decode("utf-8-sig"))
+  except UnicodeDecodeError as error:
+    line = data.count(b"\n", 0, error.start) + 1
+    raise ValueError(
+      f"{path}, line {line}: byte {error.start + 1} of the file is not UTF-8;"
+      " expected UTF-8; convert the file"
+    ) from error
+  except RecursionError as error:
+    raise ValueError(
+      f"{path} nests its values too deeply; give {_SHAPE}"
     ) from error
   except ValueError as error:
     raise ValueError(f"{path} is no JSON ({error}); give {_SHAPE}") from error
@@ -173,20 +197,29 @@ def _pictures(entry) -> list[str]:
     raise faults_lib.RowError(
       f"it is {type(entry).__name__}; expected an object as in {_SHAPE}"
     )
-  names = entry.get("image", entry.get("images"))
-  if names is None:
-    return []
-  names = [names] if isinstance(names, str) else names
-  if not isinstance(names, list) or not all(
-    isinstance(name, str) and name for name in names
-  ):
+  given = {}
+  for field in ("image", "images"):
+    names = entry.get(field)
+    if names is None or names == []:
+      continue
+    given[field] = [names] if isinstance(names, str) else names
+    if not isinstance(given[field], list) or not all(
+      isinstance(name, str) and name for name in given[field]
+    ):
+      raise faults_lib.RowError(
+        f"{field} is {naming.quoted(names)}; expected a file name or a list"
+        " of them"
+      )
+  first, *others = given.values() or [[]]
+  if others and others[0] != first:
     raise faults_lib.RowError(
-      f"image is {names!r}; expected a file name or a list of them"
+      f"image is {naming.quoted(first)} and images is"
+      f" {naming.quoted(others[0])}; expected one of them"
     )
-  return names
+  return first
 
 
-def _instruction(entry, names, images, place):
+def _instruction(entry, names, folder, place):
   """The turns of a checked entry."""
   (question, answer), *later = _turns(entry.get("conversations"))
   marks = question.count(PLACEHOLDER)
@@ -204,18 +237,14 @@ def _instruction(entry, names, images, place):
   ):
     if not text:
       raise faults_lib.RowError(f"{name} is empty; expected a text")
+    faults_lib.check_unicode(name, text)
   if any(PLACEHOLDER in text for pair in later for text in pair):
     raise faults_lib.RowError(
       f"a later turn has {PLACEHOLDER}; expected all pictures in the first"
     )
-  files = tuple(images / name for name in names)
-  for file in files:
-    if not file.is_file():
-      raise faults_lib.RowError(
-        f"the picture {file} does not exist; expected it in the folder of the"
-        " pictures"
-      )
-  name = str(entry.get("id", place))
+  name = entry.get("id")
+  name = place if name is None else str(name)
+  files = tuple(folder.path(name) for name in names)
   return Instruction(name, question, answer, files, tuple(later))
 
 
@@ -244,7 +273,7 @@ def _turns(turns) -> list[tuple[str, str]]:
       or not isinstance(turn.get("value"), str)
     ):
       raise faults_lib.RowError(
-        f"{wanted}; the turn of {speaker!r} is {turn!r}"
+        f"{wanted}; the turn of {speaker!r} is {naming.quoted(turn)}"
       )
     texts.append(turn["value"].strip())
   return list(zip(texts[::2], texts[1::2], strict=True))

@@ -51,14 +51,16 @@ def _mixed(sources, weights, seed: int) -> grain.MapDataset:
       f"weights has {len(weights)} entries for {len(sources)} sources: give"
       " one a source"
     )
+  # By default every picture is as likely as any other.
+  weights = weights or [len(source) for source in sources]
   parts = [
     grain.MapDataset.source(source).seed(seed + place).shuffle().repeat()
     for place, source in enumerate(sources)
+    if weights[place]
   ]
   if len(parts) == 1:
     return parts[0]
-  # By default every picture is as likely as any other.
-  weights = weights or [len(source) for source in sources]
+  weights = [weight for weight in weights if weight]
   total = float(sum(weights))
   return grain.MapDataset.mix(parts, [weight / total for weight in weights])
 

@@ -20,6 +20,12 @@ COUNTS = {
   "held_out": {"validation": 2_000, "test": 3_000},
   "tiny": {"train": 256, "validation": 64, "test": 64},
 }
+# Questions of the splits that are asked, as the generator makes them.
+QUESTIONS = {
+  "default": {"validation": 20_829, "test": 31_084},
+  "held_out": {"validation": 20_829, "test": 31_084},
+  "tiny": {"validation": 669, "test": 625},
+}
 _DESCRIPTION = """\
 Rendered pictures of objects, words and bar charts on textured backgrounds with
 questions about counts, positions, attributes, words and bars, balanced so that

@@ -5,8 +5,11 @@ import csv
 import dataclasses
 import html
 import io
+import re
 import statistics
 from typing import Any
+
+_NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?")
 
 # Benchmarks that say little of vision, and why; they do not count in means.
 APART = {
@@ -21,7 +24,8 @@ class Line:
 
   Attributes:
     name: of the plan, or "dense".
-    layer_average: visual tokens, mean over decoder layers.
+    layer_average: visual tokens, mean over decoder layers; None where there is
+      no such plan.
     final: visual tokens after the last site.
     flops: of a prefill with a prompt of mean length and one picture.
     kv_bytes: of the cache behind it.
@@ -30,7 +34,7 @@ class Line:
   """
 
   name: str
-  layer_average: float = float("nan")
+  layer_average: float | None = None
   final: int = 0
   flops: int = 0
   kv_bytes: int = 0
@@ -134,24 +138,50 @@ def as_markdown(sections: Sequence[Section]) -> str:
   """Tables and their notes."""
   parts = []
   for section in sections:
-    parts += [f"## {section.title}", ""]
+    parts += [f"## {one_line(section.title)}", ""]
     if section.table:
       head, *body = section.table
       parts += [_row(head), _row(["---", *["---:"] * (len(head) - 1)])]
       parts += [*(_row(cells) for cells in body), ""]
-    parts += [*(f"- {line}" for line in section.notes), ""]
+    parts += [*(f"- {one_line(line)}" for line in section.notes), ""]
   return "\n".join(parts)
 
 
 def _row(cells):
-  return f"| {' | '.join(cells)} |"
+  return f"| {' | '.join(map(markdown_cell, cells))} |"
+
+
+def one_line(text: str) -> str:
+  r"""A text without line ends and other control characters.
+
+  >>> one_line("a\nb")
+  'a b'
+  """
+  return "".join(x if x.isprintable() else " " for x in text)
+
+
+def markdown_cell(text: str) -> str:
+  r"""A text as a cell of a Markdown table, which it can neither end nor split.
+
+  >>> print(markdown_cell("a|b"))
+  a\|b
+  """
+  return one_line(text).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def as_csv(table: Sequence[Sequence[str]]) -> str:
   """A table alone."""
   file = io.StringIO()
-  csv.writer(file, lineterminator="\n").writerows(table)
+  rows = ([_csv_cell(cell) for cell in row] for row in table)
+  csv.writer(file, lineterminator="\n").writerows(rows)
   return file.getvalue()
+
+
+def _csv_cell(text):
+  """A text that no spreadsheet takes for a formula."""
+  if not text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+    return text
+  return text if text == "-" or _NUMBER.fullmatch(text) else f"'{text}"
 
 
 def as_html(title: str, sections: Sequence[Section]) -> str:

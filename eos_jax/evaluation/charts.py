@@ -37,7 +37,7 @@ def accuracy_cost(rows: Rows) -> figure_lib.Figure:
       [row["flops"] / 1e6 for row in line],
       [row["mean"] for row in line],
       yerr=[row["error"] for row in line],
-      label="EOS (searched)" if searched else name,
+      label="EOS (searched)" if searched else _literal(name),
       marker="*" if searched else "o",
       markersize=11 if searched else 4,
       linewidth=2.5 if searched else 1,
@@ -141,6 +141,12 @@ def svg(figure: figure_lib.Figure) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None})
   text = buffer.getvalue()
   return text[text.index("<svg") :]
+
+
+def _literal(name: str) -> str:
+  """A name as a label: no formula, and not hidden from the legend."""
+  shown = name.replace("$", r"\$")
+  return f"\N{ZERO WIDTH SPACE}{shown}" if name.startswith("_") else shown
 
 
 def _figure(height):

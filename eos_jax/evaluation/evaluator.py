@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from eos_jax import cost, models, ops, processes
+from eos_jax import cost, files, models, ops, processes
 from eos_jax.evaluation import fate, metrics
 
 # Name of the plans that a search found, beside those of operators.
@@ -54,8 +54,12 @@ class Result:
     return ">".join(str(s.keep) for s in self.plan.sites) if self.plan else ""
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain values for JSON; numbers that were not measured are null."""
+    """Plain values for JSON; numbers that were not measured are null.
+
+    "plan" is the SHA-256 of the plan's JSON.
+    """
     values = dataclasses.asdict(dataclasses.replace(self, plan=None))
+    values["plan"] = files.sha256(self.plan.to_json()) if self.plan else None
     values = {
       name: None if isinstance(v, float) and np.isnan(v) else v
       for name, v in values.items()
@@ -282,6 +286,9 @@ class Evaluator:
     Args:
       plan: None = the dense model.
       start: number of batches to pass over, whose answers are known.
+
+    Raises:
+      files.NotFinite: logits are NaN or infinite.
     """
     names = [site.site for site in plan.sites] if plan else []
     in_encoder = any(name.startswith("vision.") for name in names)
@@ -295,10 +302,9 @@ class Evaluator:
       if "decoder.0" in names:
         seen = self._reduce(self._params, seen, batch.asked, plan=plan)
       ids, fates = self._answer(self._params, seen, batch.asked, plan=later)
-      told = [
-        self._questions.decode(row.tolist())
-        for row in processes.fetch(ids)[batch.valid]
-      ]
+      ids = processes.fetch(ids)[batch.valid]
+      _check_finite(ids, batch.places, plan)
+      told = [self._questions.decode(row.tolist()) for row in ids]
       if fates is not None:
         fates = [x[batch.valid] for x in processes.fetch(list(fates))]
       yield Told(
@@ -374,6 +380,18 @@ class Evaluator:
     )
 
 
+def _check_finite(ids, places, plan):
+  """Refuses answers that were chosen by NaN or infinity."""
+  wrong = np.any(ids == models.NO_TOKEN, axis=1)
+  if np.any(wrong):
+    under = f"under the plan {plan.name!r}" if plan else "of the dense model"
+    raise files.NotFinite(
+      f"the logits {under} are not finite for {wrong.sum()} of {len(ids)}"
+      f" questions, the first of them number {places[wrong][0]}; check the"
+      " weights and the plan's numbers, or use a wider dtype"
+    )
+
+
 def _slots(pictures, batch, placement):
   """Pictures that every batch has room for: one static number serves all."""
   starts = range(0, len(pictures), batch)
@@ -393,7 +411,7 @@ def _later_sites(plan):
   )
   if not sites:
     return None
-  return dataclasses.replace(plan, name="", note="", sites=sites)
+  return dataclasses.replace(plan, name="later", note="", sites=sites)
 
 
 def model_shape(cfg: models.VLMConfig) -> cost.ModelShape:

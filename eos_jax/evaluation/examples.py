@@ -90,12 +90,30 @@ def save(path: pathlib.Path, examples: Examples) -> None:
 
 
 def load(path: pathlib.Path) -> Examples:
-  """Reads what `save` wrote."""
-  with np.load(path) as table:
-    values = {
-      field.name: tuple(table[field.name].tolist())
-      if typing.get_origin(field.type) is tuple
-      else table[field.name]
-      for field in dataclasses.fields(Examples)
-    }
-  return Examples(**values)
+  """Reads what `save` wrote.
+
+  Raises:
+    ValueError: the file cannot be read.
+  """
+  try:
+    with np.load(path) as table:
+      values = {
+        field.name: tuple(table[field.name].tolist())
+        if typing.get_origin(field.type) is tuple
+        else table[field.name]
+        for field in dataclasses.fields(Examples)
+      }
+  # Whatever damage makes NumPy, zipfile and zlib raise.
+  except Exception as error:
+    raise ValueError(
+      f"{path} cannot be read as examples ({type(error).__name__}: {error})"
+    ) from error
+  found = Examples(**values)
+  lengths = {len(found.images), len(found.owner), len(found.left_at)}
+  lengths |= {
+    len(texts)
+    for texts in (found.tasks, found.questions, found.expected, found.answers)
+  }
+  if len(lengths) != 1:
+    raise ValueError(f"{path} has fields of different lengths, {lengths}")
+  return found

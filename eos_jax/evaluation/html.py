@@ -1,10 +1,14 @@
-"""The report of a search as one HTML file that needs nothing else."""
+"""The report of a search as one HTML file that needs nothing else.
+
+Every piece of the page comes from `_fill`, which escapes what is filled in.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence
 import html
 import io
 import json
+import string
 from typing import Any
 
 import numpy as np
@@ -46,6 +50,29 @@ _STYLE = """
     overflow-x: auto; }
   summary { cursor: pointer; }
 """
+
+
+class _Markup(str):
+  """Text that is HTML already."""
+
+
+class _Escaping(string.Formatter):
+  """`str.format` that escapes all values but `_Markup`."""
+
+  def format_field(self, value, format_spec):
+    if isinstance(value, _Markup):
+      return value
+    return html.escape(format(value, format_spec))
+
+
+def _fill(template: str, *values: Any, **named: Any) -> _Markup:
+  """A template of HTML, with values in it as text."""
+  return _Markup(_Escaping().vformat(template, values, named))
+
+
+def _join(parts: Sequence[_Markup], between: str = "") -> _Markup:
+  assert all(isinstance(part, _Markup) for part in parts), parts
+  return _Markup(between.join(parts))
 
 
 def render(
@@ -97,55 +124,63 @@ def render(
       else "Budgets are searched one after the other, from the largest.",
       _chart(charts.course(rows)),
     ),
-    _section("All results", "", f"<pre>{html.escape(table)}</pre>"),
+    _section("All results", "", _fill("<pre>{}</pre>", table)),
     _section("Config and versions", "", _config(run, results)),
   ]
-  body = "\n".join(parts)
-  return (
+  return _fill(
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     '<link rel="icon" href="data:,">'
-    f"<title>eos_jax: search report</title><style>{_STYLE}</style></head>"
-    f"<body>\n{body}\n</body></html>\n"
+    "<title>eos_jax: search report</title><style>{}</style></head>"
+    "<body>\n{}\n</body></html>\n",
+    _Markup(_STYLE),
+    _join(parts, "\n"),
   )
 
 
 def _section(title, lead, *content):
-  lead = f'<p class="lead">{html.escape(lead)}</p>' if lead else ""
-  return (
-    f"<section><h2>{html.escape(title)}</h2>{lead}{''.join(content)}</section>"
+  lead = _fill('<p class="lead">{}</p>', lead) if lead else _Markup()
+  return _fill(
+    "<section><h2>{}</h2>{}{}</section>", title, lead, _join(content)
   )
 
 
 def _chart(figure):
-  return f'<div class="chart">{charts.svg(figure)}</div>'
+  return _fill('<div class="chart">{}</div>', _Markup(charts.svg(figure)))
 
 
 def _table(head, rows):
   """A table; rows are (class, cells)."""
-  top = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in head)
-  lines = "".join(
-    f'<tr class="{kind}">'
-    + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
-    + "</tr>"
+  lines = [
+    _fill(
+      '<tr class="{}">{}</tr>',
+      kind,
+      _join([_fill("<td>{}</td>", str(cell)) for cell in cells]),
+    )
     for kind, cells in rows
-  )
-  return (
-    f'<div class="wide"><table><thead><tr>{top}</tr></thead>'
-    f"<tbody>{lines}</tbody></table></div>"
+  ]
+  return _fill(
+    '<div class="wide"><table><thead><tr>{}</tr></thead>'
+    "<tbody>{}</tbody></table></div>",
+    _join([_fill("<th>{}</th>", str(cell)) for cell in head]),
+    _join(lines),
   )
 
 
 def _head(results, plans):
   dense = next(r for r in results["results"] if r["limit"] is None)
-  budgets = ", ".join(f"{limit:g}" for limit in plans)
   plan = next(iter(plans.values()))
-  return (
+  return _fill(
     "<h1>Efficient operator search</h1>"
-    f'<p class="lead">Model {html.escape(plan.model)}, {plan.tokens} visual'
-    f" tokens, {plan.layers} decoder layers; budgets of {budgets} tokens,"
-    f" averaged over the layers. Dense accuracy {dense['mean']:.3f} on"
-    f" {results['questions']} test questions.</p>"
+    '<p class="lead">Model {model}, {tokens} visual tokens, {layers} decoder'
+    " layers; budgets of {budgets} tokens, averaged over the layers. Dense"
+    " accuracy {mean:.3f} on {questions} test questions.</p>",
+    model=plan.model,
+    tokens=plan.tokens,
+    layers=plan.layers,
+    budgets=", ".join(f"{limit:g}" for limit in plans),
+    mean=dense["mean"],
+    questions=results["questions"],
   )
 
 
@@ -231,19 +266,27 @@ def _pictures(pictures):
     cells = []
     for place in range(len(shown.questions)):
       right = shown.answers[place].strip() == shown.expected[place].strip()
-      verdict = "right" if right else "wrong"
+      expected = _fill(" (is: {})", shown.expected[place])
       cells.append(
-        f"<figure>{_picture(shown, place)}<figcaption>"
-        f"{html.escape(shown.questions[place])} <b class='{verdict}'>"
-        f"{html.escape(shown.answers[place])}</b>"
-        + ("" if right else f" (is: {html.escape(shown.expected[place])})")
-        + "</figcaption></figure>"
+        _fill(
+          "<figure>{picture}<figcaption>{question} <b class='{verdict}'>"
+          "{answer}</b>{expected}</figcaption></figure>",
+          picture=_picture(shown, place),
+          question=shown.questions[place],
+          verdict="right" if right else "wrong",
+          answer=shown.answers[place],
+          expected=_Markup() if right else expected,
+        )
       )
     blocks.append(
-      f"<h3>Budget {limit:g}</h3><div class='pictures'>{''.join(cells)}</div>"
+      _fill(
+        "<h3>Budget {:g}</h3><div class='pictures'>{}</div>",
+        limit,
+        _join(cells),
+      )
     )
   if not blocks:
-    return ""
+    return _Markup()
   return _section(
     "Test pictures",
     "Bright patches keep their row to the end. A dark one left, the earlier the"
@@ -270,8 +313,14 @@ def _picture(shown, place):
       continue
     shade = 0.75 - 0.4 * left_at[token] / max(sites - 1, 1)
     marks.append(
-      f'<rect x="{col * patch:g}" y="{row * patch:g}" width="{patch:g}"'
-      f' height="{patch:g}" fill-opacity="{shade:.2f}"/>'
+      _fill(
+        '<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}"'
+        ' fill-opacity="{shade:.2f}"/>',
+        x=col * patch,
+        y=row * patch,
+        side=patch,
+        shade=shade,
+      )
     )
     if owner[token] >= 0 and owner[token] != token:
       to_row, to_col = divmod(int(owner[token]), side)
@@ -280,13 +329,20 @@ def _picture(shown, place):
         f"L{(to_col + 0.5) * patch:g} {(to_row + 0.5) * patch:g}"
       )
   kept = int(np.sum(left_at == sites))
-  return (
-    f'<svg viewBox="0 0 {width} {height}" role="img"'
-    f' aria-label="{kept} of {owner.size} patches are kept">'
-    f'<image width="{width}" height="{height}"'
-    f' href="data:image/png;base64,{data}"/>{"".join(marks)}'
-    f'<path d="{"".join(lines)}" stroke="#ffd54a" stroke-width=".35"'
-    ' stroke-opacity=".7" fill="none"/></svg>'
+  return _fill(
+    '<svg viewBox="0 0 {width} {height}" role="img"'
+    ' aria-label="{kept} of {all} patches are kept">'
+    '<image width="{width}" height="{height}"'
+    ' href="data:image/png;base64,{data}"/>{marks}'
+    '<path d="{lines}" stroke="#ffd54a" stroke-width=".35"'
+    ' stroke-opacity=".7" fill="none"/></svg>',
+    width=width,
+    height=height,
+    kept=kept,
+    all=owner.size,
+    data=data,
+    marks=_join(marks),
+    lines="".join(lines),
   )
 
 
@@ -297,5 +353,7 @@ def _config(run, results):
     **{n: results[n] for n in ("generator", "instructions") if n in results},
     "config": run["config"],
   }
-  text = html.escape(json.dumps(facts, indent=2))
-  return f"<details><summary>show</summary><pre>{text}</pre></details>"
+  return _fill(
+    "<details><summary>show</summary><pre>{}</pre></details>",
+    json.dumps(facts, indent=2),
+  )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -12,26 +11,42 @@ from eos_jax.evaluation import evaluator
 
 
 class Book:
-  """Entries by all that they depend on, in a file of JSON lines."""
+  """Entries by all that they depend on, in a file of JSON lines.
+
+  Attributes:
+    dropped: entries that were changed since they were written; they are not
+      used.
+  """
 
   def __init__(self, path: pathlib.Path):
     """Reads the file, if there is one; a line cut short is dropped."""
     self._entries: dict[str, dict[str, Any]] = {}
-    entries = files.read_jsonl(path)
-    files.write_text(path, "".join(json.dumps(e) + "\n" for e in entries))
-    for entry in entries:
-      self._entries[entry.pop("key")] = entry
+    self.dropped = 0
+    for line in files.read_jsonl(path):
+      try:
+        entry = files.unsealed(line)
+        self._entries[entry.pop("key")] = entry
+      except (ValueError, KeyError):
+        self.dropped += 1
+    lines = (_line(key, entry) for key, entry in self._entries.items())
+    files.write_text(path, "".join(lines))
+    if self.dropped:
+      print(
+        f"note: {self.dropped} entries of {path} were changed after they were"
+        " written, or are of an older version; they are computed again",
+        flush=True,
+      )
     self._file = open(path, "a", encoding="utf-8", buffering=1)
 
   def find(self, content: Any) -> dict[str, Any] | None:
     """The entry that depends on plain values `content`, if it is known."""
-    return self._entries.get(_key(content))
+    return self._entries.get(files.digest(content))
 
   def add(self, content: Any, entry: dict[str, Any]) -> None:
     """Writes an entry down."""
-    key = _key(content)
+    key = files.digest(content)
     self._entries[key] = entry
-    self._file.write(json.dumps({"key": key, **entry}) + "\n")
+    self._file.write(_line(key, entry))
 
   def once(
     self, content: Any, compute: Callable[[], dict[str, Any]]
@@ -48,9 +63,8 @@ class Book:
     self._file.close()
 
 
-def _key(content: Any) -> str:
-  text = json.dumps(content, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+def _line(key: str, entry: dict[str, Any]) -> str:
+  return json.dumps(files.sealed({"key": key, **entry})) + "\n"
 
 
 class Ledger:

@@ -49,9 +49,27 @@ def _line(result, tasks, width):
 def write_json(
   path: pathlib.Path, results: Sequence[evaluator.Result], facts: dict[str, Any]
 ) -> None:
-  """Writes all numbers and the facts of the run."""
-  value = {**facts, "results": [r.to_dict() for r in results]}
-  files.write_json(path, value)
+  """Writes all numbers and the facts of the run, with a digest."""
+  value = files.plain({**facts, "results": [r.to_dict() for r in results]})
+  files.write_json(path, {**value, "digest": _digest(value)})
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads what `write_json` wrote.
+
+  Raises:
+    ValueError: it is damaged, or was changed.
+  """
+  value = files.read_json(path)
+  if not isinstance(value, dict) or value.get("digest") != _digest(value):
+    raise ValueError(f"the contents of {path} do not match their digest")
+  return value
+
+
+def _digest(value):
+  """Of all that does not depend on where and how fast a run was."""
+  left_out = ("config", "seconds", "digest")
+  return files.digest({n: v for n, v in value.items() if n not in left_out})
 
 
 def plot(path: pathlib.Path, results: Sequence[evaluator.Result]) -> None:

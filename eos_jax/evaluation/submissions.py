@@ -59,9 +59,27 @@ def _seed(folder, answered):
 
 
 def _mmvet(folder, answered):
-  """For the judge."""
+  """For the judge; marks that it gave to other answers are put aside."""
   found = {sample.id: text for sample, text in answered}
-  files.write_json(folder / "mmvet.json", found)
+  path, marks = folder / "mmvet.json", folder / "mmvet_marks.json"
+  if marks.is_file() and path.is_file() and _other(path, found):
+    aside = folder / "mmvet_marks.of_other_answers.json"
+    marks.replace(aside)
+    print(
+      f"note: {marks} has marks of answers that have changed since; it is now"
+      f" {aside.name}, and MM-Vet is not scored until its judge has marked"
+      f" {path}",
+      flush=True,
+    )
+  files.write_json(path, found)
+
+
+def _other(path, found):
+  """Whether a file does not hold these answers."""
+  try:
+    return files.read_json(path) != found
+  except ValueError:
+    return True
 
 
 def _pope(folder, answered):
@@ -97,8 +115,8 @@ def _mmbench(folder, answered):
   for number, (sample, text) in enumerate(answered):
     if not number:
       add(list(sample.repeated), "prediction")
-    index, *others = sample.repeated.values()
-    add([int(index), *others], text)
+    row = {**sample.repeated, "index": int(sample.id)}
+    add(list(row.values()), text)
   with files.whole(folder / "mmbench.xlsx") as file:
     book.save(file)
 

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from eos_jax import cost, files
-from eos_jax.evaluation import timing_charts
+from eos_jax.evaluation import benchmark_report, timing_charts
 
 Row = Mapping[str, Any]
 
@@ -186,6 +186,7 @@ def _ms(measured):
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
   """A Markdown table whose columns stand under one another."""
+  rows = [[*map(benchmark_report.markdown_cell, cells)] for cells in rows]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
   def line(cells):

@@ -31,6 +31,7 @@ from eos_jax.models.config import (
 from eos_jax.models.engine import Engine, Talk
 from eos_jax.models.generation import (
   GREEDY,
+  NO_TOKEN,
   Answer,
   Sampling,
   advance,
@@ -63,6 +64,7 @@ __all__ = [
   "Cache",
   "DecoderConfig",
   "Engine",
+  "NO_TOKEN",
   "Output",
   "RELAXATIONS",
   "REMAT",

@@ -44,6 +44,9 @@ class Sampling:
 
 GREEDY = Sampling()
 
+# In place of a token: the logits that it is chosen by are not finite.
+NO_TOKEN = -1
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Answer:
   """A generated answer.
 
   Attributes:
-    ids: `[B, M]` tokens; the first stop token fills the rest of a row.
+    ids: `[B, M]` tokens; the first stop token fills the rest of a row. From
+      `NO_TOKEN` on a row means nothing.
     trace: the operator's result at each site, by site name.
   """
 
@@ -177,7 +181,7 @@ def answer(
   logits, cache, trace = prefill(
     cfg, params, seen, text, reduction, room=steps - 1, kernel=kernel
   )
-  first = choose(logits, sampling, at_step(keys, 0))
+  first = _checked(logits, choose(logits, sampling, at_step(keys, 0)))
   fill = stop[0] if stop else 0
   tokens = jnp.full((first.shape[0], steps), fill, jnp.int32)
   tokens = tokens.at[:, 0].set(first)
@@ -191,12 +195,18 @@ def answer(
     last = jax.lax.dynamic_slice_in_dim(tokens, index - 1, 1, axis=1)
     logits, cache = advance(cfg, params, last, ~done[:, None], cache)
     token = choose(logits, sampling, at_step(keys, index))
-    token = jnp.where(done, fill, token)
+    token = jnp.where(done, fill, _checked(logits, token))
     tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, index, 1)
     return index + 1, tokens, cache, done | is_stop(token, stop)
 
   start = (jnp.int32(1), tokens, cache, is_stop(first, stop))
   return Answer(jax.lax.while_loop(unfinished, step, start)[1], trace)
+
+
+def _checked(logits, token):
+  """Replaces tokens whose logits have NaN or infinity by `NO_TOKEN`."""
+  # The greatest is NaN if one is; vocabularies may be masked by -inf.
+  return jnp.where(jnp.isfinite(jnp.max(logits, axis=-1)), token, NO_TOKEN)
 
 
 def generate(

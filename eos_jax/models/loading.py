@@ -278,16 +278,6 @@ def check_finite(value: np.ndarray, where: str, stored: str) -> None:
     )
 
 
-def not_finite(params: Any) -> list[str]:
-  """Paths of the parameters that have numbers that are NaN or infinite."""
-  return [name for name, leaf in flat(params).items() if not _finite(leaf)]
-
-
-@jax.jit
-def _finite(array: Array) -> Array:
-  return jnp.all(jnp.isfinite(array))
-
-
 def _with_stored_head(description, found):
   """A tied model whose file says otherwise, read as transformers does.
 

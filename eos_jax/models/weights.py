@@ -42,14 +42,14 @@ def save(
     cfg: the model they belong to.
 
   Raises:
-    ValueError: a number is NaN, infinite or too large for float16.
+    files.NotFinite: a parameter is not finite in float16.
   """
-  with np.errstate(over="ignore"):  # what overflows is refused
+  with np.errstate(over="ignore"):  # named below
     table = {k: v.astype(np.float16) for k, v in flatten(params).items()}
-  if faults := sorted(_number_faults(table)):
-    raise ValueError(
-      f"{path} is not written, its weights would be no finite float16 numbers:"
-      "\n  " + "\n  ".join(faults)
+  if faults := list(_number_faults(table)):
+    raise files.NotFinite(
+      f"parameters cannot be written to {path} in float16:\n  "
+      + "\n  ".join(faults)
     )
   # One entry only: safetensors writes several in an order that it draws.
   metadata = {"config": json.dumps(dataclasses.asdict(cfg))}

@@ -225,7 +225,7 @@ KERNELS: dict[str, types.Kernel] = {
   "softmax": types.Kernel(softmax, cosine=True),
   "nearest": types.Kernel(nearest, cosine=True),
   "gather": types.Kernel(gather, cosine=True),
-  "clusters": types.Kernel(clusters, discrete=True),
+  "clusters": types.Kernel(clusters, discrete=True, one_image=True),
   "selected": types.Kernel(selected),
 }
 

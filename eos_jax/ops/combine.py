@@ -64,8 +64,8 @@ def combine(
   y = scale[:, None] * selection.take(x)
   if spec.assign == "none" and not spec.fused:
     return y.astype(tokens.x.dtype), size
-  weight = source @ shares
-  moved = shares.T @ (source[:, None] * x)
+  weight = types.product(source, shares)
+  moved = types.product(shares.T, source[:, None] * x)
   total = weight / own
   divisor = jnp.where(
     _is_mean(spec, selection), jnp.maximum(weight, _LEAST_WEIGHT), own
@@ -93,4 +93,4 @@ def _gained(site, selection, shares, sizes):
     return selection.where_centred(jnp.zeros(shares.shape[1], sizes.dtype), 1)
   if site.spec.sizes == "similarity":
     shares = shares * selection.take(site.cosine, axis=1)
-  return sizes @ shares
+  return types.product(sizes, shares)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eos_jax.array_typing import Array, Bool, Float, Int
-from eos_jax.ops import second
+from eos_jax.ops import second, types
 from eos_jax.ops import site as site_lib
 
 # Visual tokens kept behind layers 2, 6 and 15 of 32, by the layer average that
@@ -252,7 +252,7 @@ def learned(
   number = mean + jax.lax.stop_gradient(jnp.ceil(mean) + 1 - mean)
   place = np.arange(tokens + 1)
   within = jnp.asarray(place[:, None] < numbers[None, :] + 1, share.dtype)
-  return number, within @ share
+  return number, types.product(within, share)
 
 
 def learned_mask(

@@ -76,16 +76,23 @@ def discrete_parts(spec: types.OperatorSpec) -> tuple[str, ...]:
   >>> discrete_parts(presets.FASTV), discrete_parts(presets.POOL)
   ((), ('select=cells',))
   """
-  parts = [
-    f"{field}={name}"
-    for field, name in _names(spec)
-    if _REGISTRIES[field][name].discrete
-  ]
+  parts = list(_marked(spec, "discrete"))
   if spec.fused:
     parts.append("fused=1")
   if spec.recycle not in (0, 1):
     parts.append(f"recycle={spec.recycle:g}")
   return tuple(parts)
+
+
+def one_image_parts(spec: types.OperatorSpec) -> tuple[str, ...]:
+  """What of an operator refuses several images in one token set."""
+  parts = _marked(spec, "one_image")
+  return (*parts, "fused=1") if spec.fused else parts
+
+
+def one_count_parts(spec: types.OperatorSpec) -> tuple[str, ...]:
+  """What of an operator refuses one count for each image."""
+  return _marked(spec, "one_count")
 
 
 def check_signals(spec: types.OperatorSpec, signals: types.Signals) -> None:
@@ -97,6 +104,15 @@ def check_signals(spec: types.OperatorSpec, signals: types.Signals) -> None:
       "let the model compute what required_signals(spec) lists, or choose "
       "another score"
     )
+
+
+def _marked(spec: types.OperatorSpec, mark: str) -> tuple[str, ...]:
+  """The kernels of a spec with a mark, as "field=name"."""
+  return tuple(
+    f"{field}={name}"
+    for field, name in _names(spec)
+    if getattr(_REGISTRIES[field][name], mark)
+  )
 
 
 def _names(spec: types.OperatorSpec) -> list[tuple[str, str]]:

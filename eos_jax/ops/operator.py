@@ -5,6 +5,7 @@ takes the hard decision but keeps V rows, so that counts can be traced; hard
 returns K rows. All act on one example; callers `jax.vmap`.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,6 +15,9 @@ import numpy as np
 from eos_jax.array_typing import Array, Counts, Float, Scalar
 from eos_jax.ops import assign, combine, needs, propagate, score, select, types
 from eos_jax.ops import site as site_lib
+
+# Signals that have no row for each token.
+_NOT_PER_TOKEN = ("grid", "pivots", "text")
 
 
 def _reduce(
@@ -26,6 +30,8 @@ def _reduce(
 ) -> types.Reduced:
   """The five stages."""
   needs.check_signals(spec, signals)
+  given, tokens = tokens, _in_raster(tokens, signals, spec)
+  tokens, signals = _without_padding(tokens, signals, spec)
   cosine = None
   if needs.uses_cosine(spec):
     x = tokens.x if spec.affinity == "x" else getattr(signals, spec.affinity)
@@ -37,12 +43,60 @@ def _reduce(
   selection = select.KERNELS[spec.select].run(site, budget)
   shares = assign.shares(site, selection, budget.temperature)
   y, size = combine.combine(site, selection, shares)
+  there = types.present(selection.log_mass)
+  index = selection.index
+  if selection.gathered:
+    index = jnp.where(there, index, -1)
+  else:  # absent rows stay as they came
+    absent = ~types.present(tokens.log_mass)
+    y = jnp.where(absent[:, None], given.x, y)
   return types.Reduced(
     tokens=propagate.propagate(site, selection, y, size),
-    index=selection.index,
+    index=index,
     assignment=shares * jnp.exp(selection.log_mass)[None, :],
     scores=scores,
   )
+
+
+def _in_raster(tokens, signals, spec):
+  """Tokens with raster positions that do not count the protected rows.
+
+  A position beyond the raster says that they do: the default of `token_set`
+  counts every row.
+  """
+  if signals.grid is None or not spec.protect:
+    return tokens
+  cells = signals.grid[0] * signals.grid[1]
+  free = jnp.arange(tokens.position.shape[0]) >= spec.protect
+  free &= types.present(tokens.log_mass)
+  beyond = jnp.any(free & (tokens.position >= cells))
+  position = tokens.position - jnp.where(beyond, spec.protect, 0)
+  return dataclasses.replace(tokens, position=position)
+
+
+def _without_padding(tokens, signals, spec):
+  """The same with zeros where a token is absent, whatever padding holds.
+
+  Sums weigh padding with 0, and 0 times NaN is NaN, in gradients too.
+  """
+  there = types.present(tokens.log_mass)
+
+  def clean(rows, otherwise=0):
+    inside = jnp.expand_dims(there, range(1, rows.ndim))
+    return jnp.where(inside, rows, jnp.asarray(otherwise, rows.dtype))
+
+  read = {
+    name: clean(getattr(signals, name))
+    for name in needs.required_signals(spec)
+    if name not in _NOT_PER_TOKEN
+  }
+  tokens = dataclasses.replace(
+    tokens,
+    x=clean(tokens.x),
+    size=clean(tokens.size, 1),
+    bias=clean(tokens.bias),
+  )
+  return tokens, dataclasses.replace(signals, **read)
 
 
 def reduce_soft(
@@ -92,7 +146,7 @@ def reduce_soft(
   """
   dtype = tokens.log_mass.dtype
   _check_inputs(tokens, signals, params, spec)
-  _check_count(keep, spec)
+  keep = _count(keep, signals, spec)
   known = not isinstance(temperature, jax.core.Tracer)
   if known and not float(temperature) > 0:
     raise ValueError(
@@ -143,7 +197,7 @@ def reduce_masked(
   [0.0, 1.0, 1.0, 0.0]
   """
   _check_inputs(tokens, signals, params, spec)
-  _check_count(keep, spec)
+  keep = _count(keep, signals, spec)
   budget = site_lib.Budget(count=jnp.asarray(keep, tokens.log_mass.dtype))
   return _reduce(tokens, signals, params, spec, budget)
 
@@ -194,7 +248,7 @@ def reduce_hard(
   if count is None:
     count = keep
   else:
-    _check_count(count, spec)
+    count = _count(count, signals, spec, rows=keep)
   budget = site_lib.Budget(
     count=jnp.asarray(count, tokens.log_mass.dtype), rows=keep
   )
@@ -209,6 +263,11 @@ def _check_inputs(tokens, signals, params, spec):
       f"tokens.x has shape {tokens.x.shape}, it needs [V, D] of one example:"
       " vmap over a batch"
     )
+  if not jnp.issubdtype(tokens.x.dtype, jnp.floating):
+    faults.append(
+      f"tokens.x has dtype {tokens.x.dtype}, use a real floating one:"
+      " x.astype(jnp.float32)"
+    )
   rows = tokens.x.shape[0] if tokens.x.ndim else 0
   for name in ("log_mass", "size", "bias", "position", "image"):
     shape = getattr(tokens, name).shape
@@ -216,8 +275,12 @@ def _check_inputs(tokens, signals, params, spec):
       faults.append(f"tokens.{name} has shape {shape}, it needs ({rows},)")
   for name in needs.required_signals(spec):
     value = getattr(signals, name)
-    if value is None or name in ("grid", "text", "pivots"):
-      continue  # absent ones are named elsewhere; these have other lengths
+    if value is None or name == "grid":
+      continue  # absent ones are named elsewhere
+    if jnp.iscomplexobj(value):
+      faults.append(f"signals.{name} is complex, use real numbers")
+    if name in _NOT_PER_TOKEN:
+      continue
     if value.ndim < 1 or value.shape[0] != rows:
       faults.append(
         f"signals.{name} has shape {value.shape}, it needs {rows} rows"
@@ -236,28 +299,93 @@ def _check_inputs(tokens, signals, params, spec):
         f" cells for {rows - spec.protect} tokens: give the rows and columns of"
         " the raster that the tokens come from"
       )
+  if parts := needs.one_image_parts(spec):
+    if signals.images > 1:
+      faults.append(
+        f"signals.images is {signals.images}, but {', '.join(parts)} acts on"
+        " the tokens of one image: jax.vmap over the images"
+      )
+    elif _several(tokens):
+      faults.append(
+        f"tokens.image names several images, but {', '.join(parts)} acts on the"
+        " tokens of one: jax.vmap over the images"
+      )
   if faults:
     raise ValueError(f"operator {spec.name!r}: " + "; ".join(faults))
 
 
-def _check_count(count, spec):
-  """Refuses a negative or misshapen count where it is known."""
-  if jnp.ndim(count) > 1:
-    raise ValueError(
-      f"operator {spec.name!r}: keep has shape {jnp.shape(count)}, it needs one"
-      " number, or one for each image"
+def _several(tokens):
+  """Whether present tokens are known to come from several images."""
+  if any(
+    isinstance(a, jax.core.Tracer) for a in (tokens.image, tokens.log_mass)
+  ):
+    return False
+  image = np.asarray(tokens.image)[np.asarray(types.present(tokens.log_mass))]
+  return len(np.unique(image)) > 1
+
+
+def _count(count, signals, spec, rows=None):
+  """A count as it is used; refuses what is known to be wrong.
+
+  Args:
+    count: one number, or one for each image.
+    signals: of the site.
+    spec: the operator.
+    rows: static number of output rows, where there is one.
+  """
+  name, refuse = "keep" if rows is None else "count", _refusal(spec)
+  shape = jnp.shape(count)
+  if len(shape) > 1:
+    refuse(
+      f"{name} has shape {shape}, it needs one number, or one for each image"
     )
-  if not isinstance(count, jax.core.Tracer) and np.any(np.asarray(count) < 0):
-    raise ValueError(
-      f"operator {spec.name!r}: keep is {count}, use a number of tokens >= 0"
+  if shape and shape[0] != signals.images:
+    refuse(
+      f"{name} has {shape[0]} counts, but signals.images is {signals.images}:"
+      " give one number, or one for each image"
     )
+  if _boolean(count):
+    refuse(f"{name} is {count}, use a number of tokens")
+  if not isinstance(count, jax.core.Tracer):
+    number = np.asarray(count)
+    if not np.all(np.isfinite(number)) or np.any(number < 0):
+      refuse(f"{name} is {count}, use a number of tokens >= 0")
+    if rows is not None and number.sum() > rows:
+      refuse(
+        f"{name} is {count}, {number.sum():g} tokens in all, but keep has room"
+        f" for {rows}: raise keep, or lower {name}"
+      )
+  if not shape:
+    return count
+  if signals.images == 1:
+    return count[0]
+  if parts := needs.one_count_parts(spec):
+    refuse(
+      f"{name} has one count for each image, but {', '.join(parts)} divides one"
+      " count for all: give one number"
+    )
+  return count
+
+
+def _refusal(spec):
+  """Function that raises a `ValueError` in the name of an operator."""
+
+  def refuse(fault):
+    raise ValueError(f"operator {spec.name!r}: {fault}")
+
+  return refuse
+
+
+def _boolean(count):
+  """Whether a count is True or False, which Python takes for 1 or 0."""
+  return jnp.result_type(count) == jnp.bool_
 
 
 def _static_count(keep: Any, rows: int, spec: types.OperatorSpec) -> int:
   try:
     count = int(keep)
-    whole = count == keep
-  except (TypeError, ValueError) as error:
+    whole = count == keep and not _boolean(keep)
+  except (TypeError, ValueError, OverflowError) as error:
     raise ValueError(
       f"keep is {keep!r}, but reduce_hard needs a static integer: pass the "
       "count of a plan, or use reduce_masked for a traced one"

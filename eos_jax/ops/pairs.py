@@ -1,10 +1,11 @@
 """Selection kernels that rank pairs of tokens instead of tokens (ToMe)."""
 
+import jax
 import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Bool, Float, Int
-from eos_jax.ops import score, topk, types
 from eos_jax.ops import site as site_lib
+from eos_jax.ops import topk, types
 
 
 def bipartite_minimum(tokens: int, *, protect: int = 0) -> int:
@@ -44,56 +45,85 @@ def bipartite(
   Present tokens alternate between sets A (even) and B (odd), counted over the
   present ones. Each A token has one edge, to the B token of greatest cosine;
   the `valid - k` closest edges merge their A token away. Protected tokens
-  neither give nor receive. The soft form is a soft top-k over the edges.
+  neither give nor receive. The soft form is the masked one.
 
   Output order as published: protected, kept A (ascending where tokens are
-  protected, by descending cosine of their edge otherwise), then B.
+  protected, by descending cosine of their edge otherwise), then B. Where
+  nothing merges the tokens stay in order.
   """
-  log_mass = site.tokens.log_mass
-  count = log_mass.shape[0]
-  if budget.rows is not None:
-    least = bipartite_minimum(count, protect=site.spec.protect)
-    if budget.rows < least:
-      raise ValueError(
-        f"keep is {budget.rows}, but one bipartite step of operator "
-        f"{site.spec.name!r} leaves at least {least} of {count} tokens: "
-        "spread the reduction over more sites"
-      )
-  valid = types.present(log_mass)
-  odd = (jnp.cumsum(valid) - 1) % 2 == 1
-  free = valid & ~site_lib.protected(site)
-  giver, taker = free & ~odd, free & odd
-  best, partner = _edges(site, giver, taker)
-  giver &= jnp.isfinite(best)
-  best = jnp.where(giver, best, 0)
-  rows = jnp.arange(count, dtype=jnp.int32)
-  place = rows
-  if budget.temperature is None:
-    # Rank by closeness, so that ties merge the lowest index first.
-    closeness = jnp.where(giver, best, -jnp.inf)
-    rank = topk.descending_rank(closeness)
-    leaving = giver & (rank < jnp.sum(valid) - topk.whole(budget.count))
-    kept = jnp.where(leaving, types.LOG_ZERO, log_mass)
-    rest = jnp.where(leaving, log_mass, types.LOG_ZERO)
-    # Where nothing merges nothing is sorted, as in the published code.
-    sorts = site.spec.protect == 0 and budget.rows != count
-    place = rank if sorts else rows
-  else:
-    log_giver = jnp.where(giver, log_mass, types.LOG_ZERO)
-    distance = -score.standardise(best, log_giver)
-    kept, rest = site_lib.among(
-      site, giver, distance, budget.count, budget.temperature
+  return _match(site, budget, distilled=False)
+
+
+def bipartite_distilled(
+  site: site_lib.Site, budget: site_lib.Budget
+) -> site_lib.Selection:
+  """ToMe's matching for a distillation token without a class token.
+
+  The second present token, the first of set B, neither gives nor receives.
+  Output order as published: the first kept A, the distillation token, the other
+  kept A by descending cosine of their edge, then the other B.
+  """
+  if site.spec.protect:
+    raise ValueError(
+      f"protect is {site.spec.protect} for operator {site.spec.name!r}, but"
+      " 'bipartite_distilled' is for models without a class token: set protect"
+      " to 0, or use 'bipartite' with protect=2 for both tokens"
     )
-  group = jnp.where(~free, 0, jnp.where(odd, 2, 1))
-  place = group * count + jnp.where(group == 1, place, rows)
+  return _match(site, budget, distilled=True)
+
+
+def _match(site, budget, *, distilled):
+  """The matching, with the second token set aside if `distilled`."""
+  log_mass, spec = site.tokens.log_mass, site.spec
+  count = log_mass.shape[0]
+  valid = types.present(log_mass)
+  _check_least(budget, valid, spec, spec.protect + distilled)
+  number = jnp.cumsum(valid, dtype=jnp.int32) - 1
+  odd = number % 2 == 1
+  fixed = valid & (number == 1) if distilled else site_lib.protected(site)
+  giver, taker = valid & ~fixed & ~odd, valid & ~fixed & odd
+  best, partner = _edges(site, giver, taker)
+  edge = giver & jnp.isfinite(best)
+  # Rank by closeness, so that ties merge the lowest index first.
+  rank = topk.descending_rank(jnp.where(edge, best, -jnp.inf))
+  present = jnp.sum(valid, dtype=jnp.int32)
+  removed = present - topk.whole(budget.count)
+  leaving = edge & (rank < removed)
+  rows = jnp.arange(count, dtype=jnp.int32)
+  place = rank if spec.protect == 0 else rows
+  if distilled:
+    ahead = jnp.where(fixed, 2 * removed + 1, 2 * rank)
+    place = jnp.where(fixed | giver, ahead, 2 * count + rows)
+  else:
+    group = jnp.where(giver, 1, jnp.where(taker, 2, 0))
+    place = group * count + jnp.where(giver, place, rows)
+  # A traced count cannot be refused: what it would leave is no number.
+  shares = _transport(partner, edge, log_mass.dtype)
+  possible = jnp.where(removed <= jnp.sum(edge, dtype=jnp.int32), 1, jnp.nan)
   return site_lib.emit(
     site,
     budget,
-    kept,
-    rest,
-    site_lib.Rows(place=place),
-    _transport(partner, giver, log_mass.dtype),
+    jnp.where(leaving, types.LOG_ZERO, log_mass),
+    jnp.where(leaving, log_mass, types.LOG_ZERO),
+    site_lib.Rows(place=jnp.where(removed > 0, place, rows)),
+    lambda index: shares(index) * possible.astype(log_mass.dtype),
   )
+
+
+def _check_least(budget, valid, spec, protect):
+  """Refuses a known count below what one step can leave."""
+  keep, tokens = budget.rows, valid.shape[0]
+  if keep is None:
+    if any(isinstance(a, jax.core.Tracer) for a in (budget.count, valid)):
+      return
+    keep, tokens = float(budget.count), int(jnp.sum(valid))
+  least = bipartite_minimum(tokens, protect=protect)
+  if keep < least:
+    raise ValueError(
+      f"keep is {keep:g}, but one bipartite step of operator {spec.name!r}"
+      f" leaves at least {least} of {tokens} tokens: spread the reduction over"
+      " more sites"
+    )
 
 
 def kth(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:

@@ -19,20 +19,29 @@ def plan_schema() -> dict[str, Any]:
   """The JSON schema of `ReductionPlan.to_json`.
 
   What it cannot say is left to `ReductionPlan.from_json`: that sites stand in
-  the order in which they run, that counts never rise, and that `pi` has one
-  weight for each score.
+  the order in which they run, that counts never rise, that `pi` has one weight
+  for each score, and that no weight can be 0 where it is divided by.
 
   >>> plan_schema()["properties"]["tokens"]["minimum"]
   1
   """
   site = _record(plan.PlannedSite)
   site["properties"]["site"]["pattern"] = f"^{plan.SITE.pattern}$"
-  site["properties"]["keep"]["minimum"] = 1
+  site["properties"]["keep"] |= _count(1)
   site["properties"]["spec"] = _operator()
   whole = _record(plan.ReductionPlan)
-  whole["properties"]["tokens"]["minimum"] = 1
-  whole["properties"]["layers"]["minimum"] = 1
-  whole["properties"]["sites"] |= {"type": "array", "items": site}
+  whole["properties"]["name"] |= {
+    "pattern": r"^[^./\\\s]([^/\\]*[^/\\\s])?$",
+    "maxLength": plan.MOST_TEXT,
+  }
+  whole["properties"]["model"]["maxLength"] = plan.MOST_TEXT
+  whole["properties"]["tokens"] |= _count(1)
+  whole["properties"]["layers"] |= _count(1, plan.MOST_LAYERS)
+  whole["properties"]["sites"] |= {
+    "type": "array",
+    "items": site,
+    "maxItems": plan.MOST_LAYERS,
+  }
   whole["properties"] = {
     "format": {"const": plan.FORMAT},
     **whole["properties"],
@@ -54,14 +63,28 @@ def _operator():
     if target["type"] == "array":
       target = target["items"]
     target["enum"] = sorted(known)
+  for field in fields.values():
+    if field["type"] == "array":
+      field["maxItems"] = plan.MOST_ITEMS
+  bounds = {"minimum": -plan.MOST_NUMBER, "maximum": plan.MOST_NUMBER}
+  for name in plan.BOUNDED:
+    field = fields[name]
+    (field["items"] if field["type"] == "array" else field).update(bounds)
   for name in types.UNIT:
     fields[name] |= {"minimum": 0, "maximum": 1}
   for name in types.NOT_NEGATIVE:
     fields[name]["minimum"] = 0
   for name in ("pi", "omega"):
     fields[name]["items"]["minimum"] = 0
+  for name in ("protect", "neighbours", "stride"):
+    fields[name] |= _count(0)
   fields["tau"]["exclusiveMinimum"] = 0
   return schema
+
+
+def _count(least: int, most: int = plan.MOST_COUNT) -> dict[str, int]:
+  """Schema of an integer between two bounds."""
+  return {"minimum": least, "maximum": most}
 
 
 def _record(record: type) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def unit(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 def cosine_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
   """Cosine of every pair of rows, [V, V]."""
   rows = unit(x)
-  return rows @ rows.T
+  return types.product(rows, rows.T)
 
 
 def distance_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
@@ -128,14 +128,17 @@ def relevance(
   text = types.working(signals.text)
   if signals.text_mask is not None:
     text = jnp.where(signals.text_mask[:, None], text, 0)
-  return unit(tokens.x) @ unit(jnp.sum(text, 0))
+  return types.product(unit(tokens.x), unit(jnp.sum(text, 0)))
 
 
 def relevance_max(
   tokens: types.TokenSet, signals: types.Signals
 ) -> Float[Array, "V"]:
   """Greatest cosine of each token with a text embedding, [V]."""
-  cosine = unit(tokens.x) @ unit(signals.text).T
+  text = types.working(signals.text)
+  if signals.text_mask is not None:
+    text = jnp.where(signals.text_mask[:, None], text, 0)
+  cosine = types.product(unit(tokens.x), unit(text).T)
   if signals.text_mask is not None:
     cosine = jnp.where(signals.text_mask[None, :], cosine, -1)
   return jnp.max(cosine, 1)

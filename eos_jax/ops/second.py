@@ -110,10 +110,18 @@ def max_min(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
     )
     return free.at[best].set(False), nearest, rank.at[best].set(step)
 
-  rank = jnp.full(count, count, jnp.int32)
+  rank = _everywhere(there, count)
   steps = jnp.clip(topk.whole(left.count), 0, jnp.sum(there))
   rank = jax.lax.fori_loop(0, steps, pick, (there, nearest, rank))[2]
   return -rank.astype(site.scores.dtype)
+
+
+def _everywhere(rows, value):
+  """An int32 in each row, varying over devices as the rows do.
+
+  Under `jax.shard_map` a loop has to start from what varies as its result does.
+  """
+  return jnp.where(rows, value, value).astype(jnp.int32)
 
 
 def pivots(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
@@ -132,13 +140,13 @@ def pivots(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
   def visit(state, visited):
     free, rank = state
     step, pivot = visited
-    unlike = jnp.where(free, -(states @ pivot), -jnp.inf)
+    unlike = jnp.where(free, -types.product(states, pivot), -jnp.inf)
     place = topk.descending_rank(unlike)
     takes = free & (place < share)
     rank = jnp.where(takes, step * count + place, rank)
     return (free & ~takes, rank), None
 
-  start = (there, jnp.full(count, number * count, jnp.int32))
+  start = (there, _everywhere(there, number * count))
   steps = jnp.arange(number, dtype=jnp.int32)
   (_, rank), _ = jax.lax.scan(visit, start, (steps, centres))
   return -rank.astype(site.scores.dtype)
@@ -169,13 +177,20 @@ def density(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
   return jnp.where(candidates, apart * dense, -1)
 
 
+def _shares(run, signals=(), **marks):
+  """A kernel, which spends one share of one budget."""
+  return types.Kernel(run, signals, one_count=True, **marks)
+
+
 # Functions of a `Site` and what is `Left`.
 KERNELS: dict[str, types.Kernel] = {
-  "grid": types.Kernel(grid, ("grid",)),
-  "uniqueness": types.Kernel(uniqueness, cosine=True),
-  "stride": types.Kernel(stride, discrete=True),
-  "raster": types.Kernel(raster, ("grid",), discrete=True),
-  "max_min": types.Kernel(max_min, cosine=True, discrete=True),
-  "pivots": types.Kernel(pivots, ("states", "pivots"), discrete=True),
-  "density": types.Kernel(density, ("noise",), discrete=True, centred=False),
+  "grid": _shares(grid, ("grid",)),
+  "uniqueness": _shares(uniqueness, cosine=True),
+  "stride": _shares(stride, discrete=True),
+  "raster": _shares(raster, ("grid",), discrete=True, one_image=True),
+  "max_min": _shares(max_min, cosine=True, discrete=True),
+  "pivots": _shares(pivots, ("states", "pivots"), discrete=True),
+  "density": _shares(
+    density, ("noise",), discrete=True, centred=False, one_image=True
+  ),
 }

@@ -50,11 +50,6 @@ def top_k(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:
 
 def _two_shares(site, free, count, budget):
   """Kept and removed log-mass, scores and members of the second share."""
-  if jnp.ndim(count):
-    raise ValueError(
-      f"operator {site.spec.name!r} divides its budget into two shares, but"
-      " keep has one count for each image: use diversity='none', or one count"
-    )
   log_mass, temperature = site.tokens.log_mass, budget.temperature
   fixed = jnp.where(free, 0, jnp.exp(log_mass))
   count = count - jnp.sum(fixed)
@@ -181,11 +176,15 @@ def two_lists(
 
   A share kappa of k (rounded) goes to the first list. The lists may overlap,
   and the hard form then holds a row twice, as `TerryPei/CSP` stores a key
-  twice (modify_llama.py); the masked and soft forms hold it once.
+  twice (modify_llama.py); the masked and soft forms hold it once. Where k is
+  the number of present tokens or more, each stays once.
   """
   log_mass, signals = site.tokens.log_mass, site.signals
   count = topk.whole(budget.count)
   first = topk.whole(site.params.kappa * count.astype(log_mass.dtype))
+  present = types.present(log_mass)
+  everything = count >= jnp.sum(present, dtype=jnp.int32)
+  first = jnp.where(everything, count, first)
   lists = [
     topk.hard_top_k(sums, log_mass, number)[0]
     for sums, number in (
@@ -209,14 +208,20 @@ def two_lists(
   )
 
 
+def _one_image(run, **reads):
+  """A discrete kernel that acts on the tokens of one image."""
+  return types.Kernel(run, discrete=True, one_image=True, **reads)
+
+
 # Functions of a `Site` and a `Budget`.
 KERNELS: dict[str, types.Kernel] = {
   "top_k": types.Kernel(top_k),
-  "bipartite": types.Kernel(pairs.bipartite, cosine=True),
-  "kth": types.Kernel(pairs.kth, cosine=True, discrete=True),
-  "cells": types.Kernel(pooled, ("grid",), discrete=True, pooled=True),
-  "blocks": types.Kernel(blocks, ("grid",), discrete=True, pooled=True),
+  "bipartite": _one_image(pairs.bipartite, cosine=True),
+  "bipartite_distilled": _one_image(pairs.bipartite_distilled, cosine=True),
+  "kth": _one_image(pairs.kth, cosine=True),
+  "cells": _one_image(pooled, signals=("grid",), pooled=True),
+  "blocks": _one_image(blocks, signals=("grid",), pooled=True),
   "two_lists": types.Kernel(
-    two_lists, ("self_sums", "cross_sums"), discrete=True
+    two_lists, ("self_sums", "cross_sums"), discrete=True, one_count=True
   ),
 }

@@ -42,7 +42,7 @@ def text_raters(
   >>> text_raters(jnp.eye(2), 9 * jnp.eye(3)[:, :2])[0].tolist()
   [True, True, False]
   """
-  logits = types.working(visual) @ types.working(text).T
+  logits = types.product(types.working(visual), types.working(text).T)
   if mask is None:
     mask = jnp.ones(text.shape[0], bool)
   logits = jnp.where(mask[None, :], logits, types.LOG_ZERO)
@@ -82,7 +82,7 @@ def full_width_row(
     query: [D] class token's query, heads not split.
     keys: [N, D] all keys, heads not split.
   """
-  logits = types.working(keys) @ types.working(query)
+  logits = types.product(types.working(keys), types.working(query))
   return jax.nn.softmax(logits * query.shape[-1] ** -0.5)
 
 

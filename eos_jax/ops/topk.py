@@ -16,10 +16,14 @@ _SETTLING_STEPS = 3
 # assignment, and still a normal float32.
 _ALL = 1 - 1e-6
 _LEAST = 1e-30
+# Kept mass up to which slopes are taken for constant in second derivatives.
+_LEAST_CURVED = 1e-12
 # exp of this is the largest derivative of a log-mass; float32 overflows at 88.
 _LOG_SLOPE_MAX = 60.0
+_LOG_SLOPE_EMPTY = 30.0
 
 
+@jax.custom_jvp
 def _solve(scores, log_mass, keep, temperature):
   """`u = (z - t) / T` with t such that the sum of m sigmoid(u) is `keep`."""
   valid = types.present(log_mass)
@@ -122,29 +126,55 @@ def _soft_top_k(scores, log_mass, keep, temperature):
 
 @_soft_top_k.defjvp
 def _soft_top_k_jvp(primals, tangents):
-  scores, log_mass, keep, temperature = primals
-  d_scores, d_log_mass, d_keep, d_temperature = tangents
-  u = _solve(scores, log_mass, keep, temperature)
+  log_mass, keep = primals[1], primals[2]
+  u = _solve(*primals)
   kept, rest, everything = _outputs(u, log_mass, keep)
-  valid = types.present(log_mass)
+  # Next to nothing to keep: slopes in logarithms grow as 1 / keep. Theirs and
+  # their squares would overflow, so they are cut and count as constant.
+  empty = keep <= _LEAST_CURVED
+  u = jnp.where(empty, jax.lax.stop_gradient(u), u)
+  move, d_mass, log_total = _motion(u, primals, tangents)
   log_on, log_off = jax.nn.log_sigmoid(u), jax.nn.log_sigmoid(-u)
-  log_slope = jnp.where(valid, log_mass + log_on + log_off, types.LOG_ZERO)
-  log_total = jax.nn.logsumexp(log_slope)
-  share = jnp.exp(log_slope - log_total)
-  # Motion of u at a fixed threshold, then the threshold's share of it, which
-  # keeps the sum; d_mass is what the threshold still has to take away.
-  move = (d_scores - u * d_temperature) / temperature
-  move = move - jnp.sum(share * move)
-  mass = jnp.where(valid, jnp.exp(log_mass + log_on), 0)
-  d_mass = jnp.sum(mass * d_log_mass) - d_keep
-  slope = lambda side: jnp.exp(jnp.minimum(side - log_total, _LOG_SLOPE_MAX))
+  most = jnp.where(empty, _LOG_SLOPE_EMPTY, _LOG_SLOPE_MAX)
+  slope = lambda side: jnp.exp(jnp.minimum(side - log_total, most))
   on, off = jnp.exp(log_on), jnp.exp(log_off)
-  inside = valid & ~everything
+  inside = types.present(log_mass) & ~everything
+  d_log_mass = tangents[1]
   d_kept = d_log_mass + jnp.where(
     inside, off * move - slope(log_off) * d_mass, 0
   )
   d_rest = jnp.where(inside, d_log_mass - on * move + slope(log_on) * d_mass, 0)
   return (kept, rest), (d_kept, d_rest)
+
+
+@_solve.defjvp
+def _solve_jvp(primals, tangents):
+  u = _solve(*primals)
+  move, d_mass, log_total = _motion(u, primals, tangents)
+  slope = jnp.exp(jnp.minimum(-log_total, _LOG_SLOPE_MAX))
+  valid = types.present(primals[1])
+  return u, jnp.where(valid, move - slope * d_mass, 0)
+
+
+def _motion(u, primals, tangents):
+  """How u moves with the arguments, by the implicit function theorem.
+
+  Returns:
+    [V] motion of u at a fixed threshold less the threshold's share of it, which
+    keeps the sum; [] what the threshold still has to take away; [] log of the
+    slope of the sum in the threshold.
+  """
+  _, log_mass, _, temperature = primals
+  d_scores, d_log_mass, d_keep, d_temperature = tangents
+  valid = types.present(log_mass)
+  log_on, log_off = jax.nn.log_sigmoid(u), jax.nn.log_sigmoid(-u)
+  log_slope = jnp.where(valid, log_mass + log_on + log_off, types.LOG_ZERO)
+  log_total = jax.nn.logsumexp(log_slope)
+  share = jnp.exp(log_slope - log_total)
+  move = (d_scores - u * d_temperature) / temperature
+  move = move - jnp.sum(share * move)
+  mass = jnp.where(valid, jnp.exp(log_mass + log_on), 0)
+  return move, jnp.sum(mass * d_log_mass) - d_keep, log_total
 
 
 def soft_top_k(

@@ -7,11 +7,11 @@ at one site; callers `jax.vmap` over the batch.
 
 from collections.abc import Callable
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eos_jax.array_typing import Array, Bool, Float, Int, Num
 
@@ -285,7 +285,14 @@ class OperatorSpec:
   doc: str = dataclasses.field(default="", compare=False)
 
   def __post_init__(self):
-    faults = _faults(self)
+    faults = []
+    for field in dataclasses.fields(self):
+      try:
+        value = _plain(getattr(self, field.name), str(field.type))
+        object.__setattr__(self, field.name, value)
+      except TypeError as error:
+        faults.append(f"{field.name} {error}")
+    faults = faults or _faults(self)
     if faults:
       raise ValueError(
         f"OperatorSpec {self.name!r} is not valid: " + "; ".join(faults)
@@ -305,6 +312,45 @@ class OperatorSpec:
     )
 
 
+def _plain(value: Any, kind: str) -> Any:
+  """A value of a spec as plain Python, so that specs are hashable.
+
+  Arrays of one number become numbers, lists become tuples.
+
+  Raises:
+    TypeError: in words, what the value is instead.
+  """
+  kind = kind.removeprefix("<class '").removesuffix("'>")
+  if kind.startswith("tuple"):
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+      raise TypeError(f"is {value!r}, use a tuple")
+    if isinstance(value, jax.core.Tracer):
+      raise TypeError(_TRACED)
+    item = kind.removeprefix("tuple[").removesuffix(", ...]")
+    return tuple(_plain(entry, item) for entry in value)
+  if isinstance(value, jax.core.Tracer):
+    raise TypeError(_TRACED)
+  if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+    if value.ndim:
+      raise TypeError(f"has shape {value.shape}, use one {kind}")
+    value = value.item()
+  allowed = {"str": str, "int": int, "float": (int, float)}[kind]
+  if isinstance(value, bool) or not isinstance(value, allowed):
+    raise TypeError(f"is {value!r}, use {_ARTICLE[kind]}")
+  return value
+
+
+_ARTICLE = {"str": "a string", "int": "an integer", "float": "a number"}
+_TRACED = (
+  "is traced, but a spec is static: give traced numbers as OperatorParams"
+)
+
+
+def _finite(value: float) -> bool:
+  """Whether a number is finite in float32."""
+  return abs(value) <= float(np.finfo(np.float32).max)
+
+
 def _faults(spec: OperatorSpec) -> list[str]:
   """Everything that is wrong with the fields of a spec, in words."""
   faults = []
@@ -321,12 +367,15 @@ def _faults(spec: OperatorSpec) -> list[str]:
   numbers = [(n, getattr(spec, n)) for n in _NUMBERS]
   numbers += [("pi", p) for p in spec.pi] + [("omega", w) for w in spec.omega]
   for field, value in numbers:
-    if not math.isfinite(value):
-      faults.append(f"{field} is {value}, use a finite number")
+    if not _finite(value):
+      number = value if isinstance(value, float) else "too large"
+      faults.append(f"{field} is {number}, use a finite number")
     elif field in UNIT and not 0 <= value <= 1:
       faults.append(f"{field} is {value}, use a number in [0, 1]")
     elif field in NOT_NEGATIVE + ("pi", "omega") and value < 0:
       faults.append(f"{field} is {value}, use a number >= 0")
+  if faults:
+    return faults
   if spec.scores and abs(sum(spec.pi) - 1) > 1e-3:
     faults.append(f"pi sums to {sum(spec.pi)}, make it 1")
   if not spec.tau > 0:
@@ -364,6 +413,9 @@ class Kernel:
       hold the mean of a cluster.
     pooled: whether row k of the result is no longer row k of the input where
       the number of rows stays.
+    one_image: whether it counts off or groups the tokens of one image, so that
+      several images in one token set are refused.
+    one_count: whether it needs one count for all images.
   """
 
   run: Callable[..., Any]
@@ -372,6 +424,8 @@ class Kernel:
   discrete: bool = False
   centred: bool = True
   pooled: bool = False
+  one_image: bool = False
+  one_count: bool = False
 
 
 def working_dtype(dtype: Any) -> Any:
@@ -388,6 +442,15 @@ def working(x: Num[Array, "..."]) -> Float[Array, "..."]:
   return x.astype(working_dtype(x.dtype))
 
 
+def product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Array:
+  """Matrix product in full float32 precision on every backend.
+
+  Accelerators multiply float32 in bfloat16 or TF32 by default, too coarse to
+  rank tokens by.
+  """
+  return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def present(log_mass: Float[Array, "*V"]) -> Bool[Array, "*V"]:
   """True where a token has any mass."""
   return log_mass > LOG_ZERO / 2
@@ -399,14 +462,18 @@ def token_set(
   valid: Bool[Array, "V"] | None = None,
   position: Int[Array, "V"] | None = None,
   image: Int[Array, "V"] | None = None,
+  protect: int = 0,
 ) -> TokenSet:
   """A fresh `TokenSet`: mass 1, size 1, no bias.
 
   Args:
     x: [V, D] features.
     valid: [V] bool, False for padding; all True when left out.
-    position: [V] raster index, 0..V-1 when left out.
+    position: [V] raster index; when left out, 0, 1, ... from the first token
+      on that is not protected.
     image: [V] image of each token, 0 when left out.
+    protect: leading rows that are class and distillation tokens, which lie
+      outside the raster.
 
   Returns:
     The tokens; padding has `log_mass = LOG_ZERO`.
@@ -419,7 +486,7 @@ def token_set(
   count = x.shape[0]
   dtype = working_dtype(x.dtype)
   if position is None:
-    position = jnp.arange(count, dtype=jnp.int32)
+    position = jnp.arange(count, dtype=jnp.int32) - protect
   if image is None:
     image = jnp.zeros(count, jnp.int32)
   log_mass = jnp.zeros(count, dtype)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from eos_jax.array_typing import Array, Float, Int
+from eos_jax.array_typing import Array, Int, Shaped
 from eos_jax.ops import types
 
 # An assignment below this is what is left of a softmax, not a receiver.
@@ -29,15 +29,15 @@ def source_map(reduced: types.Reduced) -> Int[Array, "V"]:
 
 
 def unreduce(
-  values: Float[Array, "K D"], reduced: types.Reduced
-) -> Float[Array, "V D"]:
+  values: Shaped[Array, "K *D"], reduced: types.Reduced
+) -> Shaped[Array, "V *D"]:
   """Gives every input row the value of the output row that holds it.
 
   Zeros where a token was dropped: `facebookresearch/ToMe` calls it unmerge,
   `OpenGVLab/DiffRate` uncompress. Gradients flow to `values`.
 
   Args:
-    values: [K, D] of the output rows.
+    values: [K, *D] of the output rows.
     reduced: the reduction that made these rows.
 
   >>> import jax.numpy as jnp
@@ -49,6 +49,13 @@ def unreduce(
   >>> (unreduce(out.tokens.x, out)[:, 1] * 100).round().tolist()
   [5.0, 5.0, 100.0]
   """
+  kept = reduced.index.shape[0]
+  if values.ndim < 1 or values.shape[0] != kept:
+    raise ValueError(
+      f"values has shape {values.shape}, it needs one entry for each of the"
+      f" {kept} rows of the reduction"
+    )
   rows = source_map(reduced)
   found = values[jnp.maximum(rows, 0)]
-  return jnp.where((rows >= 0)[:, None], found, 0)
+  held = jnp.expand_dims(rows >= 0, range(1, values.ndim))
+  return jnp.where(held, found, jnp.zeros((), values.dtype))

@@ -65,7 +65,7 @@ TASKS = {
     evaluate_published.check,
   ),
   "finetune": Task(settings.FinetuneJob, finetune.run, finetune.check),
-  "pretrain": Task(settings.PretrainSettings, pretrain.run),
+  "pretrain": Task(settings.PretrainSettings, pretrain.run, pretrain.check),
   "report": Task(settings.ReportJob, report.run, reads="search"),
   "search": Task(
     search_settings.SearchJob, search.run, search.check, spread=True

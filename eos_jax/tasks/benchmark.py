@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import tqdm
 
+import eos_jax
 from eos_jax import cost, files, models, ops
 from eos_jax.evaluation import (
   deploy,
@@ -121,6 +122,7 @@ def machine() -> dict[str, Any]:
     "platform": device.platform,
     "devices": jax.device_count(),
     "cores": os.cpu_count(),
+    "eos_jax": eos_jax.__version__,
     "jax": jax.__version__,
     "xla_flags": os.environ.get("XLA_FLAGS", ""),
     "compilation_cache": bool(jax.config.jax_compilation_cache_dir),
@@ -138,7 +140,7 @@ def circumstances(
     "dtype": model.dtype,
     **{
       name: getattr(job, name)
-      for name in ("text_tokens", "steps", "repeats", "seconds")
+      for name in ("text_tokens", "steps", "repeats", "seconds", "seed")
     },
   }
 
@@ -296,7 +298,11 @@ def _pictures(job, folder, book):
   content = {
     "what": "pictures",
     "cores": cores,
-    **{name: getattr(job, name) for name in ("pictures", "repeats", "seconds")},
+    "eos_jax": eos_jax.__version__,
+    **{
+      name: getattr(job, name)
+      for name in ("pictures", "repeats", "seconds", "seed")
+    },
   }
 
   def measure():

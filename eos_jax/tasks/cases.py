@@ -30,6 +30,7 @@ class Case:
     judge: makes the evaluator on the test questions.
     place: puts weights on the devices.
     facts: what results depend on beside weights, plan and evaluation settings.
+    searched_on: what a search depends on beside weights and settings.
     evaluated: whether `configs/evaluate.py` judges plans of this model.
   """
 
@@ -45,4 +46,5 @@ class Case:
   judge: Callable[[], evaluator.Evaluator]
   place: Callable[[Any], Any]
   facts: Mapping[str, Any]
+  searched_on: Mapping[str, Any]
   evaluated: bool

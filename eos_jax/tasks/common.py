@@ -1,17 +1,21 @@
 """What several tasks need: the model, its weights, data, the evaluator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import errno
 import functools
 import importlib.resources
+import os
 import pathlib
+import stat
 from typing import Any
 
 import jax
 import tqdm
 
 import eos_jax
-from eos_jax import models, ops, processes
+from eos_jax import models, naming, ops, processes
 from eos_jax.data import (
+  easy_vqa,
   generator,
   loader,
   mini_suite,
@@ -20,6 +24,8 @@ from eos_jax.data import (
   tokenizer,
 )
 from eos_jax.evaluation import evaluator
+from eos_jax.ops import plan as plan_lib
+from eos_jax.ops import trial
 from eos_jax.training import partition, settings
 
 ANSWER_TOKENS = 6  # the longest answer and </s>
@@ -65,7 +71,10 @@ def read_plan(path: str, field: str) -> ops.ReductionPlan:
     settings.ConfigError: it cannot be read, or holds no plan.
   """
   try:
-    text = pathlib.Path(path).read_text(encoding="utf-8")
+    if not pathlib.Path(path).is_file() and pathlib.Path(path).exists():
+      raise OSError(errno.EINVAL, "it is no regular file")
+    with open(path, "rb") as file:
+      text = file.read(plan_lib.MOST_BYTES + 1)
   except OSError as error:
     raise settings.ConfigError(
       [
@@ -104,7 +113,14 @@ def plan_faults(
     for site in plan.sites
     if (fault := lacking(site.site, site.spec))
   ]
-  return faults
+  if faults:
+    return faults
+  return [
+    f"{where}: {fault}"
+    for fault in trial.run_faults(
+      plan, grid=cfg.grid, protect=int(cfg.vision.class_token)
+    )
+  ]
 
 
 def fitting_plan(
@@ -160,6 +176,61 @@ def split_faults(
     f"config.data.suite is {data.suite!r}, which has no {split} split for"
     f" {purpose}; use 'default'"
   ]
+
+
+def shipped_data_faults(
+  data: settings.DataSettings,
+  asked: Mapping[str, tuple[int, str]],
+  weights: Sequence[float] | None = None,
+) -> list[str]:
+  """What is wrong with settings of the shipped data, a line each.
+
+  Args:
+    data: the data sets.
+    asked: number of questions and split that each of these fields asks for.
+    weights: share of each data set, where they are mixed.
+  """
+  faults = []
+  if reason := _unusable_folder(data.directory):
+    faults.append(
+      f"config.data.directory is {naming.quoted(data.directory)}, which cannot"
+      f" be made ({reason}); choose another directory, or change its"
+      " permissions"
+    )
+  if weights is not None and len(weights) != len(sources.NAMES):
+    faults.append(
+      f"config.weights is {naming.quoted(tuple(weights))}; give"
+      f" {len(sources.NAMES)} shares, of {' and '.join(sources.NAMES)}"
+    )
+  for field, (count, split) in asked.items():
+    known = mini_suite.QUESTIONS[data.suite][split] + easy_vqa.QUESTIONS[split]
+    if count > known:
+      faults.append(
+        f"config.{field} is {count}; the {split} split of"
+        f" config.data.suite={data.suite!r} has {known} questions, use at most"
+        " so many"
+      )
+  return faults
+
+
+def _unusable_folder(name: str) -> str:
+  """Says why a folder cannot be there or be made; "" = no reason is known."""
+  path = pathlib.Path(name).absolute()
+  if not name or "://" in name:  # the default of tfds, or no local folder
+    return ""
+  for parent in (path, *path.parents):
+    try:
+      made = stat.S_ISDIR(os.stat(parent).st_mode)
+    except FileNotFoundError:
+      continue
+    except OSError as error:
+      return error.strerror
+    if not made:
+      return os.strerror(errno.ENOTDIR)
+    if parent != path and not os.access(parent, os.W_OK | os.X_OK):
+      return os.strerror(errno.EACCES)
+    break
+  return ""
 
 
 def data_facts(data: settings.DataSettings) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import tqdm
 
+import eos_jax
 from eos_jax import cost, files, ops
 from eos_jax.evaluation import evaluator, examples, ledger, report
 from eos_jax.training import workdir
@@ -36,15 +37,25 @@ def judged(judge, todo, book, folder):
     if name == evaluator.SEARCHED and judge.questions.drawn:
       shown = folder / "examples" / f"{limit:g}.npz"
     result = book.find(name, limit, plan)
-    if result is None or not (shown is None or shown.exists()):
-      answers = judge.predict(plan)
-      result = judge.judge(name, limit, plan, answers)
+    if result is None or not (shown is None or _is_sound(shown)):
+      answers, known = judge.predict(plan), result
+      result = known or judge.judge(name, limit, plan, answers)
       if shown is not None:
         shown.parent.mkdir(exist_ok=True)
         examples.save(shown, examples.collect(judge.questions, answers, plan))
-      book.add(result)
+      if known is None:
+        book.add(result)
     results.append(result)
   return results
+
+
+def _is_sound(path):
+  """Whether examples can be read; those that are damaged are made again."""
+  try:
+    return path.exists() and bool(examples.load(path))
+  except ValueError as error:
+    print(f"warning: {error}; it is made again", flush=True)
+    return False
 
 
 def write(folder, results, judge, fingerprint, extra, data):
@@ -84,6 +95,7 @@ def open_ledger(folder, fingerprint, data, chosen):
     chosen: `settings.EvaluationSettings`.
   """
   circumstances = {
+    "version": eos_jax.__version__,
     "weights": fingerprint,
     **data,
     **dataclasses.asdict(dataclasses.replace(chosen, presets=())),

@@ -5,7 +5,7 @@ import pathlib
 
 from eos_jax import cost, models
 from eos_jax.tasks import common, comparison
-from eos_jax.training import settings
+from eos_jax.training import partition, settings
 
 
 def check(job: settings.EvaluateJob) -> None:
@@ -13,6 +13,15 @@ def check(job: settings.EvaluateJob) -> None:
   _, cfg = common.model()
   common.fitting_plan(cfg, job.plan, "config.plan")
   common.read_weights(cfg, job.weights_path)
+  faults = common.batch_faults(
+    partition.make_mesh(), {"evaluation.batch": job.evaluation.batch}
+  )
+  faults += common.shipped_data_faults(
+    job.data,
+    {"evaluation.questions": (job.evaluation.questions, "test")},
+  )
+  if faults:
+    raise settings.ConfigError(faults)
 
 
 def run(job: settings.EvaluateJob, folder: pathlib.Path) -> None:

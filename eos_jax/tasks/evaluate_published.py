@@ -11,21 +11,20 @@ from typing import Any
 import jax
 import tqdm
 
-from eos_jax import cost, files, models, ops
-from eos_jax.data import benchmarks, processors
+from eos_jax import cost, models, naming, ops
+from eos_jax.data import benchmarks, fingerprints, processors
+from eos_jax.data import faults as faults_lib
 from eos_jax.data import sources as sources_lib
 from eos_jax.data.benchmarks import batches
 from eos_jax.evaluation import (
   benchmark_report,
   evaluator,
   predictions,
-  published_numbers,
   submissions,
 )
-from eos_jax.evaluation.scoring import benchmarks as scoring
 from eos_jax.evaluation.scoring import letters
 from eos_jax.models import loading
-from eos_jax.tasks import common, published_model
+from eos_jax.tasks import benchmark_results, common, published_model
 from eos_jax.training import (
   evaluate_settings,
   partition,
@@ -48,9 +47,15 @@ class _Opened:
   found: tuple[benchmarks.Questions, ...]
   plans: tuple[tuple[str, ops.ReductionPlan | None, str], ...]
 
+  @functools.cached_property
+  def inputs(self) -> dict[str, Any]:
+    """What turns questions into what the model reads; all sets share it."""
+    return fingerprints.inputs(self.sets[0].rows)
+
 
 def check(job: evaluate_settings.EvaluatePublishedJob) -> None:
   """Refuses what does not fit, before the model is read."""
+  _open.cache_clear()  # files may have changed since
   _open(job)
 
 
@@ -65,7 +70,7 @@ def run(
 
 def _run(job, folder, found):
   params, fingerprint = published_model.load(found.source, found.mesh, {})
-  print(_data_lines(found), flush=True)
+  print(benchmark_results.data_lines(found), flush=True)
 
   @functools.cache  # programs are those of a length of answers
   def judge(steps):
@@ -91,8 +96,8 @@ def _run(job, folder, found):
       told = {}
       for asked in found.sets:
         bar.set_postfix_str(f"{name}, {asked.name}")
-        path = folder / "predictions" / name / f"{asked.name}.jsonl"
-        book = _book(job, asked, plan, fingerprint, path)
+        path = _of_plan(folder, "predictions", name) / f"{asked.name}.jsonl"
+        book = _book(job, found, asked, plan, fingerprint, path)
         bar.update(book.done)
         if not book.finished:
           timed = dataclasses.replace(asked, watch=watch.add)
@@ -102,14 +107,15 @@ def _run(job, folder, found):
               book.add(batch.texts, batch.lengths)
               bar.update()
         told[asked.name] = book
-      lines.append(_line(job, found, name, plan, told, folder))
       for asked in found.sets:
         submissions.write(
-          folder / "submissions" / name,
+          _of_plan(folder, "submissions", name),
           asked.name,
           list(zip(asked.samples, told[asked.name].texts, strict=True)),
         )
-  _write(job, found, lines, folder)
+      line = benchmark_results.line(job, found, name, plan, told, folder)
+      lines.append(line)
+  benchmark_results.write(job, found, lines, folder)
   print(watch.line(), flush=True)
 
 
@@ -151,143 +157,44 @@ def _batches(job, asked):
   return -(-len(asked) // job.batch)
 
 
-def _book(job, asked, plan, fingerprint, path):
+def _of_plan(folder, kind, name):
+  """The folder of a plan's files."""
+  if fault := naming.name_fault(name):
+    raise ValueError(
+      f"a plan's name is {naming.quoted(name)}; expected {fault}"
+    )
+  return folder / kind / name
+
+
+def _book(job, found, asked, plan, fingerprint, path):
   """The answers to a benchmark under a plan that are known."""
-  ids = [sample.id for sample in asked.samples]
   facts = {
     "weights": fingerprint,
+    "model": dataclasses.asdict(found.cfg),
+    "inputs": found.inputs,
     "plan": None if plan is None else json.loads(plan.to_json()),
     "batch": job.batch,
     "seed": job.seed,
     "steps": _steps(job, asked),
+    "stop": asked.stop,
     **settings.binding(job.data),
   }
-  del facts["folder"], facts["apart"]
-  cut = [ids[i : i + job.batch] for i in range(0, len(ids), job.batch)]
+  for name in ("folder", "apart", "count", "files", "images_anywhere"):
+    del facts[name]  # the digests of questions say what is asked
+  ids = [sample.id for sample in asked.samples]
+  keys = list(zip(ids, asked.digests, strict=True))
+  cut = [keys[i : i + job.batch] for i in range(0, len(keys), job.batch)]
   try:
-    return predictions.Predictions(path, facts, cut)
+    book = predictions.Predictions(path, facts, cut)
   except predictions.OtherCircumstances as error:
     raise workdir.WorkdirError(str(error)) from error
-
-
-def _judged(path, samples):
-  """The score of MM-Vet from the marks that a judge gave."""
-  try:
-    return scoring.mmvet(samples, files.read_json(path))
-  except ValueError as error:
-    raise sources_lib.DataError(f"{path}: {error}") from error
-
-
-def _line(job, found, name, plan, told, folder):
-  """Scores and costs of a plan."""
-  scores = {
-    asked.name: scoring.SCORES[asked.name](
-      list(zip(asked.samples, told[asked.name].texts, strict=True)),
-      job.data.protocol,
+  if book.dropped:
+    print(
+      f"note: {book.dropped} answers in {path} are not those to the questions"
+      " and pictures as they now are; they are computed again",
+      flush=True,
     )
-    for asked in found.sets
-    if asked.name in scoring.SCORES
-    and all(sample.answers for sample in asked.samples)
-  }
-  marks = folder / "submissions" / name / "mmvet_marks.json"
-  for asked in found.sets:
-    if asked.name == "mmvet" and marks.is_file():
-      scores["mmvet"] = _judged(marks, asked.samples)
-  prompts = [book.prompt_tokens for book in told.values()]
-  budget = cost.budget_of(
-    plan,
-    evaluator.model_shape(found.cfg),
-    text_tokens=len(found.cfg.prefix) + round(sum(prompts) / len(prompts)),
-  )
-  return benchmark_report.Line(
-    name=name,
-    layer_average=float(budget.layer_average),
-    final=budget.final,
-    flops=budget.total_flops,
-    kv_bytes=budget.kv_bytes,
-    scores=scores,
-  )
-
-
-def _write(job, found, lines, folder):
-  """Tables in four forms, and the summary."""
-  names = [asked.name for asked in found.sets]
-  table = benchmark_report.rows(lines, names)
-  notes = benchmark_report.notes(lines, names, job.data.protocol)
-  notes += [
-    f"{asked.name}: {len(questions.faults)} rows cannot be used and were set"
-    " apart, not scored."
-    for asked, questions in zip(found.sets, found.found, strict=True)
-    if questions.faults
-  ]
-  title = f"{found.cfg.name} on benchmarks"
-  sections = [
-    benchmark_report.Section("Scores and costs", table, notes),
-    _beside(job, found, lines),
-  ]
-  markdown = benchmark_report.as_markdown(sections)
-  files.write_text(folder / "table.md", markdown)
-  files.write_text(folder / "table.csv", benchmark_report.as_csv(table))
-  page = benchmark_report.as_html(title, sections)
-  files.write_text(folder / "report.html", page)
-  value = {
-    "model": found.cfg.name,
-    "protocol": job.data.protocol,
-    "lines": [dataclasses.asdict(line) for line in lines],
-    "questions": {
-      asked.name: {
-        "asked": len(asked),
-        "left out": dict(questions.left_out),
-        "set apart": [str(fault) for fault in questions.faults],
-      }
-      for asked, questions in zip(found.sets, found.found, strict=True)
-    },
-  }
-  files.write_json(folder / "results.json", value)
-  print(
-    markdown,
-    f"Look at {folder}/: report.html, table.md, table.csv, results.json,"
-    " predictions/ and submissions/",
-    sep="\n",
-    flush=True,
-  )
-
-
-def _beside(job, found, lines):
-  """Published numbers, or why there are none beside."""
-  rows, dense = found.sets[0].rows, lines[0]
-  names, reason = published_numbers.comparable(
-    {
-      asked.name: len(asked)
-      for asked, questions in zip(found.sets, found.found, strict=True)
-      if asked.name in dense.scores and not (job.data.count or questions.faults)
-    },
-    layers=found.cfg.decoder.layers,
-    width=found.cfg.decoder.width,
-    tokens=found.cfg.tokens,
-    protocol=job.data.protocol,
-    style=rows.processor.style,
-    aspect=getattr(rows.processor.settings, "aspect", ""),
-  )
-  if reason:
-    notes = [f"There are none beside: {reason}."]
-    return benchmark_report.Section("Published numbers", [], notes)
-  return benchmark_report.Section(
-    "Published numbers",
-    published_numbers.table([x for x in lines if not x.reason], names),
-    published_numbers.notes(),
-  )
-
-
-def _data_lines(found):
-  lines = []
-  for asked, questions in zip(found.sets, found.found, strict=True):
-    parts = [f"{len(asked):,} questions"]
-    parts += [f"{n:,} left out: {why}" for why, n in questions.left_out.items()]
-    if questions.faults:
-      parts.append(f"{len(questions.faults):,} rows set apart")
-    lines.append(f"{asked.name}: {', '.join(parts)}")
-  return "\n".join(lines)
+  return book
 
 
 @functools.lru_cache(maxsize=1)  # checked once, then run
@@ -306,7 +213,12 @@ def _open(job):
     attempt(
       f"data.folder, {name}",
       lambda name=name: benchmarks.read(
-        name, root / name, job.data.protocol, apart=job.data.apart
+        name,
+        root / name,
+        job.data.protocol,
+        apart=job.data.apart,
+        files=evaluate_settings.files_of(job.data, name),
+        images_anywhere=job.data.images_anywhere,
       ),
     )
     for name in job.data.names
@@ -316,22 +228,46 @@ def _open(job):
   attempt.check()
   attempt("mesh", lambda: partition.param_shardings(mesh, shapes))
   cfg = attempt(
-    "data", lambda: published_model.with_room(source.description, job.data)
+    "data",
+    lambda: published_model.with_room(source.description, job.data, processor),
   )
   rows = None
   if cfg is not None:
     rows = attempt(
-      "model.path", lambda: published_model.rows(processor, cfg, job.data)
+      "model.path",
+      lambda: published_model.rows(processor, cfg, job.data, job.data.protocol),
     )
   attempt.check()
   plans = _plans(cfg, job)
-  sets = tuple(
-    batches.BenchmarkSet(
-      name, _first(name, questions.samples, job.data.count), rows
+  checked = [
+    attempt(
+      f"data.folder, {name}",
+      lambda name=name, questions=questions: _checked(
+        name, questions, rows, job
+      ),
     )
     for name, questions in zip(job.data.names, read, strict=True)
+  ]
+  attempt.check()
+  sets, found = zip(*checked, strict=True)
+  return _Opened(source, cfg, mesh, sets, found, plans)
+
+
+def _checked(name, questions, rows, job):
+  """The questions to ask, all of them with rows that can be made.
+
+  Raises:
+    sources_lib.DataError: there are others, or no questions.
+  """
+  asked = batches.BenchmarkSet(
+    name, _first(name, questions.samples, job.data.count), rows
   )
-  return _Opened(source, cfg, mesh, sets, tuple(read), plans)
+  faults = asked.unusable()
+  if faults and not job.data.apart or len(faults) == len(asked):
+    raise sources_lib.DataError(faults_lib.listed(list(faults.values())))
+  samples = tuple(one for one in asked.samples if one.id not in faults)
+  asked = dataclasses.replace(asked, samples=samples)
+  return asked, questions.without(faults)
 
 
 def _processor(job):
@@ -394,6 +330,13 @@ def _plans(cfg, job):
       except cost.UnreachableBudget as error:
         listed.append((full, None, str(error)))
   names = [name for name, _, _ in listed]
+  faults = [
+    f"config.plans: a name is {naming.quoted(name)}; expected {fault}"
+    for name in names
+    if (fault := naming.name_fault(name))
+  ]
+  if faults:
+    raise settings.ConfigError(faults)
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise settings.ConfigError(

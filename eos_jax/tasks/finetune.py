@@ -27,6 +27,14 @@ def check(job: settings.FinetuneJob) -> None:
       "evaluation.batch": job.evaluation.batch,
     },
   )
+  faults += common.shipped_data_faults(
+    job.data,
+    {
+      "check_questions": (job.check_questions, "validation"),
+      "evaluation.questions": (job.evaluation.questions, "test"),
+    },
+    job.weights,
+  )
   if faults:
     raise settings.ConfigError(faults)
 

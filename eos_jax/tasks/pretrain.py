@@ -16,6 +16,20 @@ from eos_jax.tasks import common, messages
 from eos_jax.training import partition, pretrain, settings
 
 
+def check(job: settings.PretrainSettings) -> None:
+  """Refuses data or batches that do not fit."""
+  faults = common.split_faults(job.data, "train", "pretraining")
+  faults += common.batch_faults(
+    partition.make_mesh(),
+    {f"{name}.batch": getattr(job, name).batch for name in pretrain.STAGES},
+  )
+  faults += common.shipped_data_faults(
+    job.data, {"test_questions": (job.test_questions, "test")}, job.weights
+  )
+  if faults:
+    raise settings.ConfigError(faults)
+
+
 def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
   """Pretrains the `tiny` model, tests it, and writes weights and their card."""
   words, cfg = common.model()

@@ -7,12 +7,15 @@ import pathlib
 
 import jax
 
-from eos_jax import models, processes
+from eos_jax import files, models, processes
+from eos_jax.data import faults as faults_lib
 from eos_jax.data import (
+  fingerprints,
   instruction_batches,
   instruction_rows,
   instructions,
   processors,
+  sources,
 )
 from eos_jax.evaluation import evaluator
 from eos_jax.models import loading
@@ -28,6 +31,8 @@ class _Opened:
   cfg: models.VLMConfig
   mesh: jax.sharding.Mesh
   data: instructions.Instructions
+  checks: instruction_batches.InstructionSet
+  tests: instruction_batches.InstructionSet
   rows: instruction_rows.Rows
   row_bytes: int
 
@@ -38,6 +43,7 @@ def config(job: search_settings.PublishedSearchJob) -> models.VLMConfig:
   Raises:
     settings.ConfigError: model, data and job do not fit one another.
   """
+  _open.cache_clear()  # files may have changed since
   return _open(job).cfg
 
 
@@ -75,12 +81,7 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
     searched = parts["train"]
   if job.mode == "bilevel":
     beside = parts["train"]
-  tests = instruction_batches.chosen(
-    parts["test"],
-    rows,
-    count=job.evaluation.questions or None,
-    seed=job.evaluation.seed,
-  )
+  known = _data_facts(job.data, found)
   return cases.Case(
     cfg=found.cfg,
     params=params,
@@ -93,16 +94,14 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
       seed=job.seed,
       **processes.share(job.batch),
     ),
-    checks=instruction_batches.chosen(
-      parts["validation"], rows, count=job.check_questions, seed=job.seed
-    ),
+    checks=found.checks,
     pictures=rows.room.pictures,
     batch_bytes=batch_bytes,
     data=_data_line(job, found.data),
     judge=lambda: evaluator.Evaluator(
       found.cfg,
       params,
-      tests,
+      found.tests,
       batch=job.evaluation.batch,
       seed=job.evaluation.seed,
       steps=job.data.answer_length,
@@ -111,17 +110,33 @@ def opened(job: search_settings.PublishedSearchJob) -> cases.Case:
     place=lambda tree: processes.place(
       tree, partition.param_shardings(mesh, tree)
     ),
-    facts={"instructions": _data_facts(job.data)},
+    facts={"instructions": {**known, "tests": _digest(found.tests)}},
+    searched_on={
+      **known,
+      "checks": _digest(found.checks),
+      "images": fingerprints.sizes([*searched, *(beside or ())]),
+    },
     evaluated=False,
   )
 
 
-def _data_facts(data):
-  """What the questions depend on, wherever the files lie."""
+def _data_facts(data, found):
+  """What answers depend on but questions, wherever the files lie."""
   facts = dataclasses.asdict(data)
+  facts["set apart"] = [str(fault) for fault in found.data.faults]
   del facts["images"]
   with open(facts.pop("path"), "rb") as file:
-    return facts | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  return facts | {
+    "sha256": digest,
+    "model": files.digest(dataclasses.asdict(found.cfg)),
+    "inputs": files.digest(fingerprints.inputs(found.rows)),
+  }
+
+
+def _digest(asked):
+  """What is asked, shown and expected in a fixed set of questions."""
+  return files.digest(fingerprints.instruction_questions(asked.items))
 
 
 def _data_line(job, data):
@@ -148,23 +163,54 @@ def _open(job):
   attempt.check()
   attempt("mesh", lambda: partition.param_shardings(mesh, shapes))
   cfg = attempt(
-    "data", lambda: published_model.with_room(source.description, job.data)
+    "data",
+    lambda: published_model.with_room(source.description, job.data, processor),
   )
-  rows = example = None
+  rows = found = None
   if cfg is not None:
     rows = attempt(
       "model.path", lambda: published_model.rows(processor, cfg, job.data)
     )
   if rows is not None:
-    first = next(iter(data.parts.values()))[0]
-    example = attempt("data.path", lambda: rows.row(first))
+    found = attempt("data.path", lambda: _usable(job, data, rows))
   attempt.check()
+  data, checks, tests, example = found
   row_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(example))
-  return _Opened(source, cfg, mesh, data, rows, row_bytes)
+  return _Opened(source, cfg, mesh, data, checks, tests, rows, row_bytes)
+
+
+def _usable(job, data, rows):
+  """Instructions whose rows can be made, the fixed sets, and one row.
+
+  The sets are checked before the search begins; if rows are to be set apart,
+  all instructions are.
+
+  Raises:
+    sources.DataError: there are rows that cannot be made.
+  """
+  if job.data.apart:
+    data = instruction_batches.usable(data, rows)
+  checks, tests = (
+    instruction_batches.chosen(data.parts[part], rows, count=count, seed=seed)
+    for part, count, seed in (
+      ("validation", job.check_questions, job.seed),
+      ("test", job.evaluation.questions or None, job.evaluation.seed),
+    )
+  )
+  if not job.data.apart:
+    items = dict.fromkeys((*checks.items, *tests.items))
+    faults = instruction_batches.unusable(tuple(items), rows.row)
+    if faults:
+      raise sources.DataError(faults_lib.listed(tuple(faults.values())))
+  return data, checks, tests, rows.row(checks.items[0])
 
 
 def _instructions(data):
   path = pathlib.Path(data.path)
   return instructions.load(
-    path, data.images or path.parent, data.shares, apart=data.apart
+    path,
+    data.images or path.parent,
+    data.shares,
+    apart=data.apart,
+    images_anywhere=data.images_anywhere,
   )

@@ -86,9 +86,17 @@ def source(model: model_settings.ModelSettings) -> Source:
 
 
 def with_room(
-  description: families.Description, room: Room
+  description: families.Description,
+  room: Room,
+  processor: processors.Processor | None = None,
 ) -> models.VLMConfig:
   """The model with the room that its pictures are given.
+
+  Args:
+    description: of the model.
+    room: of a row.
+    processor: of its folder; where that begins no text with the token that the
+      model's config names, neither does the model.
 
   Raises:
     ValueError: its family needs another room, or has no choice.
@@ -108,11 +116,19 @@ def with_room(
   if any_size:
     vision = dataclasses.replace(cfg.vision, image_size=tuple(room.size))
     cfg = dataclasses.replace(cfg, vision=vision)
+  if processor is not None and cfg.prefix:
+    text = processor.text
+    begun = text.encode(processor.prompt([{"role": "user", "content": "?"}]))
+    if begun[:1] != [text.inner.token_to_id(text.begin)]:
+      cfg = dataclasses.replace(cfg, prefix=())
   return cfg
 
 
 def rows(
-  processor: processors.Processor, cfg: models.VLMConfig, room: Room
+  processor: processors.Processor,
+  cfg: models.VLMConfig,
+  room: Room,
+  protocol: str = "",
 ) -> instruction_rows.Rows:
   """What makes rows of questions for a model.
 
@@ -120,15 +136,20 @@ def rows(
     processor: of the model's folder.
     cfg: from `with_room`.
     room: of a row.
+    protocol: that is asked by, of `data.benchmarks.prompts.PROTOCOLS`, or "".
 
   Raises:
     ValueError: the processor is not that of the model.
   """
+  rows = cfg.decoder.vocab
+  where = f"{processor.where}/tokenizer.json"
+  processor.text.check_rows(rows, "the model's config.json", where=where)
   return instruction_rows.Rows(
     processor,
     cfg.prefix,
     rooms.Room(room.pictures, cfg.tokens, cfg.vision.size, cfg.tiles),
     room.text_length,
+    protocol,
   )
 
 

@@ -3,8 +3,8 @@
 import pathlib
 
 from eos_jax import files, ops
-from eos_jax.evaluation import examples, html
-from eos_jax.training import settings, workdir
+from eos_jax.evaluation import examples, html, report
+from eos_jax.training import metrics, settings, workdir
 
 # Tasks that end with a report.
 SEARCHES = ("search", "search_published")
@@ -23,18 +23,22 @@ def write(folder: pathlib.Path) -> None:
       " made of a search"
     )
   try:
-    results = files.read_json(folder / "results.json")
+    results = report.read_json(folder / "results.json")
+    judged = {row["plan"] for row in results["results"]}
     plans, pictures = {}, {}
-    for name in results["gaps"]:
-      text = (folder / "plans" / f"{name}.json").read_text(encoding="utf-8")
-      plans[float(name)] = ops.ReductionPlan.from_json(text)
+    for limit in map(float, results["gaps"]):  # no name of a file is read
+      path = folder / "plans" / f"{limit:g}.json"
+      plan = ops.ReductionPlan.from_json(path.read_bytes())
+      if files.sha256(plan.to_json()) not in judged:
+        raise ValueError(f"{path} is not the plan that results.json is about")
+      plans[limit] = plan
       if results["drawn"]:
-        file = folder / "examples" / f"{name}.npz"
-        pictures[float(name)] = examples.load(file)
+        file = folder / "examples" / f"{limit:g}.npz"
+        pictures[limit] = examples.load(file)
     page = html.render(
       run_facts,
       results,
-      files.read_jsonl(folder / "metrics.jsonl"),
+      metrics.read(folder),
       plans,
       pictures,
       (folder / "table.txt").read_text(encoding="utf-8"),

@@ -5,14 +5,16 @@ the user.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 
 import jax
 
-from eos_jax import cost, models
+from eos_jax import cost, files, models
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
+from eos_jax.ops import plan as plan_lib
 from eos_jax.search import check_reachable
 from eos_jax.tasks import (
   common,
@@ -74,9 +76,37 @@ def _make_problem(cfg, params, job):
       check_reachable(space, problem.constraints(limit), measures)
     except cost.UnreachableBudget as error:
       faults.append(f"config.budgets has {limit:g}: {error}")
+  if space and not faults:
+    faults = _start_faults(problem)
   if faults:
     raise settings.ConfigError(faults)
   return problem
+
+
+def _start_faults(problem):
+  """Why the first step or the last plan cannot be made."""
+  job, sites = problem.settings, len(problem.space.sites)
+  if job.ranges.rho:
+    high = problem.space.range_of("rho")[1]
+    if sites * plan_lib.growth(high) > plan_lib.MOST_GROWTH:
+      return [
+        f"config.ranges.rho is {job.ranges.rho}, which at {sites} sites"
+        " multiplies features by more than float32 can hold; use a lower end"
+      ]
+  budgets = problem.knots.budgets if problem.knots else (max(job.budgets),)
+  for budget in budgets:
+    wider = tuple(
+      dataclasses.replace(c, limit=job.start_multiple * c.limit)
+      for c in problem.constraints(budget)
+    )
+    try:
+      check_reachable(problem.space, wider, problem.measures)
+    except cost.UnreachableBudget as error:
+      return [
+        f"config.start_multiple is {job.start_multiple:g}, so the search would"
+        f" start from lower limits than can be reached: {error}"
+      ]
+  return []
 
 
 def check(job: search_settings.SearchSettings) -> None:
@@ -111,6 +141,7 @@ def _run(job, folder, case, started):
     folder,
     work,
     case.mesh,
+    searched_on=_searched_on(job, case),
   )
   searched = time.time()
   judge = case.judge()
@@ -137,6 +168,13 @@ def _run(job, folder, case, started):
     sep="\n",
     flush=True,
   )
+
+
+def _searched_on(job, case):
+  """What plans depend on beside the model's weights and the settings."""
+  table = job.limits.latency_table if job.limits.latency else ""
+  text = pathlib.Path(table).read_text(encoding="utf-8") if table else ""
+  return {**case.searched_on, "latency_table": files.digest(text)}
 
 
 def _compare(job, case, judge, found, folder):

@@ -33,7 +33,14 @@ def faults(job: search_settings.SearchJob) -> list[str]:
   )
   if job.trains_model:
     found += common.split_faults(job.data, "train", f"mode={job.mode!r}")
-  return found
+  return found + common.shipped_data_faults(
+    job.data,
+    {
+      "check_questions": (job.check_questions, "validation"),
+      "evaluation.questions": (job.evaluation.questions, "test"),
+    },
+    job.weights,
+  )
 
 
 def check_weights(job: search_settings.SearchJob) -> None:
@@ -85,5 +92,6 @@ def opened(job: search_settings.SearchJob) -> cases.Case:
     ),
     place=functools.partial(common.placed, mesh=mesh),
     facts=common.data_facts(job.data),
+    searched_on=common.data_facts(job.data),
     evaluated=True,
   )

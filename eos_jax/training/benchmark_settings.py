@@ -56,26 +56,22 @@ class BenchmarkJob(settings.Checked):
   seed: int = _harmless()
 
   def _faults(self) -> Iterator[str]:
-    for name, known in (
-      ("measure", MEASURES),
-      ("models", MODELS),
-      ("presets", ops.PRESETS),
-    ):
-      for value in getattr(self, name):
-        if value not in known:
-          yield f"{name} has {value!r}; {settings.nearest(value, known)}"
-    if self.model not in MODELS:
-      yield f"model is {self.model!r}; {settings.nearest(self.model, MODELS)}"
+    yield from self.known("measure", MEASURES)
+    yield from self.known("models", MODELS)
+    yield from self.known("presets", ops.PRESETS)
+    yield from self.known("model", MODELS)
     for name in ("measure", "models", "batches"):
       if not getattr(self, name):
         yield f"{name} is empty; give at least one"
-    for name in ("measure", "models", "batches", "budgets", "presets", "plans"):
-      values = getattr(self, name)
-      if len(set(values)) < len(values):
-        yield f"{name} is {values}; give each once"
+    yield from self.each_once(
+      "measure", "models", "batches", "budgets", "presets", "plans"
+    )
     for batch in self.batches:
-      if batch < 1:
-        yield f"batches has {batch}; use 1 or more"
+      if not 1 <= batch <= settings.MOST["batch"]:
+        yield (
+          f"batches has {settings.quoted(batch)}; use 1 to"
+          f" {settings.MOST['batch']}"
+        )
     for share in self.budgets:
       if not 0 < share <= 1:
         yield (
@@ -84,4 +80,4 @@ class BenchmarkJob(settings.Checked):
         )
     yield from self.at_least(1, "text_tokens", "steps", "repeats", "pictures")
     yield from self.at_least(2, "points")
-    yield from self.at_least(0, "seconds")
+    yield from self.at_least(0, "seconds", "seed")

@@ -1,5 +1,10 @@
-"""Checkpoints of a run: arrays, place in the data, and facts, through Orbax."""
+"""Checkpoints of a run: arrays, place in the data, and facts, through Orbax.
 
+Each has a seal: its step, checksums of its arrays, and a copy of everything
+else in it, with a digest. A checkpoint that differs from its seal is damaged.
+"""
+
+import contextlib
 import pathlib
 import tempfile
 from typing import Any
@@ -10,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers
 import tensorstore
 
 from eos_jax import files, processes
+from eos_jax.training import checksums
 
 
 class CheckpointError(ValueError):
@@ -40,14 +46,21 @@ class Checkpointer:
           get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
       )
+    self._root, self._best = pathlib.Path(directory).resolve(), best
+    self._damaged: list[str] = []
+    # Before there is a manager, which fails where a score is damaged.
+    self._sift({path: _fault(path) for path in _steps(self._root)})
     options = ocp.CheckpointManagerOptions(
       preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
       best_fn=_score if best else None,
       create=True,
     )
-    self._manager = ocp.CheckpointManager(
-      pathlib.Path(directory).resolve(), options=options
-    )
+    self._manager = ocp.CheckpointManager(self._root, options=options)
+
+  @property
+  def begun(self) -> bool:
+    """Whether there are saved steps, intact or damaged."""
+    return self.latest is not None or bool(self._damaged)
 
   @property
   def latest(self) -> int | None:
@@ -77,13 +90,24 @@ class Checkpointer:
       facts: what must hold when the run is resumed; plain JSON values.
       score: how good the state is; None = not known.
     """
+    if not self._best:
+      score = None  # Orbax would not keep it
+    table, data = _table(state), {"batches": iterator.position}
+    seal = {
+      "step": step,
+      "data": data,
+      "facts": files.plain(facts),
+      "score": score,
+      "sums": checksums.sums(table),
+    }
     self._manager.save(
       step,
       metrics=None if score is None else {"score": score},
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_table(state)),
-        data=ocp.args.JsonSave({"batches": iterator.position}),
+        state=ocp.args.StandardSave(table),
+        data=ocp.args.JsonSave(data),
         facts=ocp.args.JsonSave(facts),
+        seal=ocp.args.JsonSave(files.sealed(seal)),
       ),
     )
 
@@ -107,31 +131,30 @@ class Checkpointer:
       OtherRun: the checkpoint was made under other facts.
       CheckpointError: no checkpoint can be read.
     """
-    damaged = []
-    while (step := self.latest) is not None:
-      try:
-        saved = self._manager.restore(
-          step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
-        )["facts"]
-        restored = self._restore(step, like, iterator, saved, facts)
-      except OtherRun:
-        raise
-      # Whatever a damaged file makes Orbax, grain or tensorstore raise.
-      except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
-        aside = self._set_aside(step)
-        damaged.append(f"{aside}: {reason}")
-        print(
-          f"warning: checkpoint {step} in {self._manager.directory} is damaged"
-          f" ({reason}); it now lies in {aside}, and the one before it is used",
-          flush=True,
-        )
-        continue
-      return *restored, step
+    self._manager.wait_until_finished()
+    while (newest := self.latest) is not None:
+      seal = _sealed(self._root / str(newest))
+      self._compare(newest, seal["facts"], files.plain(facts))
+      # The best is one of all: none of them may be damaged.
+      steps = sorted(self._manager.all_steps()) if self._best else [newest]
+      state = None
+      for step in steps:
+        del state  # before the next one is read
+        try:
+          state = self._state(step, like)
+        # Whatever a damaged file makes Orbax or tensorstore raise.
+        except Exception as error:
+          self._sift(
+            {self._root / str(s): _reason(error) * (s == step) for s in steps}
+          )
+          self._manager.reload()
+          break
+      else:
+        iterator.seek(seal["data"]["batches"])
+        return state, iterator, newest
     raise CheckpointError(
-      f"no checkpoint in {self._manager.directory} can be read; start again"
-      " with a new --workdir, or put an intact copy back:\n  "
-      + "\n  ".join(damaged)
+      f"no checkpoint in {self._root} can be read; start again with a new"
+      " --workdir, or put an intact copy back:\n  " + "\n  ".join(self._damaged)
     )
 
   def restore_best(self, like: Any) -> tuple[Any, int]:
@@ -146,16 +169,16 @@ class Checkpointer:
     step = self.best
     if step is None:
       raise CheckpointError(
-        f"no checkpoint in {self._manager.directory} has a score; start again"
-        " with a new --workdir"
+        f"no checkpoint in {self._root} has a score; start again with a new"
+        " --workdir"
       )
     try:
       return self._state(step, like), step
     except Exception as error:  # as in `restore`
       raise CheckpointError(
-        f"checkpoint {step} in {self._manager.directory}, the best, cannot be"
-        f" read ({type(error).__name__}); put an intact copy back, or start"
-        " again with a new --workdir"
+        f"checkpoint {step} in {self._root}, the best, cannot be read"
+        f" ({_reason(error)}); put an intact copy back, or start again with a"
+        " new --workdir"
       ) from error
 
   def _state(self, step, like):
@@ -163,15 +186,21 @@ class Checkpointer:
       name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
       for name, leaf in _table(like).items()
     }
-    _read_through(pathlib.Path(self._manager.directory) / str(step) / "state")
+    _read_through(self._root / str(step) / "state")
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
-    )
-    return _tree(restored["state"], like)
+    )["state"]
+    saved = _sealed(self._root / str(step))["sums"]
+    found = checksums.sums(restored)
+    if wrong := [name for name in found if found[name] != saved.get(name)]:
+      more = ", ..." if len(wrong) > 3 else ""
+      raise ValueError(
+        f"other numbers than were saved are in {', '.join(wrong[:3])}{more}"
+      )
+    return _tree(restored, like)
 
-  def _restore(self, step, like, iterator, saved, facts):
-    facts = files.plain(facts)  # as it was stored: no tuples
+  def _compare(self, step, saved, facts):
     changed = [
       f"{name}: saved {saved.get(name)!r}, now {facts.get(name)!r}"
       for name in sorted(saved.keys() | facts.keys())
@@ -179,29 +208,39 @@ class Checkpointer:
     ]
     if changed:
       raise OtherRun(
-        f"checkpoint {step} in {self._manager.directory} belongs to another"
-        " run; use a new --workdir or restore these settings:\n  "
-        + "\n  ".join(changed)
+        f"checkpoint {step} in {self._root} belongs to another run; use a new"
+        " --workdir or restore these settings:\n  " + "\n  ".join(changed)
       )
-    state = self._state(step, like)
-    data = self._manager.restore(
-      step, args=ocp.args.Composite(data=ocp.args.JsonRestore())
-    )["data"]
-    iterator.seek(data["batches"])
-    return state, iterator
 
-  def _set_aside(self, step):
+  def _sift(self, faults):
+    """Sets damaged steps aside.
+
+    Args:
+      faults: why a step is damaged, or "", by its path; in their order.
+    """
+    spoiled = ""
+    for path, fault in faults.items():
+      if fault or spoiled:
+        self._set_aside(path, fault or spoiled)
+        # The best is one of all: those after it have to be made again.
+        if self._best and not spoiled:
+          spoiled = f"it was saved after {path.name}, which is damaged"
+
+  def _set_aside(self, path, reason):
     """Moves a step out of sight of the manager; nothing is deleted."""
     processes.meet("damaged")  # nobody reads it any more
-    root = pathlib.Path(self._manager.directory)
-    aside = root.with_name(f"{root.name}.damaged")
+    aside = self._root.with_name(f"{self._root.name}.damaged")
     if processes.first():
       aside.mkdir(exist_ok=True)
-      aside = pathlib.Path(tempfile.mkdtemp(prefix=f"{step}.", dir=aside))
-      (root / str(step)).rename(aside / str(step))
+      aside = pathlib.Path(tempfile.mkdtemp(prefix=f"{path.name}.", dir=aside))
+      path.rename(aside / path.name)
     processes.meet("set aside")
-    self._manager.reload()
-    return aside
+    self._damaged.append(f"{aside}: {reason}")
+    print(
+      f"warning: checkpoint {path.name} in {self._root} is damaged ({reason});"
+      f" it now lies in {aside}, and the one before it is used",
+      flush=True,
+    )
 
   def close(self) -> None:
     """Waits for pending saves."""
@@ -211,6 +250,51 @@ class Checkpointer:
 
 def _score(metrics):
   return metrics["score"]
+
+
+def _steps(root):
+  """Paths that Orbax takes for steps, in their order."""
+  found = []
+  for path in root.iterdir() if root.is_dir() else ():
+    with contextlib.suppress(ValueError):
+      found.append((int(path.name), path))
+  return [path for _, path in sorted(found)]
+
+
+def _sealed(path):
+  """The seal of a step.
+
+  Raises:
+    ValueError: something in the step is not what the seal says, or it cannot
+      be read.
+  """
+  seal = files.unsealed(files.read_json(path / "seal" / "metadata"))
+  score = path / "metrics" / "metrics"
+  there = {
+    "step": path.name,
+    "data": files.read_json(path / "data" / "metadata"),
+    "facts": files.read_json(path / "facts" / "metadata"),
+    "score": files.read_json(score)["score"] if score.exists() else None,
+  }
+  for name, value in there.items():
+    saved = str(seal[name]) if name == "step" else seal[name]
+    if value != saved:
+      raise ValueError(f"its {name} is {value!r}, saved was {saved!r}")
+  return seal
+
+
+def _fault(path):
+  """Why a step is damaged, by all but its arrays; "" = it is not."""
+  try:
+    _sealed(path)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    return _reason(error)
+  return ""
+
+
+def _reason(error):
+  """An error in a line."""
+  return f"{type(error).__name__}: {str(error)[:160]}".splitlines()[0]
 
 
 def _read_through(folder):

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 import dataclasses
+import re
 
-from eos_jax.training import model_settings, search_settings, settings
+from eos_jax.training import model_settings, rules, search_settings, settings
 
 # What can be compiled; see `tasks.compile_programs`.
 PROGRAMS = ("search", "evaluate", "dense", "finetune")
+
+_TOPOLOGY = re.compile(r"\w{1,20}:[0-9]{1,3}(x[0-9]{1,3}){1,2}(\*[1-9][0-9]?)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +49,20 @@ class CompileJob(settings.Checked):
   def _faults(self) -> Iterator[str]:
     if not self.model:
       yield "model is empty; give tiny, llava_1_5_7b or a folder"
-    if self.dtype not in model_settings.DTYPES:
-      known = settings.nearest(self.dtype, model_settings.DTYPES)
-      yield f"dtype is {self.dtype!r}; {known}"
-    for name in self.programs:
-      if name not in PROGRAMS:
-        yield f"programs has {name!r}; {settings.nearest(name, PROGRAMS)}"
+    yield from self.known("dtype", model_settings.DTYPES)
+    yield from self.known("programs", PROGRAMS)
+    yield from self.each_once("programs", "topologies")
     for name in ("programs", "topologies"):
       if not getattr(self, name):
         yield f"{name} is empty; give at least one"
+    for name in self.topologies:
+      if not _TOPOLOGY.fullmatch(name):
+        yield (
+          f"topologies has {settings.quoted(name)}; give names such as"
+          " 'v5e:4x4', 'v5p:2x2x2' or, for two slices, 'v5e:4x4*2'"
+        )
     yield from model_settings.mesh_faults("mesh", self.mesh)
     yield from self.at_least(1, "pictures", "text_length", "answer_length")
+    yield from rules.image_shape_faults(self.tiles, self.size)
     if self.search.trains_model:
       yield f"search.mode is {self.search.mode!r}; only 'frozen' is compiled"

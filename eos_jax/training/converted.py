@@ -14,13 +14,11 @@ import shutil
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from eos_jax import files
-from eos_jax.array_typing import Array
 from eos_jax.models import families, loading
-from eos_jax.training import checkpoint
+from eos_jax.training import checkpoint, checksums, finite
 
 MARK, PARAMETERS = "converted.json", "parameters"
 _FORMAT = "eos_jax.Converted/1"
@@ -179,7 +177,7 @@ def restore(
       f"{folder / PARAMETERS} is damaged; {_REMEDY}. Other numbers than were"
       f" written are in {', '.join(damaged)}"
     )
-  if unusable := loading.not_finite(params):
+  if unusable := finite.names(params):
     raise checkpoint.CheckpointError(
       f"{folder / PARAMETERS} has numbers that are NaN or infinite in"
       f" {', '.join(unusable)}, expected none; {_REMEDY}"
@@ -222,40 +220,8 @@ def _checkpointer(largest):
 
 
 def sums(params: Any) -> dict[str, int]:
-  """Sum of the bits of each parameter, by dotted path.
-
-  Numbers are weighted by their places, and the sum is modulo 2^32. Weights are
-  odd: a number that changes changes the sum. The order of addition changes
-  nothing, so that it is the same however an array is cut.
-  """
-  leaves = loading.flat(params)
-  return {name: int(_sum(leaf)) for name, leaf in leaves.items()}
-
-
-@jax.jit
-def _sum(array: Array) -> Array:
-  if array.ndim < 3:
-    return _weighted(array, jnp.uint32(0))
-  size = math.prod(array.shape[1:]) % 2**32
-
-  # A CPU holds all that it adds up: here that is one layer's.
-  def add(layer, total):
-    before = layer.astype(jnp.uint32) * jnp.uint32(size)
-    return total + _weighted(array[layer], before)
-
-  return jax.lax.fori_loop(0, array.shape[0], add, jnp.uint32(0))
-
-
-def _weighted(array: Array, before: Array) -> Array:
-  """Sum of the bits of numbers, in front of which there are `before` others."""
-  kind = {2: jnp.uint16, 4: jnp.uint32}[array.dtype.itemsize]
-  bits = jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32)
-  place, step = jnp.full(array.shape, before), 1
-  for axis in reversed(range(array.ndim)):
-    count = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    place += jnp.uint32(step % 2**32) * count
-    step *= array.shape[axis]
-  return (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
+  """Checksum of each parameter, by dotted path; see `checksums.sums`."""
+  return checksums.sums(loading.flat(params))
 
 
 def _clear(folder):

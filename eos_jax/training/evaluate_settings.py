@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 import dataclasses
 
-from eos_jax import ops
+from eos_jax import naming, ops
 from eos_jax.data import benchmarks
 from eos_jax.data.processors import llava
-from eos_jax.training import model_settings, settings
+from eos_jax.training import model_settings, rules, settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +18,15 @@ class BenchmarkSettings(settings.Checked):
       it.
     names: of the benchmarks, of `data.benchmarks.READERS`.
     protocol: whose prompts and scores, of `data.benchmarks.prompts.PROTOCOLS`.
-    style: of the conversation; "" = that of the model's family, "vicuna" is
-      that of LLaVA-1.5's authors.
+    style: of the conversation; "" = the chat template of the model's folder,
+      "vicuna" is that of LLaVA-1.5's authors.
     aspect: of LLaVA-1.5: "pad" pictures to a square, as its authors do, or
       "crop" one out; "" = as the model's folder says.
+    files: names of the files with the questions, each as "BENCHMARK=FILE";
+      others are chosen by the rule of the benchmark's reader.
     apart: set rows that cannot be used apart and count them, instead of
       refusing the benchmark.
+    images_anywhere: whether names of images may lead out of their folder.
     count: of questions of each benchmark, from the first on; 0 = all.
     text_length: tokens of a prompt that a row has room for.
     answer_length: most tokens of an answer; 0 = as the protocol has it.
@@ -37,7 +40,9 @@ class BenchmarkSettings(settings.Checked):
   protocol: str
   style: str
   aspect: str
+  files: tuple[str, ...]
   apart: bool
+  images_anywhere: bool
   count: int
   text_length: int
   answer_length: int
@@ -50,21 +55,28 @@ class BenchmarkSettings(settings.Checked):
       yield "folder is empty; give that of the benchmarks, --config.data.folder"
     if not self.names:
       yield f"names is empty; give some of {', '.join(benchmarks.READERS)}"
-    for name in self.names:
-      if name not in benchmarks.READERS:
-        known = settings.nearest(name, benchmarks.READERS)
-        yield f"names has {name!r}; {known}"
-    if self.protocol not in benchmarks.prompts.PROTOCOLS:
-      known = settings.nearest(self.protocol, benchmarks.prompts.PROTOCOLS)
-      yield f"protocol is {self.protocol!r}; {known}"
+    yield from self.known("names", benchmarks.READERS)
+    yield from self.each_once("names")
+    yield from self.known("protocol", benchmarks.prompts.PROTOCOLS)
     if self.aspect not in ("", *llava.ASPECTS):
-      yield f"aspect is {self.aspect!r}; use one of '', 'crop', 'pad'"
+      aspect = settings.quoted(self.aspect)
+      yield f"aspect is {aspect}; use one of '', 'crop', 'pad'"
+    for entry in self.files:
+      name, _, file = entry.partition("=")
+      if name not in self.names or naming.name_fault(file):
+        yield (
+          f"files has {naming.quoted(entry)}; give BENCHMARK=FILE, with a"
+          " benchmark of names and the name of a file in its folder"
+        )
     yield from self.at_least(0, "count", "answer_length")
     yield from self.at_least(1, "text_length", "pictures")
-    for name, least in (("tiles", 0), ("size", 1)):
-      value = getattr(self, name)
-      if value and (len(value) != 2 or min(value) < least):
-        yield f"{name} is {value}; give (rows, columns), or ()"
+    yield from rules.image_shape_faults(self.tiles, self.size)
+
+
+def files_of(data: BenchmarkSettings, name: str) -> tuple[str, ...]:
+  """Returns the files that `data.files` names of a benchmark."""
+  pairs = (entry.partition("=") for entry in data.files)
+  return tuple(file for benchmark, _, file in pairs if benchmark == name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +111,7 @@ class EvaluatePublishedJob(settings.Checked):
   def _faults(self) -> Iterator[str]:
     yield from model_settings.mesh_faults("mesh", self.mesh)
     yield from self.at_least(1, "batch")
-    yield from self.above_zero_each("budgets")
-    for name in self.presets:
-      if name not in ops.PRESETS:
-        yield f"presets has {name!r}; {settings.nearest(name, ops.PRESETS)}"
-
-  def above_zero_each(self, name: str) -> Iterator[str]:
-    """Faults of the numbers of a field that are not above 0."""
-    for value in getattr(self, name):
-      if not value > 0:
-        yield f"{name} has {value}; use numbers above 0"
+    yield from self.at_least(0, "seed")
+    yield from self.budget_faults()
+    yield from self.known("presets", ops.PRESETS)
+    yield from self.each_once("plans", "presets")

@@ -135,6 +135,7 @@ def run(
       save_every=job.save_every,
       check=check,
       check_every=job.check_every,
+      setting=f"config.learning_rate={job.learning_rate:g}",
     )
     if job.best:
       state, step = book.best(state)

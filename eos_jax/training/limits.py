@@ -66,6 +66,13 @@ def measures(
         dense = float(bare(whole))
     except ValueError as error:  # counts that the table does not have
       raise settings.ConfigError([f"limits.{name}: {error}"]) from error
+    if not 0 < dense <= settings.MOST_FLOAT:
+      raise settings.ConfigError(
+        [
+          f"limits.{name} is a share of the dense model's, which is {dense:g};"
+          " measure a table in which prefills take time"
+        ]
+      )
     found[name] = lambda counts, m=measure, d=dense: m(counts) / d
   return found
 
@@ -83,6 +90,10 @@ def _latency(shape, space, chosen, text):
         f"limits.latency_table: {path} cannot be read ({error.strerror}); write"
         " one with --config=configs/benchmark.py:latency"
       ]
+    ) from error
+  except RecursionError as error:
+    raise settings.ConfigError(
+      [f"limits.latency_table: {path} is nested too deeply to be a table"]
     ) from error
   except ValueError as error:
     raise settings.ConfigError([f"limits.latency_table: {error}"]) from error

@@ -31,8 +31,8 @@ class ModelSettings(settings.Checked):
       )
     if self.dtype and self.dtype not in DTYPES:
       yield (
-        f"dtype is {self.dtype!r}; use one of {', '.join(DTYPES)}, or '' for"
-        " that of the checkpoint"
+        f"dtype is {settings.quoted(self.dtype)}; use one of"
+        f" {', '.join(DTYPES)}, or '' for that of the checkpoint"
       )
 
 
@@ -57,6 +57,6 @@ def mesh_faults(field: str, mesh: tuple[int, ...]) -> Iterator[str]:
   """What is wrong with a mesh, whatever devices there are."""
   if mesh and (len(mesh) != 3 or min(mesh) < 1):
     yield (
-      f"{field} is {mesh}; give the devices along data, fsdp and tensor, such"
-      " as (1, 8, 1), or () for the default"
+      f"{field} is {settings.quoted(mesh)}; give the devices along data, fsdp"
+      " and tensor, such as (1, 8, 1), or () for the default"
     )

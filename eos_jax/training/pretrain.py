@@ -296,5 +296,7 @@ def _train(loss_fn, params, frozen, batches, stage, settings, workdir, tokens):
       log_every=settings.log_every,
       save=book.save,
       save_every=settings.save_every,
+      setting=f"config.{workdir.name}.learning_rate={stage.learning_rate:g}"
+      f" and adam_learning_rate={stage.adam_learning_rate:g}",
     )
   return jax.device_get(state["params"])

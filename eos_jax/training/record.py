@@ -59,7 +59,7 @@ class Record(contextlib.AbstractContextManager):
       checkpoint.CheckpointError: no checkpoint can be read.
     """
     start = 0
-    if self._checkpoints.latest is not None:
+    if self._checkpoints.begun:
       state, iterator, start = self._checkpoints.restore(
         state, iterator, self._facts
       )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eos_jax import cost, models, ops, search
+from eos_jax import cost, files, models, ops, search
 from eos_jax.training import limits, losses, search_settings
 
 # Fields of a policy that counts follow from.
@@ -92,11 +92,17 @@ class Problem:
     """Tokens after each site once a budget's policy is rounded.
 
     Arguments are those of `multipliers`.
+
+    Raises:
+      files.NotFinite: the search has diverged.
     """
     variables = self.member(state.variables, limit)
     params = search.decode(variables["policy"], self.space)
+    counts = np.asarray(search.site_counts(params, self.space), np.float64)
+    if not np.all(np.isfinite(counts)):
+      raise files.NotFinite(f"the policy's counts are {counts.tolist()}")
     return search.whole_counts(
-      np.asarray(search.site_counts(params, self.space), np.float64),
+      counts,
       self.space,
       constraints=self.constraints(limit),
       measures=self.measures,

@@ -5,10 +5,13 @@ from the operators that the one before found, with its counts scaled down. Or
 one policy is searched for all of them at once.
 """
 
+from collections.abc import Mapping
 import contextlib
 import dataclasses
+import hashlib
 import pathlib
 import time
+import types
 from typing import Any
 
 import jax
@@ -113,7 +116,7 @@ class Budgets:
     """Whether a larger budget of this run was used up."""
     if limit not in self._wanted:
       self._wanted[limit] = any(
-        _average(self._plan(larger)) >= (1 - search.NEAR) * larger
+        _average(self._written(larger)[0]) >= (1 - search.NEAR) * larger
         for larger in self.limits
         if larger > limit
       )
@@ -200,12 +203,18 @@ class Budgets:
     return checked
 
   def write(self, limit, checked, plan, state):
-    """Keeps what was found at a budget; the plan last, which says it is."""
+    """Keeps what was found at a budget; the plan last, which says it is.
+
+    The check's file has the digests of the others, and one of itself.
+    """
+    checked = {**checked, "plan": files.sha256(plan.to_json())}
     if self.problem.settings.trains_model:
       params = {**self.params, **state.variables["model"]}
       path = self.plans / f"{limit:g}.safetensors"
       models.weights.save(path, processes.fetch(params), self.problem.cfg)
-    files.write_json(self.plans / f"{limit:g}.check.json", checked)
+      checked["weights"] = _digest(path)
+    path = self.plans / f"{limit:g}.check.json"
+    files.write_json(path, files.sealed(checked))
     files.write_text(self.plans / f"{limit:g}.json", plan.to_json())
 
   def log(self, step, values):
@@ -226,11 +235,17 @@ class Budgets:
       f" tokens {average:.1f} (limit {limit:g})"
     )
 
-  def _plan(self, limit):
-    """The plan of a finished budget, as it was written."""
+  def _written(self, limit):
+    """The plan of a finished budget and its check, as they were written."""
     path = self.plans / f"{limit:g}.json"
     with self._read(path):
-      return ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
+      checked = files.unsealed(
+        files.read_json(self.plans / f"{limit:g}.check.json")
+      )
+      plan = ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
+      if checked["plan"] != files.sha256(plan.to_json()):
+        raise ValueError("it is not the plan that was found")
+      return plan, checked
 
   @contextlib.contextmanager
   def _read(self, path):
@@ -248,19 +263,32 @@ class Budgets:
     """The plans of all budgets, as they were written."""
     result = []
     for limit in self.limits:
-      plan = self._plan(limit)
-      with self._read(self.plans / f"{limit:g}.json"):
-        checked = files.read_json(self.plans / f"{limit:g}.check.json")
-        params = None
-        if self.problem.settings.trains_model:
+      plan, checked = self._written(limit)
+      params, path = None, self.plans / f"{limit:g}.safetensors"
+      if self.problem.settings.trains_model:
+        with self._read(path):
+          if checked["weights"] != _digest(path):
+            raise ValueError("they are not the weights that were found")
           params = models.weights.load(
-            self.plans / f"{limit:g}.safetensors",
-            self.problem.params,
-            self.problem.cfg,
+            path, self.problem.params, self.problem.cfg
           )
-        found = Found(limit, plan, checked["soft"], checked["hard"], params)
-      result.append(found)
+      result.append(
+        Found(limit, plan, checked["soft"], checked["hard"], params)
+      )
     return result
+
+
+def _digest(path):
+  """SHA-256 of a file."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _rates(settings):
+  """The learning rates of a search, for messages."""
+  names = ["learning_rate", "multiplier_learning_rate"]
+  names += ["model_learning_rate"] * settings.trains_model
+  return ", ".join(f"config.{n}={getattr(settings, n):g}" for n in names)
 
 
 def _average(plan):
@@ -317,6 +345,8 @@ def run(
   workdir: pathlib.Path,
   work: speed.Work,
   mesh: jax.sharding.Mesh | None = None,
+  *,
+  searched_on: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> tuple[list[Found], Course]:
   """Runs or resumes a search; returns a plan for each budget.
 
@@ -328,6 +358,8 @@ def run(
     workdir: gets checkpoints, metrics and plans.
     work: of a step.
     mesh: from `partition.make_mesh`; None = all devices along data.
+    searched_on: what the questions depend on, plain values; a checkpoint of
+      others is refused.
   """
   began, settings = time.monotonic(), problem.settings
   mesh = mesh or partition.make_mesh()
@@ -335,6 +367,7 @@ def run(
     partition.check_batch(mesh, rows)
   facts = {
     "weights": fingerprint,
+    "data": dict(searched_on),
     "settings": settings_lib.binding(settings),
     "sites": list(problem.space.sites),
   }
@@ -360,6 +393,7 @@ def run(
       save_every=settings.save_every,
       check=task.check,
       check_every=settings.check_every,
+      setting=_rates(settings),
     )
   seconds = time.monotonic() - began
   course = Course(

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 import dataclasses
+import math
 
 from eos_jax import models, ops, search
-from eos_jax.training import model_settings, settings
+from eos_jax.ops import plan
+from eos_jax.training import model_settings, rules, settings
 
 # Who is searched or trained -> the split that each reads.
 MODES = {
@@ -17,6 +19,12 @@ MODES = {
 }
 
 PURPOSES = ("train", "validation", "test")
+
+_MOST = plan.MOST_NUMBER
+# Scores over it stay finite in float32.
+_LEAST_TEMPERATURE = 1e-6
+# Of neighbouring knots, as a logarithm: float32 tells them apart.
+_LEAST_RATIO = 1e-4
 
 
 def _harmless():
@@ -70,7 +78,7 @@ class RangeSettings(settings.Checked):
   retention: tuple[float, ...]
   kappa: tuple[float, ...]
   gamma: tuple[float, ...]
-  tau: tuple[float, ...]
+  tau: tuple[float, ...] = dataclasses.field(metadata=settings.UNBOUNDED)
   theta: tuple[float, ...]
   rho: tuple[float, ...]
   rho_attn: tuple[float, ...]
@@ -81,7 +89,13 @@ class RangeSettings(settings.Checked):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if len(value) not in (0, 2):
-        yield f"{field.name} is {value}; give (low, high) or ()"
+        shown = settings.quoted(value)
+        yield f"{field.name} is {shown}; give (low, high) or ()"
+      elif field.name != "tau" and max(map(abs, value), default=0) > _MOST:
+        yield (
+          f"{field.name} is {value}; use ends of at most {_MOST:g}, which plans"
+          " can hold"
+        )
 
   def pairs(self) -> tuple[tuple[str, tuple[float, float]], ...]:
     """The ranges that differ from the default, as a search space has them."""
@@ -222,22 +236,14 @@ class SearchSettings(settings.Checked):
     return self.steps + self.calibration_steps
 
   def _faults(self) -> Iterator[str]:
-    if not self.budgets or min(self.budgets) <= 0:
-      yield f"budgets is {self.budgets}; give positive numbers"
-    if len(set(self.budgets)) < len(self.budgets):
-      yield f"budgets is {self.budgets}; give each once"
-    for name, known in (
-      ("start", ops.PRESETS),
-      ("mode", MODES),
-      ("relaxation", models.RELAXATIONS),
-      ("remat", ("", *models.REMAT)),
-    ):
-      value = getattr(self, name)
-      if value not in known:
-        yield f"{name} is {value!r}; {settings.nearest(value, known)}"
-    for group in self.free:
-      if group not in search.GROUPS:
-        yield f"free has {group!r}; {settings.nearest(group, search.GROUPS)}"
+    if not self.budgets:
+      yield "budgets is (); give positive numbers"
+    yield from self.budget_faults()
+    yield from self.known("start", ops.PRESETS)
+    yield from self.known("mode", MODES)
+    yield from self.known("relaxation", models.RELAXATIONS)
+    yield from self.known("remat", ("", *models.REMAT))
+    yield from self.known("free", search.GROUPS)
     yield from self.at_least(
       1,
       "steps",
@@ -251,10 +257,10 @@ class SearchSettings(settings.Checked):
     )
     yield from self.at_least(
       0,
+      "seed",
       "knots",
       "micro_batch",
       "binarize",
-      "whole_from",
       "calibration_steps",
       "penalty",
       "align",
@@ -265,9 +271,10 @@ class SearchSettings(settings.Checked):
       "multiplier_learning_rate",
       "start_multiple",
       "start_decay",
-      "temperature_end",
       "anneal_share",
     )
+    yield from self.at_least(_LEAST_TEMPERATURE, "temperature_end")
+    yield from self.fractions("whole_from", "start_decay", "anneal_share")
     if self.temperature_start < self.temperature_end:
       yield (
         f"temperature_start is {self.temperature_start}; use"
@@ -281,10 +288,12 @@ class SearchSettings(settings.Checked):
         f"check_every is {self.check_every}, which does not divide {parts};"
         " the last check of a budget judges its plan"
       )
+    if not self.penalty:
+      yield "penalty is 0; use a number above 0, such as 4.0"
     if not self.labels and not self.align:
       yield "align is 0, but without labels it is all of the loss; use 1.0"
-    yield from settings.micro_batch_faults(self.batch, self.micro_batch)
-    yield from settings.trace_faults(self.trace_steps)
+    yield from rules.micro_batch_faults(self.batch, self.micro_batch)
+    yield from rules.trace_faults(self.trace_steps)
     yield from self._family_faults()
 
   def _family_faults(self):
@@ -297,11 +306,26 @@ class SearchSettings(settings.Checked):
         f"budgets is {self.budgets}; a search with knots needs the smallest and"
         " the largest"
       )
+    elif (
+      self.knots <= settings.MOST["knots"]
+      and 0 < min(self.budgets)
+      and self._knot_ratio() < _LEAST_RATIO
+    ):
+      yield (
+        f"knots is {self.knots}, too many between the budgets"
+        f" {min(self.budgets):g} and {max(self.budgets):g}; use fewer, or"
+        " budgets that differ more"
+      )
     if self.calibration_steps:
       yield (
         f"calibration_steps is {self.calibration_steps}; one search for all"
         " budgets has no rounded counts to calibrate under, use 0"
       )
+
+  def _knot_ratio(self):
+    """Logarithm of the ratio of neighbouring knots."""
+    whole = math.log(max(self.budgets)) - math.log(min(self.budgets))
+    return whole / max(self.knots - 1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,7 +351,7 @@ class SearchJob(SearchSettings):
   def _faults(self) -> Iterator[str]:
     yield from super()._faults()
     yield from model_settings.mesh_faults("mesh", self.mesh)
-    yield from settings.share_faults(self.weights)
+    yield from rules.share_faults(self.weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +363,7 @@ class InstructionSettings(settings.Checked):
     images: folder of its pictures; "" = the one that the file is in.
     apart: set entries that cannot be used apart and count them, instead of
       refusing the file.
+    images_anywhere: whether names of images may lead out of their folder.
     train, validation, test: share of the pictures, with their instructions,
       for each purpose; together 1. The policy is searched and checked on
       `validation`, plans are judged on `test`, and `train`, which may be 0, is
@@ -355,6 +380,7 @@ class InstructionSettings(settings.Checked):
   path: str
   images: str
   apart: bool
+  images_anywhere: bool
   train: float
   validation: float
   test: float
@@ -381,10 +407,7 @@ class InstructionSettings(settings.Checked):
     if abs(total - 1) > 1e-6:
       yield f"train, validation and test sum to {total:g}; let it be 1"
     yield from self.at_least(1, "text_length", "answer_length", "pictures")
-    for name, least in (("tiles", 0), ("size", 1)):
-      value = getattr(self, name)
-      if value and (len(value) != 2 or min(value) < least):
-        yield f"{name} is {value}; give (rows, columns), or ()"
+    yield from rules.image_shape_faults(self.tiles, self.size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,16 +7,44 @@ A field is `harmless` where a run may be resumed under another value of it.
 from collections.abc import Collection, Iterator
 import dataclasses
 import difflib
-import pathlib
+import math
 import types
 import typing
 from typing import Any
 
-from eos_jax import ops
+from eos_jax import naming, ops
 from eos_jax.data import mini_suite
+from eos_jax.naming import quoted
+from eos_jax.training import rules
 
 # Metadata of a field that may change between starts of a run.
 HARMLESS = types.MappingProxyType({"harmless": True})
+# Metadata of a field of numbers whose last one may be infinite.
+UNBOUNDED = types.MappingProxyType({"unbounded": True})
+
+# Largest value of an integer field by its name, for those that decide how much
+# is allocated or how long a loop is; array indices are int32.
+MOST = {
+  "answer_length": 2**16,
+  "batch": 2**16,
+  "check_batch": 2**16,
+  "knots": 100,
+  "latency_batch": 2**16,
+  "micro_batch": 2**16,
+  "pictures": 2**16,
+  "places": 2**10,
+  "points": 2**10,
+  "questions": 2**31 - 1,
+  "seed": 2**32 - 1,  # what `jax.random.key` tells apart
+  "text_length": 2**20,
+  "text_tokens": 2**20,
+}
+_MOST_COUNT = 2**31 - 1
+_MOST_ITEMS = 1000  # of a tuple
+# File systems take names of 255 bytes and paths of 4096.
+_MOST_NAME, _MOST_TEXT = 255, 4096
+# Sizes of float32, without subnormal numbers, which devices round to 0.
+_LEAST_FLOAT, MOST_FLOAT = 1.2e-38, 3.4e38
 
 
 class ConfigError(ValueError):
@@ -33,7 +61,9 @@ class ConfigError(ValueError):
 
 def nearest(name: str, known: Collection[str]) -> str:
   """Says which known name is near, or else lists all of them."""
-  near = difflib.get_close_matches(name, list(known), n=1)
+  near = []
+  if isinstance(name, str) and len(name) <= _MOST_NAME:  # takes long otherwise
+    near = difflib.get_close_matches(name, list(known), n=1)
   if near:
     return f"did you mean {near[0]!r}?"
   return f"use one of {', '.join(sorted(known))}"
@@ -52,11 +82,17 @@ class Checked:
       raise ConfigError(faults)
 
   def at_least(self, least: float, *names: str) -> Iterator[str]:
-    """Faults of those of the named fields that are below `least`."""
+    """Faults of those of the named fields that are below `least`, or too large.
+
+    Integers that decide how much is allocated have an upper limit too.
+    """
     for name in names:
       value = getattr(self, name)
+      most = MOST.get(name, _MOST_COUNT)
       if not value >= least:
-        yield f"{name} is {value}; use {least} or more"
+        yield f"{name} is {quoted(value)}; use {least} or more"
+      elif isinstance(value, int) and value > most:
+        yield f"{name} is {quoted(value)}; use {least} to {most}"
 
   def above_zero(self, *names: str) -> Iterator[str]:
     """Faults of those of the named fields that are not above 0."""
@@ -64,6 +100,43 @@ class Checked:
       value = getattr(self, name)
       if not value > 0:
         yield f"{name} is {value}; use a number above 0"
+
+  def fractions(self, *names: str) -> Iterator[str]:
+    """Faults of those of the named fields that are not in [0, 1]."""
+    for name in names:
+      value = getattr(self, name)
+      if not 0 <= value <= 1:
+        yield f"{name} is {value}; use a number from 0 to 1"
+
+  def each_once(self, *names: str) -> Iterator[str]:
+    """Faults of those of the named tuples that have an entry twice."""
+    for name in names:
+      values = getattr(self, name)
+      if len(set(values)) < len(values):
+        yield f"{name} is {quoted(values)}; give each once"
+
+  def known(self, name: str, choices: Collection[str]) -> Iterator[str]:
+    """Fault of a text, or faults of the texts of a tuple, not in `choices`."""
+    value = getattr(self, name)
+    several = isinstance(value, tuple)
+    for one in value if several else (value,):
+      if one not in choices:
+        verb = "has" if several else "is"
+        yield f"{name} {verb} {quoted(one)}; {nearest(one, choices)}"
+
+  def budget_faults(self) -> Iterator[str]:
+    """What is wrong with `budgets`, whose files are named by six digits."""
+    if any(not limit > 0 for limit in self.budgets):
+      yield f"budgets is {quoted(self.budgets)}; give positive numbers"
+    yield from self.each_once("budgets")
+    names: dict[str, float] = {}
+    for limit in dict.fromkeys(self.budgets):
+      other = names.setdefault(f"{limit:g}", limit)
+      if other != limit:
+        yield (
+          f"budgets has {other} and {limit}, which would share the file name"
+          f" {limit:g}; let them differ in the first six digits"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +152,7 @@ class DataSettings(Checked):
   directory: str = dataclasses.field(metadata=HARMLESS)
 
   def _faults(self) -> Iterator[str]:
-    if self.suite not in mini_suite.COUNTS:
-      yield f"suite is {self.suite!r}; {nearest(self.suite, mini_suite.COUNTS)}"
+    yield from self.known("suite", mini_suite.COUNTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +179,7 @@ class StageSettings(Checked):
     yield from self.at_least(1, "steps", "batch")
     yield from self.at_least(0, "warmup", "weight_decay")
     yield from self.above_zero("learning_rate", "adam_learning_rate")
+    yield from rules.warmup_faults(self.warmup, self.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +222,9 @@ class PretrainSettings(Checked):
   def _faults(self) -> Iterator[str]:
     yield from self.at_least(1, "questions", "text_length")
     yield from self.at_least(1, "log_every", "save_every")
-    yield from self.at_least(0, "places", "test_questions")
-    yield from share_faults(self.weights)
-    yield from file_name_faults("output", self.output)
+    yield from self.at_least(0, "seed", "places", "test_questions")
+    yield from rules.share_faults(self.weights)
+    yield from rules.output_faults(self.output)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,11 +244,10 @@ class EvaluationSettings(Checked):
   presets: tuple[str, ...]
 
   def _faults(self) -> Iterator[str]:
-    yield from self.at_least(0, "questions")
+    yield from self.at_least(0, "questions", "seed")
     yield from self.at_least(1, "batch")
-    for name in self.presets:
-      if name not in ops.PRESETS:
-        yield f"presets has {name!r}; {nearest(name, ops.PRESETS)}"
+    yield from self.known("presets", ops.PRESETS)
+    yield from self.each_once("presets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +331,7 @@ class FinetuneJob(Checked):
   def _faults(self) -> Iterator[str]:
     if not self.plan:
       yield "plan is empty; give the JSON file of a plan, --config.plan=FILE"
-    yield from share_faults(self.weights)
+    yield from rules.share_faults(self.weights)
     yield from self.at_least(
       1,
       "steps",
@@ -271,10 +343,11 @@ class FinetuneJob(Checked):
       "save_every",
       "keep",
     )
-    yield from self.at_least(0, "micro_batch", "warmup", "weight_decay")
+    yield from self.at_least(0, "seed", "micro_batch", "warmup", "weight_decay")
     yield from self.above_zero("learning_rate")
-    yield from micro_batch_faults(self.batch, self.micro_batch)
-    if self.best and (
+    yield from rules.micro_batch_faults(self.batch, self.micro_batch)
+    whole = min(self.save_every, self.check_every) > 0
+    if (self.best and whole) and (
       self.check_every % self.save_every or self.steps % self.check_every
     ):
       yield (
@@ -282,45 +355,14 @@ class FinetuneJob(Checked):
         f" check_every={self.check_every}, or this not steps={self.steps};"
         " every check needs its checkpoint, the last one too"
       )
-    if self.warmup >= self.steps > 0:
-      yield f"warmup is {self.warmup}; use fewer than steps={self.steps}"
-    yield from trace_faults(self.trace_steps)
-    yield from file_name_faults("output", self.output)
+    yield from rules.warmup_faults(self.warmup, self.steps)
+    yield from rules.trace_faults(self.trace_steps)
+    yield from rules.output_faults(self.output)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportJob:
   """A report is made from the files of a run; it has no settings."""
-
-
-def share_faults(weights: tuple[float, ...]) -> Iterator[str]:
-  """What is wrong with the shares of the sources."""
-  if not weights or min(weights) < 0 or sum(weights) <= 0:
-    yield f"weights is {weights}; give shares of 0 or more, not all 0"
-
-
-def micro_batch_faults(batch: int, micro_batch: int) -> Iterator[str]:
-  """What is wrong with the size of micro-batches."""
-  if micro_batch > 0 and batch % micro_batch:
-    yield (
-      f"micro_batch is {micro_batch}, which does not divide batch={batch}; use"
-      " a divisor, or 0 for the whole batch at once"
-    )
-
-
-def trace_faults(steps: tuple[int, ...]) -> Iterator[str]:
-  """What is wrong with the steps of a trace."""
-  if steps and (len(steps) != 2 or not 1 <= steps[0] <= steps[1]):
-    yield (
-      f"trace_steps is {steps}; give the first and the last step, from 1, such"
-      " as (10, 12), or ()"
-    )
-
-
-def file_name_faults(field: str, name: str) -> Iterator[str]:
-  """What is wrong with the name of a file inside the workdir."""
-  if pathlib.Path(name).name != name or not name:
-    yield f"{field} is {name!r}; give a file name without a folder"
 
 
 def build(kind: type, values: Any, path: str = "config") -> Any:
@@ -347,12 +389,16 @@ def _build(kind, values, path, faults):
   before = len(faults)
   for name in values:
     if name not in known:
-      faults.append(f"{path}.{name} is unknown; {nearest(name, known)}")
+      shown = quoted(name).strip("'")
+      faults.append(f"{path}.{shown} is unknown; {nearest(name, known)}")
   found = {}
   for name in known:
     where = f"{path}.{name}"
     if name in values:
-      found[name] = _convert(hints[name], values[name], where, faults)
+      unbounded = "unbounded" in known[name].metadata
+      found[name] = _convert(
+        hints[name], values[name], where, faults, unbounded
+      )
     else:
       faults.append(f"{where} is missing")
   if len(faults) > before:
@@ -364,27 +410,62 @@ def _build(kind, values, path, faults):
     return None
 
 
-def _convert(hint, value, where, faults):
+def _convert(hint, value, where, faults, unbounded=False):
   if dataclasses.is_dataclass(hint):
     if not isinstance(value, typing.Mapping):
-      faults.append(f"{where} must be a group of fields, got {value!r}")
+      faults.append(f"{where} must be a group of fields, got {quoted(value)}")
       return None
     return _build(hint, value, where, faults)
   if typing.get_origin(hint) is tuple:
     if not isinstance(value, (list, tuple)):
-      faults.append(f"{where} must be a tuple, got {value!r}")
+      faults.append(f"{where} must be a tuple, got {quoted(value)}")
+      return ()
+    if len(value) > _MOST_ITEMS:
+      faults.append(
+        f"{where} has {len(value)} entries; use at most {_MOST_ITEMS}"
+      )
       return ()
     item = typing.get_args(hint)[0]
-    return tuple(_convert(item, v, where, faults) for v in value)
+    return tuple(
+      _convert(item, v, where, faults, unbounded and place == len(value) - 1)
+      for place, v in enumerate(value)
+    )
   accepted = (int, float) if hint is float else hint
   if not isinstance(value, accepted) or (
     isinstance(value, bool) and hint is not bool
   ):
     faults.append(
-      f"{where} must be {hint.__name__}, got {value!r} ({type(value).__name__})"
+      f"{where} must be {hint.__name__}, got {quoted(value)}"
+      f" ({type(value).__name__})"
     )
     return value
+  if unbounded and value == math.inf:
+    return value
+  if fault := _value_fault(hint, value):
+    faults.append(f"{where} is {quoted(value)}; {fault}")
+    return None
   return hint(value)
+
+
+def _value_fault(kind, value) -> str:
+  """Says what is wrong with a value of a right type; "" = nothing."""
+  if kind is float:
+    if not abs(value) <= MOST_FLOAT:
+      return "use a finite number that float32 can hold"
+    if value and abs(value) < _LEAST_FLOAT:
+      return f"use 0, or a number of at least {_LEAST_FLOAT} as float32 has it"
+  if kind is int and not -(2**63) <= value < 2**63:
+    return "use an integer of at most 64 bits"
+  if kind is str:
+    if not naming.is_unicode(value) or "\0" in value:
+      return "use Unicode text without the character NUL; rename a file"
+    longest = max(len(part.encode()) for part in value.split("/"))
+    if longest > _MOST_NAME or len(value.encode()) > _MOST_TEXT:
+      return (
+        f"use names of at most {_MOST_NAME} bytes and paths of at most"
+        f" {_MOST_TEXT}"
+      )
+  return ""
 
 
 def harmless(kind: type, path: str = "config") -> frozenset[str]:

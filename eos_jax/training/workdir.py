@@ -7,21 +7,48 @@ run and has to mean the same.
 
 from collections.abc import Collection, Mapping
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import os
 import pathlib
+import stat
 from typing import Any
 
 import eos_jax
 from eos_jax import files
 
 _FORMAT = "eos_jax.Run/1"
+# Folders of a run, and the endings of its files.
+_FOLDERS = {"checkpoints", "checkpoints.damaged", "examples", "plans"}
+_FOLDERS |= {"tensorboard", "vision", "lookup", "grounding", "answers"}
+_FILES = {".csv", ".html", ".json", ".jsonl", ".md", ".npz", ".png"}
+_FILES |= {".safetensors", ".txt"}
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 class WorkdirError(ValueError):
   """A directory that a run cannot use."""
+
+
+def absolute(path: str | pathlib.Path) -> pathlib.Path:
+  """The directory of a run, by its absolute path.
+
+  Raises:
+    WorkdirError: files of that path cannot be made, or not be named in text.
+  """
+  try:
+    whole = pathlib.Path(path).absolute()
+    if "\0" not in whole.as_posix().encode().decode():
+      return whole
+    fault = "holds a NUL character"
+  except UnicodeEncodeError:
+    fault = "is not in UTF-8"
+  except OSError as error:  # of the current directory
+    fault = f"cannot be found from the current directory ({error.strerror})"
+  raise WorkdirError(
+    f"--workdir={str(path)!a} {fault}; choose another directory"
+  )
 
 
 @contextlib.contextmanager
@@ -45,15 +72,16 @@ def opened(
     WorkdirError: it cannot be written, holds other things than a run, belongs
       to a run of another task or config, or is in use.
   """
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = open(path / ".lock", "w", encoding="utf-8")
-  except OSError as error:
-    raise WorkdirError(
-      f"--workdir={path} cannot be written ({error.strerror}); choose another"
-      " directory or change its permissions"
-    ) from error
-  with lock:
+  path = absolute(path)
+  with contextlib.ExitStack() as stack:
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+      lock = stack.enter_context(_lock(path / ".lock"))
+    except OSError as error:
+      raise WorkdirError(
+        f"--workdir={path} cannot be written ({error.strerror}); choose another"
+        " directory or change its permissions"
+      ) from error
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -61,8 +89,49 @@ def opened(
         f"--workdir={path} is in use by another process; wait for it, or choose"
         " another directory"
       ) from error
+    if os.path.lexists(path / "run.json"):
+      _check_kinds(path)
     _claim(path, task, config, harmless)
+    with _named(path):
+      yield
+
+
+@contextlib.contextmanager
+def _named(path):
+  """What the system refuses in a directory is a fault of what is in it."""
+  try:
     yield
+  except OSError as error:
+    name = str(error.filename or "")
+    if error.errno == errno.ENOSPC or not name.startswith(f"{path}{os.sep}"):
+      raise
+    raise WorkdirError(
+      f"{name} cannot be read or written ({error.strerror}); move it away, or"
+      " choose another --workdir"
+    ) from error
+
+
+def _check_kinds(path):
+  """Refuses folders in place of a run's files, and the reverse."""
+  faults = []
+  for root, folders, names in os.walk(path):
+    for name in sorted([*folders, *names]):
+      entry = pathlib.Path(root, name)
+      if name in _FOLDERS and not entry.is_dir():
+        faults.append(f"{entry.relative_to(path)} is no folder")
+      elif entry.suffix in _FILES and not entry.is_file():
+        faults.append(f"{entry.relative_to(path)} is no file")
+    # Orbax and TensorBoard name what is in theirs.
+    folders[:] = [
+      name
+      for name in folders
+      if not name.startswith(("checkpoints", "tensorboard"))
+    ]
+  if faults:
+    raise WorkdirError(
+      f"--workdir={path} holds what is not of a run; move it away, or choose"
+      " another directory:\n  " + "\n  ".join(faults)
+    )
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -76,7 +145,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   """
   try:
     run = files.read_json(path / "run.json")
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise WorkdirError(
       f"{path} holds no run of eos_jax: run.json cannot be read ({error})"
     ) from error
@@ -85,7 +154,45 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       f"{path}/run.json has not the format {_FORMAT!r}; it was written by"
       " another version, or by hand"
     )
-  return run
+  for name, kind in (("task", str), ("config", dict)):
+    if not isinstance(run.get(name), kind):
+      raise WorkdirError(
+        f"{path}/run.json is damaged: {name} is {run.get(name, 'absent')!r},"
+        f" expected {kind.__name__}; put an intact copy back, or choose"
+        " another directory"
+      )
+  # Which they were is only said; the run goes on without.
+  versions = run.get("versions")
+  return {**run, "versions": versions if isinstance(versions, dict) else {}}
+
+
+@contextlib.contextmanager
+def _lock(path):
+  """Opens a lock, which is made if need be, and closes it at the end.
+
+  No link is followed, nothing is written, and nothing waits for the other end
+  of a pipe: what is there may be anybody's.
+  """
+  flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+  try:
+    lock = os.open(path, flags, 0o666)
+  except OSError as error:
+    if not os.path.lexists(path) or stat.S_ISREG(os.lstat(path).st_mode):
+      raise
+    raise _no_lock(path) from error
+  try:
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+      raise _no_lock(path)
+    yield lock
+  finally:
+    os.close(lock)
+
+
+def _no_lock(path):
+  return WorkdirError(
+    f"{path} is no regular file but a link, a folder or a device, which no run"
+    " has made; delete it, or choose another --workdir"
+  )
 
 
 def _claim(path, task, config, harmless):

@@ -1,13 +1,14 @@
 """Rows of published families say what `Processor.prepare` says."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from eos_jax.data import instruction_rows, instructions, processors, rooms
 from eos_jax.data.processors import onevision
-from tests.data.processors import samples
+from tests.data.processors import samples, templates
 
 QUESTION = "how many cats are there?"
 
@@ -131,8 +132,7 @@ def test_all_answers_of_a_conversation_count(name, style, rows, ask):
   for field in ("tokens", "loss_mask"):
     np.testing.assert_array_equal(row[field][:length], first[field][:length])
   # Runs of tokens that count are the answers, each with its end.
-  edges = np.flatnonzero(np.diff(np.pad(row["loss_mask"], 1).astype(int)))
-  runs = [row["tokens"][a:b].tolist() for a, b in edges.reshape(-1, 2)]
+  runs = _runs(row)
   assert [run[-1] for run in runs] == [maker.stop] * 3
   decode = maker.processor.text.inner.decode
   assert [decode(run).strip() for run in runs] == ["two", "one dog", "two"]
@@ -146,6 +146,67 @@ def test_all_answers_of_a_conversation_count(name, style, rows, ask):
   wanted = [t for t in maker.processor.text.encode(whole)]
   text = "".join(decode(row["tokens"][row["mask"]].tolist()).split())
   assert text.endswith("".join(decode(wanted).split())[-60:])
+
+
+def _runs(row):
+  """The tokens that count, run by run."""
+  edges = np.flatnonzero(np.diff(np.pad(row["loss_mask"], 1).astype(int)))
+  return [row["tokens"][a:b].tolist() for a, b in edges.reshape(-1, 2)]
+
+
+def test_answers_as_the_folder_s_own_template_writes_them(tmp_path, ask):
+  path = templates.write("llava_llama_3", tmp_path / "llama_3")
+  inner = processors.load(path).text.inner
+  inner.add_special_tokens(["<|eot_id|>", "<|end_of_text|>"])
+  inner.save(str(path / "tokenizer.json"))
+  eot, eos = map(inner.token_to_id, ("<|eot_id|>", "<|end_of_text|>"))
+  ends = json.dumps({"eos_token_id": [eos, eot]})
+  (path / "generation_config.json").write_text(ends)
+  processor = processors.load(path)
+  maker = instruction_rows.Rows(
+    processor, (inner.token_to_id("<s>"),), _room(processor, 1), 400
+  )
+  row = maker.row(ask((20, 50), later=(("how many dogs?", "one dog"),)))
+  runs = _runs(row)
+  assert [inner.decode(run[:-1]) for run in runs] == ["two", "one dog"]
+  assert [run[-1] for run in runs] == [eot, eot] == [maker.stop] * 2
+  head = "<|start_header_id|>{}<|end_header_id|>\n\n".format
+  assert inner.decode(
+    row["tokens"][row["mask"]].tolist(), skip_special_tokens=False
+  ) == (
+    f"{head('user')}{QUESTION}<|eot_id|>{head('assistant')}two<|eot_id|>"
+    f"{head('user')}how many dogs?<|eot_id|>{head('assistant')}one dog"
+    "<|eot_id|>"
+  )
+  assert maker.end_ids == (eot, eos)
+  two = inner.encode("two", add_special_tokens=False).ids
+  for end in (eot, eos):
+    assert maker.decode([*two, end, *two]) == "two"
+
+
+def test_templates_and_ends_that_are_refused(tmp_path):
+  path = templates.write("llava_text_only", tmp_path / "text")
+  processor = processors.load(path)
+  room = _room(processor, 1)
+  with pytest.raises(ValueError, match="cannot place images; write the prompt"):
+    instruction_rows.Rows(processor, (1,), room, 99)
+  path = samples.write("tiny_llava", tmp_path / "ends")
+  file = path / "tokenizer.json"
+  file.write_text(file.read_text().replace("</s>", "</end>"))
+  with pytest.raises(ValueError) as error:
+    instruction_rows.Rows(processors.load(path), (1,), room, 99)
+  assert str(error.value) == (
+    f"{path}: no token of the tokenizer ends answers: expected eos_token_id in"
+    " generation_config.json or config.json, eos_token in"
+    " tokenizer_config.json, or a token '</s>'; write the id into"
+    " generation_config.json"
+  )
+  image = "{% for p in messages[0].content if p.type == 'image' %}<image>"
+  silent = image + "{% endfor %}"
+  processor = dataclasses.replace(processor, template=silent)
+  maker = instruction_rows.Rows(processor, (1,), room, 99)
+  with pytest.raises(ValueError, match="leaves answers out"):
+    maker.stop  # noqa: B018
 
 
 def test_what_has_no_room_behind_the_prompt_is_cut_off(rows, ask):
@@ -214,6 +275,22 @@ def test_pictures_are_scaled_into_a_small_room(name, room, size, rows, ask):
   valid = row["layout"]["valid"] if "layout" in row else row["present"]
   assert 0 < valid.sum() <= maker.room.tokens
   assert np.isfinite(row["image"]).all() and row["image"].any()
+
+
+def test_a_transparent_colour_by_protocol(rows, tmp_path):
+  """It is white to the processors of transformers, and none to LLaVA's code."""
+  picture = samples.picture(28, 28).quantize(3)
+  picture.save(tmp_path / "key.png", transparency=picture.getpixel((5, 5)))
+  maker = rows("tiny_llava")
+  shown = {}
+  for protocol in ("", "lmms_eval", "llava"):
+    asked = dataclasses.replace(maker, protocol=protocol)
+    shown[protocol] = asked.ask("0", "?", [tmp_path / "key.png"])["image"]
+  np.testing.assert_array_equal(shown[""], shown["lmms_eval"])
+  settings = maker.processor.settings
+  plain = maker.processor.family.preprocess([picture], settings)
+  np.testing.assert_array_equal(shown["llava"][0], plain.pixels[0, 0])
+  assert (shown[""] != shown["llava"]).any()
 
 
 def test_what_does_not_fit_is_refused(rows, ask):

@@ -112,12 +112,79 @@ def test_entries_without_picture_are_counted(write):
     ([_longer("<image> and?", "no")], "a later turn has <image>"),
     ([_longer("", "no")], "a later question is empty"),
     ([_longer("and?", " ")], "a later answer is empty"),
+    ([_entry("x" * 300)], "row 1: the picture 'x.*File name too long"),
+    ([_entry("a\0b")], "row 1: the picture .*cannot be a file name .embedded"),
+    ([_entry("../instructions.json")], "row 1: the picture .* leads out"),
+    ([_entry("/etc/passwd")], "row 1: the picture .* has an absolute path"),
+    ([_entry("\ud83d")], "row 1: an image name has half of a surrogate pair"),
+    ([_entry("0", "a \ud83d")], "row 1: the question has half of a surrogate"),
+    ([_entry("0", answer="\udc00")], "row 1: the answer has half of"),
+    ([_longer("a", "\ud83d")], "row 1: a later answer has half of"),
+    ([_entry("0", images=["1"])], r"image is \['0'\] and images is \['1'\]"),
+    ([_entry(None, images=[None])], r"row 1: images is \[None\]; expected"),
+    ([_entry("0"), None], "row 2: it is NoneType; expected an object"),
+    ("[" * 100_000, "instructions.json nests its values too deeply"),
+    ("[" + "9" * 5000 + "]", "instructions.json is no JSON"),
     ([3, _entry("0"), 4], "2 rows cannot be used; mend them"),
   ],
 )
 def test_faults_say_where_and_what(entries, message, write):
   with pytest.raises(ValueError, match=message):
     instructions.load(*write(entries), {"all": 1.0})
+
+
+def test_messages_are_short(write):
+  with pytest.raises(ValueError) as error:
+    long = _entry("0", conversations=[{"from": "x" * 9**6}] * 2)
+    instructions.load(*write([_entry("1", image=[3] * 9**6), long]), SHARES)
+  assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+  "fields, found",
+  [
+    ({"image": None, "images": ["1", "2"]}, ["1", "2"]),
+    ({"image": [], "images": "1"}, ["1"]),
+    ({"image": "1", "images": None}, ["1"]),
+    ({"image": ["1"], "images": []}, ["1"]),
+    ({"image": "1", "images": ["1"]}, ["1"]),
+    ({"images": ["1"]}, ["1"]),
+    ({"image": None, "images": None}, []),
+    ({"image": [], "images": []}, []),
+    ({}, []),
+  ],
+)
+def test_an_empty_field_names_no_image(fields, found, write):
+  entry = _entry("0", "What is it?")
+  del entry["image"]
+  path, images = write([_entry("0"), entry | fields])
+  read = instructions.load(path, images, {"all": 1.0})
+  assert read.without_picture == (not found)
+  shown = [item.pictures for item in read.parts["all"][1:]]
+  assert shown == ([tuple(images / name for name in found)] if found else [])
+
+
+def test_images_elsewhere_need_a_setting(write, tmp_path):
+  (tmp_path / "other").touch()
+  path, images = write([_entry("../other"), _entry(str(tmp_path / "other"))])
+  read = instructions.load(path, images, {"all": 1.0}, images_anywhere=True)
+  for item in read.parts["all"]:
+    assert item.pictures[0].samefile(tmp_path / "other")
+  with pytest.raises(ValueError, match="2 rows cannot be used"):
+    instructions.load(path, images, {"all": 1.0})
+
+
+def test_encodings(write):
+  path, images = write([_entry("0"), _entry("1", "<image>\u2028é?")])
+  text = json.dumps(json.loads(path.read_text()), ensure_ascii=False, indent=1)
+  for encoding in ("utf-8", "utf-8-sig"):
+    path.write_bytes(text.encode(encoding))
+    read = instructions.load(path, images, {"all": 1.0})
+    assert read.parts["all"][1].question == "é?"
+  path.write_bytes(text.encode("utf-8").replace("é".encode(), b"\xe9"))
+  line = text[: text.index("é")].count("\n") + 1
+  with pytest.raises(ValueError, match=f"instructions.json, line {line}: byte"):
+    instructions.load(path, images, {"all": 1.0})
 
 
 def test_faults_can_be_set_apart(write):

@@ -116,6 +116,7 @@ def test_weights_mix_the_sources(load):
     ]
   )
   assert share(weights=[3, 1]) == pytest.approx(0.75, abs=0.02)
+  assert share(weights=[0, 2]) == 0.0 and share(weights=[2, 0]) == 1.0
   # By size: 256 of 3956 pictures.
   assert share() == pytest.approx(0.065, abs=0.02)
 

@@ -217,3 +217,13 @@ def test_label_values_are_in_range(index):
   assert set(np.unique(made.scene_labels)) <= {0, 1}
   # Enough patches hold something that keeping few of them must hurt.
   assert (kind > 0).sum() >= 16
+
+
+@pytest.mark.parametrize(
+  "suite", ["tiny", pytest.param("held_out", marks=pytest.mark.full)]
+)
+def test_numbers_of_questions(suite):
+  counts = mini_suite.COUNTS[suite]
+  for split, known in mini_suite.QUESTIONS[suite].items():
+    made = (generator.picture(split, i) for i in range(counts[split]))
+    assert sum(len(picture.questions) for picture in made) == known

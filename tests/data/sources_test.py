@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from eos_jax.data import easy_vqa as builders
 from eos_jax.data import generator, labels, language_only, sources
 
 
@@ -23,6 +24,8 @@ def test_easy_vqa_keeps_every_question(load):
   train, test = easy_vqa.get_train_questions(), easy_vqa.get_test_questions()
   assert counts["train"] + counts["validation"] == len(train[0])
   assert counts["test"] == len(test[0])
+  asked = builders.QUESTIONS
+  assert asked == {split: counts[split] for split in ("validation", "test")}
   texts = sorted(q.question for q in load("easy_vqa", "test").questions())
   assert texts == sorted(test[0])
   assert [len(load("easy_vqa", s)) for s in sources.SPLITS] == [3700, 300, 1000]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from eos_jax import models, ops
+from eos_jax import files, models, ops
 from eos_jax.data import loader, packing, questions, tokenizer
 from eos_jax.evaluation import evaluator
 from tests.models import small
@@ -95,3 +95,30 @@ def test_pictures_are_shared_among_their_questions(setup, site):
     expected.append(_TOKENIZER.decode(np.asarray(ids)[0].tolist()))
   assert judge.predict(plan).texts == expected
   assert len(set(expected)) > 1  # random weights still tell questions apart
+
+
+def test_answers_by_logits_that_are_not_finite_are_refused(setup):
+  cfg, _, _ = setup
+  ids, plan = np.full((3, 2), 7), _plan(cfg, "decoder.1", ops.presets.PRUNE)
+  evaluator._check_finite(ids, np.arange(3), plan)
+  ids[1, 1] = models.NO_TOKEN
+  with pytest.raises(files.NotFinite) as error:
+    evaluator._check_finite(ids, np.arange(10, 13), plan)
+  assert str(error.value) == (
+    "the logits under the plan 'test' are not finite for 1 of 3 questions, the"
+    " first of them number 11; check the weights and the plan's numbers, or use"
+    " a wider dtype"
+  )
+
+
+@pytest.mark.full
+def test_a_model_with_nan_is_not_scored(setup):
+  cfg, params, chosen = setup
+  kernel = params["decoder"]["head"]["out"]["kernel"]
+  broken = jax.tree.map(lambda leaf: leaf, params)
+  broken["decoder"]["head"]["out"]["kernel"] = kernel.at[0, 0].set(np.nan)
+  judge = evaluator.Evaluator(
+    cfg, broken, chosen, batch=4, seed=0, steps=3, placement=None
+  )
+  with pytest.raises(files.NotFinite, match="dense model are not finite for 4"):
+    judge.predict(None)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from eos_jax import ops
 from eos_jax.evaluation import evaluator, ledger
 
@@ -75,3 +77,44 @@ def test_a_line_cut_short_is_dropped_and_nothing_else(tmp_path):
   again.add(DENSE)
   again.close()
   assert _open(path).find("dense", None, None) == DENSE
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda line: line.replace("0.1}", "0.2}"),
+    lambda line: line.replace('"digest"', '"digset"'),
+    lambda line: "null",
+    lambda line: "{}",
+    lambda line: "[1]",
+    lambda line: line.replace('"mean": 0.2166', '"mean": NaN, "x": 0.2166'),
+    lambda line: "[" * 100_000,
+    lambda line: line[:50],
+  ],
+)
+def test_a_damaged_entry_is_computed_again(tmp_path, damage, capsys):
+  path = tmp_path / "evaluation.jsonl"
+  book = _open(path)
+  book.add(RESULT)
+  book.add(DENSE)
+  book.close()
+  first, second = path.read_text().splitlines()
+  assert damage(first) != first
+  path.write_text(f"{damage(first)}\n{second}\n")
+  again = _open(path)
+  assert again.find("prune", 4.0, PLAN) is None
+  assert again.find("dense", None, None) == DENSE
+  again.add(RESULT)
+  again.close()
+  assert str(path) in capsys.readouterr().out
+  assert sorted(path.read_text().splitlines()) == sorted([first, second])
+
+
+def test_a_line_that_is_not_utf_8_is_dropped(tmp_path, capsys):
+  path = tmp_path / "evaluation.jsonl"
+  book = _open(path)
+  book.add(RESULT)
+  book.close()
+  path.write_bytes(b'{"key": "\xff"}\n' + path.read_bytes())
+  assert _open(path).find("prune", 4.0, PLAN) == RESULT
+  assert "line 1 is no JSON object" in capsys.readouterr().out

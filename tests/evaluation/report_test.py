@@ -1,4 +1,7 @@
+import hashlib
 import json
+
+import pytest
 
 from eos_jax import ops
 from eos_jax.evaluation import evaluator, report
@@ -46,3 +49,22 @@ def test_plot_is_a_picture(tmp_path):
   path = tmp_path / "plot.png"
   report.plot(path, _results())
   assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_results_that_were_changed_are_refused(tmp_path):
+  path = tmp_path / "results.json"
+  report.write_json(path, _results(), {"questions": 3, "seconds": {"data": 1}})
+  value = report.read_json(path)
+  assert value["questions"] == 3
+  # Where and how fast a run was does not count.
+  path.write_text(json.dumps(value | {"seconds": 2, "config": {}}))
+  report.read_json(path)
+  path.write_text(json.dumps(value | {"questions": 4}))
+  with pytest.raises(ValueError, match="do not match their digest"):
+    report.read_json(path)
+
+
+def test_results_name_their_plan_by_its_digest():
+  (row,) = [r for r in _results() if r.name == "eos"]
+  text = row.plan.to_json().encode()
+  assert row.to_dict()["plan"] == hashlib.sha256(text).hexdigest()

@@ -110,3 +110,19 @@ def test_mmbench_is_a_sheet(write, submit):
 def test_of_others_there_is_nothing(submit, tmp_path):
   submit("chartqa", ["1"] * 3)
   assert not (tmp_path / "submissions").exists()
+
+
+def test_the_index_of_mmbench_may_be_any_column(submit):
+  def write(folder):
+    minis.write("mmbench", folder)
+    (path,) = folder.glob("*.tsv")
+    rows = path.read_text(encoding="utf-8").splitlines()
+    rows = [row.split("\t") for row in rows]
+    rows = [[row[1], row[0], *row[2:]] for row in rows]
+    text = "".join("\t".join(row) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+
+  folder = submit("mmbench", ["A", "B", "C", "D"], write)
+  book = openpyxl.load_workbook(folder / "mmbench.xlsx")
+  head, first, *_ = book.active.iter_rows(values_only=True)
+  assert head[:2] == ("question", "index") and first[1] == 3

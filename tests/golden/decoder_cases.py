@@ -79,11 +79,13 @@ class _SparseLayer:
       self.number, self.rank = int(number), int(rank)
       # All of them stay where their number is the rank.
       self.recycles = self.number < visual
-    else:
+    elif params["version"] == "topk":
       tabled = ops.count.SPARSEVLM_1_5[params["retain"]]
       place = (2, 6, 15).index(params["layer"])
       self.number = min(tabled[place], visual - 1)
       self.recycles = True
+    else:
+      raise ValueError(f"version is {params['version']!r}, not rank or topk")
 
 
 def _select(params, arrays):

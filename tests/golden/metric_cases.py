@@ -79,7 +79,7 @@ def _mmbench_circular(given):
   rows = given["rows"]
   hits, inferred = {}, []
   for name, infer in (
-    ("lmms_static_circular_hit", letters.mmbench_lmms_eval),
+    ("lmms_static_circular_hit", letters.mmbench_static),
     ("vlm_exact_circular_hit", letters.mmbench_vlmevalkit),
   ):
     found = [infer(row["prediction"], _choices(row)) for row in rows]
@@ -127,7 +127,7 @@ def _mme_parse(given):
 
 def _mmstar_match(given):
   text, answer = given["text"], given["answer"]
-  letter = letters.extracted(text)
+  letter = letters.extracted(text, letters.FOUR)
   return {
     "official": float(letters.mmstar_official(text, answer)),
     "lmms_extracted": letter,

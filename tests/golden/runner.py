@@ -13,6 +13,7 @@ from tests.golden import (
   metric_cases,
   number_cases,
   outcomes,
+  parameters,
   vision_cases,
 )
 
@@ -96,6 +97,9 @@ def run_case(
     return outcomes.Outcome(
       operator, file, 0, ("no such operator is known here",)
     )
+  if unknown := parameters.unknown(operator, params):
+    fault = f"parameters are not known here: {', '.join(unknown)}"
+    return outcomes.Outcome(operator, file, 0, (fault,))
   try:
     with np.load(path) as table:
       data = dict(table)

@@ -12,7 +12,7 @@ presets = ops.presets
 
 
 def _tome(params, arrays):
-  size = arrays.get("in_size")
+  size = arrays.get("in_size") if params.get("sized", True) else None
   results = []
   for b in range(arrays["in_x"].shape[0]):
     one = None if size is None else size[b, :, 0]
@@ -25,17 +25,35 @@ def _tome(params, arrays):
   }
 
 
+def _tome_spec(params, *, class_token):
+  """ToMe for the special tokens of a case, and how many they are."""
+  class_token = params.get("class_token", class_token)
+  distilled = params.get("distill_token", False)
+  if distilled and not class_token:
+    select = "bipartite_distilled"
+    return presets.TOME.replace(select=select, protect=0), 1
+  special = int(class_token) + int(distilled)
+  return presets.TOME.replace(protect=special), special
+
+
+def _tome_keep(params, tokens, special):
+  """Rows that the origin leaves: r is cut to what one step can merge."""
+  least = ops.bipartite_minimum(tokens, protect=special)
+  return min(max(tokens - params["r"], least), tokens)
+
+
 def _tome_one(params, metric, x, size):
   tokens = x.shape[0]
-  protect = int(params.get("class_token", False))
-  protect += int(params.get("distill_token", False))
   if "k" in params:
-    spec = presets.TOME_KTH.replace(stride=params["k"])
-    keep, moved = tokens // params["k"], tokens - tokens // params["k"]
+    # Groups of one: the origin returns its input.
+    step = max(params["k"], 1)
+    spec, keep = presets.TOME_KTH.replace(stride=step), tokens // step
+    moved = keep * (step - 1)
+    if step == 1:
+      spec = presets.TOME.replace(protect=0)
   else:
-    spec = presets.TOME.replace(protect=protect)
-    least = ops.bipartite_minimum(tokens, protect=protect)
-    keep = max(tokens - params["r"], least)
+    spec, special = _tome_spec(params, class_token=False)
+    keep = _tome_keep(params, tokens, special)
     moved = tokens - keep
   out = common.reduce(x, spec, keep, size=size, keys=metric)
   # Other modes of merging are other settings of the same operator.
@@ -48,7 +66,7 @@ def _tome_one(params, metric, x, size):
     "out_merged_mean": mean.tokens.x,
     "out_merged_sum": total.tokens.x,
     "out_merged_amax": greatest,
-    "out_unmerged_from_mean": _unmerged(params, mean),
+    "out_unmerged_from_mean": _unmerged(params, mean, moved),
     "out_wavg_x": out.tokens.x,
     "out_wavg_size": out.tokens.size[:, None],
     "out_source": member,
@@ -57,16 +75,16 @@ def _tome_one(params, metric, x, size):
   return result | _tome_edges(params, out, metric)
 
 
-def _unmerged(params, mean):
+def _unmerged(params, mean, moved):
   """The origin's unmerge, with its fault under a distillation token.
 
   It takes the first rows for the set A and the others for B, although the
   merge has put the distillation token, the first of B, behind the class token.
   """
-  if not params.get("distill_token"):
+  if not moved or not params.get("distill_token"):
     # The k-th variant has lost what is behind its last whole group.
     tokens = len(mean.assignment)
-    step = params.get("k", 1)
+    step = max(params.get("k", 1), 1)
     return ops.unreduce(mean.tokens.x, mean)[: tokens // step * step]
   rows = np.asarray(ops.source_map(mean))
   of_a = [k for k, j in enumerate(np.asarray(mean.index)) if j % 2 == 0]
@@ -82,7 +100,7 @@ def _tome_edges(params, out, metric):
   rows = np.asarray(ops.source_map(out))
   tokens = len(rows)
   if "k" in params:
-    step = params["k"]
+    step = max(params["k"], 1)
     whole = tokens // step * step
     gone = [j for j in range(whole) if j % step != step - 1]
     return {"out_dst_idx": index[rows[gone]] // step}
@@ -108,10 +126,9 @@ def _tome_block(params, arrays):
       size = jnp.asarray(arrays["in_size"][b, :, 0])
     weighted = params["prop_attn"] and params.get("sized", True)
     branch, _, keys = block.attention(x, size if weighted else None)
-    keep = max(
-      x.shape[0] - params["r"], ops.bipartite_minimum(x.shape[0], protect=1)
-    )
-    out = common.reduce(x + branch, presets.TOME, keep, size=size, keys=keys)
+    spec, special = _tome_spec(params, class_token=True)
+    keep = _tome_keep(params, x.shape[0], special)
+    out = common.reduce(x + branch, spec, keep, size=size, keys=keys)
     results.append(
       {
         "out_attn_out": branch,
@@ -189,7 +206,7 @@ def _prumerge(params, arrays):
     number, share = ops.count.outliers(jnp.asarray(row))
     number, share = int(number), float(share)
   else:
-    share = 0.125
+    share = _fixed_ratio(params)
     number = int(tokens * share)
   best = np.argsort(-row, axis=1, kind="stable")[:, :number]
   run = _prumerge_duplicated if _duplicates(params) else _prumerge_one
@@ -204,6 +221,14 @@ def _prumerge(params, arrays):
     "out_n_topk": number,
     "out_topk_index": best,
   }
+
+
+def _fixed_ratio(params):
+  """Share of the tokens in the fixed mode, the origin's 1/8 by default."""
+  given = [params[n] for n in ("ratio", "reduction_ratio") if n in params]
+  if len(given) > 1:
+    raise ValueError("both ratio and reduction_ratio are given")
+  return given[0] if given else 1 / 8
 
 
 def _duplicates(params):
@@ -232,15 +257,15 @@ def _prumerge_one(params, x, keys, row, number):
 def _prumerge_duplicated(params, x, keys, row, number):
   """The fixed mode of PruMerge+, with its duplicated centres.
 
-  Positions 4, 12, 20, .. become centres whether they are kept already or not.
+  For a ratio of 1/8 positions 4, 12, 20, .. become centres whether they are
+  kept already or not.
   The published complement then lacks as many unselected tokens, the first
   ones, as there are duplicates, and a duplicate is a neighbour of its twin.
   That is no point of the operator space: the gathering is written out here.
   """
-  del params
-  tokens = x.shape[0]
+  tokens, step = x.shape[0], int(1 / _fixed_ratio(params))
   best = np.argsort(-row, kind="stable")[:number]
-  centres = np.concatenate([best, np.arange(4, tokens - 1, 8)])
+  centres = np.concatenate([best, np.arange(step // 2, tokens - 1, step)])
   left = np.setdiff1d(np.arange(tokens), centres)
   left = left[len(centres) + len(left) - tokens :]
   unit = keys / np.linalg.norm(keys, axis=-1, keepdims=True)
@@ -256,7 +281,8 @@ def _prumerge_duplicated(params, x, keys, row, number):
 
 def _diffrate_merge(params, arrays):
   kept = params["kept"]
-  spec = presets.DIFFRATE.replace(delta=0.0)
+  protect = int(params.get("class_token", True))
+  spec = presets.DIFFRATE.replace(delta=0.0, protect=protect)
   results = []
   for x, y in zip(arrays["in_x"], arrays["in_y"], strict=True):
     tokens = x.shape[0]

@@ -228,3 +228,86 @@ def test_jit_equals_eager():
     jax.tree.leaves(eager), jax.tree.leaves(compiled), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _second(x, signals, params, keep, temperature, tokens, spec, direction):
+  """Directional derivative of the gradient by features, numbers, keep and T."""
+  first = lambda x, params, keep, temperature: _GRAD(
+    x, signals, params, keep, temperature, tokens, spec
+  )
+  point = (x, params, keep, temperature)
+
+  def gradient(*point):
+    by_x, _, *others = first(*point)
+    return by_x, *others
+
+  return jax.jvp(gradient, point, direction)[1]
+
+
+_SECOND = jax.jit(_second, static_argnames="spec")
+
+
+def _direction(point):
+  keys = iter(jax.random.split(jax.random.key(7), 40))
+  return jax.tree.map(
+    lambda a: jax.random.normal(next(keys), a.shape, a.dtype), point
+  )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+def test_second_derivatives_are_finite(dtype):
+  """Where one share of the budget is 0, too: kappa = 1 is the default."""
+  spec = ops.presets.HYBRID
+  tokens, signals = forms.example(1, absent=(4,))
+  tokens = dataclasses.replace(tokens, x=tokens.x.astype(dtype))
+  for corner in ({}, *CORNERS):
+    params = spec.replace(**corner).params()
+    for temperature in (1e-3, 0.1, 3.0):
+      for keep in (0.0, 1e-3, 1.0, 6.0, V - 1.0, V + 2.0):
+        point = (tokens.x, params, jnp.float32(keep), jnp.float32(temperature))
+        x, *rest = point
+        found = _SECOND(
+          x, signals, *rest, tokens, spec=spec, direction=_direction(point)
+        )
+        for leaf in jax.tree.leaves(found):
+          assert bool(jnp.all(jnp.isfinite(leaf))), (corner, temperature, keep)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kappa", [1.0, 0.5])
+def test_second_derivatives_equal_differences_of_gradients(kappa):
+  spec = _SPECS["hybrid"].replace(kappa=kappa)
+  with jax.enable_x64(True):
+    tokens, signals = forms.double(forms.example(3, absent=(5,)))
+    params = forms.double(spec.params())
+    point = (tokens.x, params, jnp.float64(9.3), jnp.float64(0.4))
+    direction = _direction(point)
+    # At kappa = 1 only one side exists.
+    still = dataclasses.replace(direction[1], kappa=jnp.float64(0))
+    direction = (direction[0], still, *direction[2:])
+    x, *rest = point
+    found = list(
+      _SECOND(x, signals, *rest, tokens, spec=spec, direction=direction)
+    )
+    step = 1e-5
+
+    def gradient(sign):
+      x, params, keep, temperature = jax.tree.map(
+        lambda a, d: a + sign * step * d, point, direction
+      )
+      by_x, _, *others = _GRAD(
+        x, signals, params, keep, temperature, tokens, spec
+      )
+      return by_x, *others
+
+    expected = jax.tree.map(
+      lambda up, down: (up - down) / (2 * step), gradient(1), gradient(-1)
+    )
+    if kappa == 1:  # the slope by kappa itself jumps there
+      assert bool(jnp.isfinite(found[1].kappa))
+      found[1] = dataclasses.replace(found[1], kappa=expected[1].kappa)
+    pairs = zip(*map(jax.tree.leaves, (found, expected)), strict=True)
+    scale = max(float(jnp.max(jnp.abs(e))) for e in jax.tree.leaves(expected))
+    for got, want in pairs:
+      np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5 * scale)

@@ -1,10 +1,12 @@
 """Plans and specs: JSON, validation."""
 
 import json
+import re
 
 import pytest
 
 from eos_jax import ops
+from eos_jax.ops import trial
 
 SITES = (
   ops.PlannedSite("vision.1", 100, ops.presets.TOME),
@@ -84,6 +86,174 @@ def _edited(edit):
 def test_faulty_json_is_refused(edit, words):
   with pytest.raises(ValueError, match=words):
     ops.ReductionPlan.from_json(_edited(edit))
+
+
+def _set(name, value):
+  """An edit of the operator of the second site."""
+
+  def edit(data):
+    data["sites"][1]["spec"][name] = value
+
+  return edit
+
+
+_FINITE = "use a finite number that float32 can hold"
+
+
+@pytest.mark.parametrize(
+  "edit, words",
+  [
+    (_set("rho", 1e308), f"rho is 1e+308, {_FINITE}"),
+    (_set("rho", 10**400), f"rho is an integer of 1329 bits, {_FINITE}"),
+    (_set("tau", 1e39), f"tau is 1e+39, {_FINITE}"),
+    (_set("theta", True), "theta is True, it must be float"),
+    (_set("rho", 1e5), "rho is 100000.0, use at most 10000"),
+    (_set("omega", [1e5, 0.0]), "omega is (100000.0, 0.0), use at most 10000"),
+    (_set("scores", ["norm", 3]), "scores[1] is 3, it must be str"),
+    (_set("scores", [["norm"]]), "scores[0] is ['norm'], it must be str"),
+    (_set("scores", ["norm"] * 99), "scores has 99 entries, use at most 64"),
+    (_set("pi", [None]), "pi[0] is None, it must be float"),
+    (_set("pi", ["1"]), "pi[0] is '1', it must be float"),
+    (_set("omega", [{}, 1.0]), "omega[0] is {}, it must be float"),
+    (_set("layers", [0.5]), "layers[0] is 0.5, it must be int"),
+    (_set("layers", [True]), "layers[0] is True, it must be int"),
+    (_set("schedule", [[]]), "schedule[0] is [], it must be float"),
+    (_set("stride", 10**30), "use at most 2147483647"),
+    (_set("name", "\ud83d"), "name is '\\ud83d', which is no Unicode text"),
+    (_set("select", "x" * 10**5), "select has 100000 characters, use at most"),
+    (
+      _set("beta", "raw"),
+      "beta is 'raw', but what is divided by may then be 0",
+    ),
+    (_set("alpha", "raw"), "alpha is 'raw' with eta="),
+    (
+      lambda d: d["sites"][0]["spec"].update(assign="clusters"),
+      "assign is 'clusters', whose centres are a",
+    ),
+    (lambda d: d["sites"].__setitem__(0, 3), "site is 3, it must be a JSON"),
+    (lambda d: d.update(tokens=10**30), "tokens is 1000000000"),
+    (lambda d: d.update(layers=10**5), "layers is 100000, use a count >= 1"),
+    (lambda d: d.update(note="a\nb"), "note is 'a\\nb', use printable"),
+    (lambda d: d.update(model="\ud83d"), "model is '\\ud83d', which is no"),
+    (lambda d: d["sites"][0].update(site="vision." + "9" * 9), "site is 'vis"),
+  ],
+)
+def test_values_that_no_operator_can_use(edit, words):
+  with pytest.raises(ValueError, match=re.escape(words)) as error:
+    ops.ReductionPlan.from_json(_edited(edit))
+  assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+  "name, words",
+  [
+    ("/any/where", "without '/' and"),
+    ("../../x", "without '/' and"),
+    ("a\\b", "without '/' and"),
+    ("..", "does not start with '.'"),
+    (".lock", "does not start with '.'"),
+    ("", "one or more printable characters"),
+    ("a\nb", "one or more printable characters"),
+    ("a\0", "one or more printable characters"),
+    ("é" * 101, "a name of at most 200 bytes"),
+  ],
+)
+def test_names_that_would_lead_out_of_a_folder(name, words):
+  with pytest.raises(ValueError, match=re.escape(words)):
+    _plan(name=name)
+  with pytest.raises(ValueError, match=re.escape(words)):
+    ops.ReductionPlan.from_json(_edited(lambda data: data.update(name=name)))
+
+
+def test_features_that_would_overflow_over_the_sites():
+  spec = ops.presets.REWEIGHT.replace(rho=9999.0)
+  sites = tuple(ops.PlannedSite(f"decoder.{i}", 9, spec) for i in range(5))
+  assert len(_plan(sites=sites[:4]).sites) == 4
+  with pytest.raises(ValueError, match="features by up to 1e20, use numbers"):
+    _plan(sites=sites)
+
+
+def test_texts_in_other_encodings():
+  text = _plan().to_json()
+  for same in (text.encode(), text.encode("utf-8-sig"), "\ufeff" + text):
+    assert ops.ReductionPlan.from_json(same) == _plan()
+  for other in ("utf-16", "utf-32"):
+    with pytest.raises(ValueError, match="no UTF-8 text .*save it as UTF-8"):
+      ops.ReductionPlan.from_json(text.encode(other))
+  with pytest.raises(ValueError, match="byte 1 is 0xe9"):
+    ops.ReductionPlan.from_json(b"\x22\xe9\x22")
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("[" * 10**5, "nested too deeply"),
+    ('{"a": ' * 10**5, "nested too deeply"),
+    ("9" * 5000, "no JSON: Exceeds the limit"),
+    ('{"name": 1, "name": 2}', "an object has 'name' twice, keep one"),
+    (" " * 2**21, "more than 1048576 bytes"),
+  ],
+  ids=["lists", "objects", "digits", "twice", "bytes"],
+)
+def test_texts_that_are_no_plan(text, words):
+  with pytest.raises(ValueError, match=words):
+    ops.ReductionPlan.from_json(text)
+
+
+def test_messages_about_much_stay_short():
+  def edit(data):
+    spec = data["sites"][0]["spec"]
+    data["sites"] = [data["sites"][0] | {"spec": spec | {"select": "x"}}] * 999
+
+  for change in (
+    edit,
+    lambda data: data.update({"x" * 10**5: 1, "y" * 10**5: 2}),
+    lambda data: data.update(sites=["x" * 10**5]),
+    lambda data: data.update(name="x" * 10**5),
+  ):
+    with pytest.raises(ValueError) as error:
+      ops.ReductionPlan.from_json(_edited(change))
+    assert len(str(error.value)) < 3000
+
+
+@pytest.mark.parametrize(
+  "keep, changes, words",
+  [
+    (50, dict(select="blocks"), "side is 0, use a number from 1"),
+    (50, dict(select="blocks", stride=5), "set keep to 4"),
+    (50, dict(select="kth"), "'kth' needs groups of 2 or more"),
+    (50, dict(select="kth", stride=3), "set keep to 48"),
+    (50, dict(select="bipartite"), "leaves at least 72 of 144 tokens"),
+    (50, dict(assign="selected"), "its selection 'top_k' decides no shares"),
+    (72, dict(select="bipartite", assign="selected"), None),
+    (48, dict(select="kth", stride=3), None),
+  ],
+)
+def test_operators_that_cannot_run_at_their_site(keep, changes, words):
+  site = ops.PlannedSite(
+    "decoder.1", keep, ops.presets.PRUNE.replace(**changes)
+  )
+  faults = trial.run_faults(_plan(sites=(site,)), grid=(12, 12))
+  if words is None:
+    assert not faults
+  else:
+    (fault,) = faults
+    assert fault.startswith("site 'decoder.1': ") and words in fault
+
+
+def test_counts_at_a_site_are_those_that_reach_it():
+  specs = ops.presets.PRUNE, ops.presets.TOME
+  plan = lambda first, second: _plan(
+    sites=tuple(
+      ops.PlannedSite(f"vision.{i}", keep, spec)
+      for i, (keep, spec) in enumerate(zip((first, second), specs, strict=True))
+    )
+  )
+  # With a class token: of 101 rows 50 may merge.
+  run = lambda plan: trial.run_faults(plan, grid=(12, 12), protect=1)
+  assert run(plan(100, 50)) == []
+  (fault,) = run(plan(100, 49))
+  assert "keep is 50, but one bipartite step" in fault
 
 
 def test_not_a_number_is_refused():

@@ -3,6 +3,7 @@
 import functools
 import json
 import runpy
+import shutil
 import signal
 import subprocess
 import time
@@ -15,9 +16,11 @@ from eos_jax import main, models, ops, tasks
 from eos_jax.data import benchmarks
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation.scoring import benchmarks as scoring
-from eos_jax.tasks import evaluate_published
+from eos_jax.tasks import evaluate_published, published_model
+from eos_jax.training import evaluate_settings, settings
 from tests import command
 from tests.data.benchmarks import minis
+from tests.data.processors import templates
 from tests.models import small, tiny_families
 
 
@@ -159,6 +162,43 @@ def test_the_first_questions_stay_whole(name, count, kept, tmp_path):
   assert score.value > 0
 
 
+def _checked(files, model, **changes):
+  """What is known of a job before weights are read."""
+  changed = files | {"model.path": model, "data.names": ("pope",), "plans": ()}
+  config = _config(changed, **changes)
+  job = settings.build(evaluate_settings.EvaluatePublishedJob, config)
+  evaluate_published.check(job)
+  return evaluate_published._open(job)
+
+
+def test_ends_of_answers_are_those_of_the_folder(files, tmp_path):
+  model = tmp_path / "model"
+  shutil.copytree(files["model.path"], model)
+  (model / "generation_config.json").write_text('{"eos_token_id": [9, 7]}')
+  path = model / "tokenizer_config.json"
+  tokens = json.loads(path.read_text()) | {"eos_token": "</s>"}
+  path.write_text(json.dumps(tokens))
+  for protocol, expected in (("llava", (9, 7)), ("lmms_eval", (2, 9, 7))):
+    found = _checked(files, model, **{"data.protocol": protocol})
+    assert found.sets[0].stop == expected
+    asked = next(found.sets[0].batches(2))
+    assert asked["tokens"].shape == (2, found.sets[0].rows.text_length)
+
+
+def test_a_template_without_images_is_named_before_weights(files, tmp_path):
+  """It is not reported as a token that is missing."""
+  model = tmp_path / "model"
+  shutil.copytree(files["model.path"], model)
+  template = templates.OTHERS["llava_text_only"][1]
+  (model / "chat_template.jinja").write_text(template)
+  for style in ("", "vicuna"):
+    with pytest.raises(main.EXPECTED) as error:
+      _checked(files, model, **{"data.style": style})
+    said = str(error.value)
+    assert f"config.model.path: {model}: the chat template cannot" in said
+    assert "and cannot place images" in said and "</s>" not in said
+
+
 def test_other_circumstances_are_refused(files, tmp_path):
   out = tmp_path / "out"
   _run(files, out, **{"data.names": ("ai2d",)}, plans=())
@@ -167,6 +207,111 @@ def test_other_circumstances_are_refused(files, tmp_path):
   path.write_text(text, encoding="utf-8")
   with pytest.raises(main.EXPECTED, match="under other circumstances: others"):
     _run(files, out, **{"data.names": ("ai2d",)}, plans=())
+
+
+def test_answers_follow_rows_and_images(files, tmp_path, capsys):
+  """What changed since an answer was given is asked anew, as in a fresh run."""
+  root = tmp_path / "benchmarks"
+  folder = minis.write("chartqa", root / "chartqa")
+  given = {"data.names": ("chartqa",), "data.folder": root, "plans": ()}
+  name = "predictions/dense/chartqa.jsonl"
+
+  def answers(out):
+    _run(files, out, **given)
+    return (out / name).read_text(encoding="utf-8")
+
+  before = answers(tmp_path / "out")
+  path = folder / "test_human.json"
+  rows = json.loads(path.read_text(encoding="utf-8"))
+  path.write_text(json.dumps(rows[::-1]), encoding="utf-8")
+  (folder / "png" / "2.png").write_bytes(minis.encoded(5))
+  capsys.readouterr()
+  after = answers(tmp_path / "out")
+  said = capsys.readouterr().out
+  assert "note: 3 answers in " in said and "already" not in said
+  assert after == answers(tmp_path / "fresh") != before
+  assert answers(tmp_path / "out") == after
+  assert "All answers were there already." in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_other_tokenizers_and_processors_are_refused(files, tmp_path):
+  model = tmp_path / "model"
+  shutil.copytree(files["model.path"], model)
+  out = tmp_path / "out"
+  given = {"data.names": ("mmvet",), "plans": (), "model.path": model}
+  _run(files, out, **given)
+  for file, fact, change in (
+    ("tokenizer.json", "tokenizer", {"truncation": None, "padding": None}),
+    (
+      "preprocessor_config.json",
+      "processor",
+      {"image_mean": [0.5, 0.5, 0.25]},
+    ),
+  ):
+    path = model / file
+    text = path.read_text(encoding="utf-8")
+    value = json.loads(text) | change
+    if fact == "tokenizer":
+      value["added_tokens"][-1]["special"] ^= True
+    path.write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(main.EXPECTED, match=rf"inputs\.{fact}\.[\w.]+ is "):
+      _run(files, out, **given)
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.full
+def test_marks_of_other_answers_are_put_aside(files, tmp_path, capsys):
+  out = tmp_path / "out"
+  names = {"data.names": ("mmvet",), "plans": ()}
+  _run(files, out, **names)
+  folder = out / "submissions" / "dense"
+  marks = folder / "mmvet_marks.json"
+  marks.write_text('{"v1_0": 1.0, "v1_1": 1.0}', encoding="utf-8")
+  path = folder / "mmvet.json"
+  text = path.read_text(encoding="utf-8")
+  path.write_text('{"v1_0": "others", "v1_1": "others"}', encoding="utf-8")
+  capsys.readouterr()
+  assert _run(files, out, **names)["lines"][0]["scores"] == {}
+  assert "has marks of answers that have changed" in capsys.readouterr().out
+  assert path.read_text(encoding="utf-8") == text and not marks.exists()
+
+
+def test_names_of_plans_are_no_paths(files, tmp_path):
+  path = tmp_path / "plan.json"
+  config = _config(files, **{"data.names": ("mme",), "plans": (str(path),)})
+  job = settings.build(evaluate_settings.EvaluatePublishedJob, config)
+  cfg = published_model.source(job.model).description.cfg
+  site = ops.PlannedSite("decoder.1", 5, ops.presets.MERGE)
+  for name in ("../../x", "/x", "a/b", ".", "x" * 300, "\ud83d", "a\nb", ""):
+    plan = ops.ReductionPlan(name, "llava_1_5", 16, 3, (site,))
+    path.write_text(plan.to_json(), encoding="utf-8")
+    with pytest.raises(main.EXPECTED, match="name"):
+      evaluate_published._plans(cfg, job)
+    with pytest.raises(ValueError, match="a plan's name is"):
+      evaluate_published._of_plan(tmp_path, "predictions", name)
+
+
+@pytest.mark.full
+def test_files_that_are_named(files, tmp_path, capsys):
+  root = tmp_path / "benchmarks"
+  folder = minis.write("gqa", root / "gqa")
+  path = folder / "testdev_balanced_questions.json"
+  shutil.copy(path, folder / "val_balanced_questions.json")
+  given = {"data.names": ("gqa",), "data.folder": root, "plans": ()}
+  for entry in ("gqa", "gqa=../x.json", "pope=x.json", "gqa=/x"):
+    with pytest.raises(main.EXPECTED, match="files has .* BENCHMARK=FILE"):
+      _run(files, tmp_path / "out", **given, **{"data.files": (entry,)})
+  chosen = ("gqa=val_balanced_questions.json",)
+  results = _run(files, tmp_path / "out", **given, **{"data.files": chosen})
+  assert results["questions"]["gqa"]["files"] == [
+    "questions from val_balanced_questions.json",
+    "not read: testdev_balanced_questions.json",
+  ]
+  said = capsys.readouterr().out
+  assert "questions from val_balanced_questions.json, not read: test" in said
+  text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+  assert "- gqa: questions from val_balanced_questions.json; not read" in text
 
 
 def test_what_does_not_fit_is_told_at_once(files, tmp_path):

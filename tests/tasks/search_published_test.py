@@ -2,15 +2,18 @@
 
 import json
 import runpy
+import shutil
+import types
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
-from eos_jax import main, ops, tasks
+from eos_jax import files, main, ops, tasks
 from eos_jax.models import loading
-from eos_jax.tasks import published
-from eos_jax.training import fits
+from eos_jax.tasks import published, search
+from eos_jax.training import fits, search_settings, settings
 from tests import command
 from tests.models import tiny_families
 
@@ -103,6 +106,33 @@ def test_a_search_from_files(data, tmp_path, capsys):
   )
   assert again["results"] == results["results"]
   tasks.run("report", {}, tmp_path / "out")
+
+
+@pytest.mark.full
+def test_results_follow_instructions_and_images(data, tmp_path):
+  """Changed test images are judged anew; other instructions are refused."""
+  model = tiny_families.write("llava_1_5", tmp_path / "model")
+  folder = tmp_path / "data"
+  shutil.copytree(data.parent, folder)
+  path = folder / data.name
+  config = _config("llava_1_5", model, path)
+  out = tmp_path / "out"
+  tasks.run("search_published", config, out)
+  before = (out / "evaluation.jsonl").read_text(encoding="utf-8")
+  tasks.run("search_published", config, out)
+  assert (out / "evaluation.jsonl").read_text(encoding="utf-8") == before
+  job = settings.build(search_settings.PublishedSearchJob, config)
+  tested = published._open(job).data.parts["test"]
+  for item in tested:
+    PIL.Image.new("RGB", (30, 20), "red").save(item.pictures[0])
+  tasks.run("search_published", config, out)
+  after = (out / "evaluation.jsonl").read_text(encoding="utf-8")
+  assert after.startswith(before)
+  assert after.count("\n") == 2 * before.count("\n")
+  rows = json.loads(path.read_text(encoding="utf-8"))
+  path.write_text(json.dumps(rows[::-1]), encoding="utf-8")
+  with pytest.raises(main.EXPECTED, match="data: saved .*sha256"):
+    tasks.run("search_published", config, out)
 
 
 @pytest.mark.full
@@ -231,3 +261,22 @@ def test_weights_are_cut_over_a_mesh(data, tmp_path):
   assert batch["image"].shape == (8, 10, 24, 24, 3)
   _, want = loading.load(model, dtype="float32")
   jax.tree.map(np.testing.assert_array_equal, case.params, want)
+
+
+def test_a_search_depends_on_the_times_in_its_latency_table(tmp_path):
+  path = tmp_path / "table.json"
+  limits = types.SimpleNamespace(latency=0.5, latency_table=str(path))
+  job = types.SimpleNamespace(limits=limits)
+  case = types.SimpleNamespace(searched_on={"suite": "tiny"})
+  found = []
+  for text in ("a", "b", "a"):
+    path.write_text(text, encoding="utf-8")
+    found.append(search._searched_on(job, case))
+  assert found[0] == found[2] != found[1]
+  assert found[0]["suite"] == "tiny"
+  limits.latency = 0.0
+  path.unlink()
+  assert search._searched_on(job, case) == {
+    "suite": "tiny",
+    "latency_table": files.digest(""),
+  }

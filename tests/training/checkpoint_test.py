@@ -1,3 +1,7 @@
+import json
+import random
+import shutil
+
 import grain
 import jax
 import jax.numpy as jnp
@@ -6,7 +10,8 @@ import optax
 import pytest
 
 from eos_jax.data import loader
-from eos_jax.training import checkpoint, partition
+from eos_jax.training import checkpoint, checksums, partition
+from tests import campaign
 
 
 def _state(value=1.0):
@@ -174,3 +179,136 @@ def test_a_damaged_best_checkpoint_is_told(tmp_path):
   with pytest.raises(checkpoint.CheckpointError, match="checkpoint 1 .*best"):
     again.restore_best(_state())
   again.close()
+
+
+def _replace(path, old, new):
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+
+
+def _rename(root):
+  shutil.move(root / "5", root / "7")
+
+
+def _score_damaged(root):
+  _replace(root / "5" / "metrics" / "metrics", "0.5", "0.9")
+
+
+_DAMAGES = {
+  "place": lambda root: _replace(root / "5/data/metadata", "5", "4"),
+  "facts": lambda root: _replace(root / "5/facts/metadata", "abc", "abd"),
+  "name": _rename,
+  "seal": lambda root: _replace(root / "5/seal/metadata", "5", "6"),
+  "no seal": lambda root: shutil.rmtree(root / "5/seal"),
+  "score": _score_damaged,
+  "score cut": lambda root: (root / "5/metrics/metrics").write_text("{"),
+  "a file": lambda root: (shutil.rmtree(root / "5"), (root / "5").touch()),
+}
+
+
+@pytest.mark.parametrize("what", _DAMAGES)
+def test_whatever_differs_from_the_seal_falls_back(tmp_path, what, capsys):
+  root = tmp_path / "checkpoints"
+  saver = checkpoint.Checkpointer(root, best=True)
+  iterator = _iterator()
+  for step in range(1, 6):
+    next(iterator)
+    if step in (3, 5):
+      score = step / 10
+      saver.save(step, _state(float(step)), iterator, {"weights": "abc"}, score)
+  saver.close()
+  _DAMAGES[what](root)
+  again = checkpoint.Checkpointer(root, best=True)
+  state, moved, step = again.restore(_state(), _iterator(), {"weights": "abc"})
+  assert step == 3 and moved.position == 3
+  np.testing.assert_array_equal(state["params"]["a"], 3.0)
+  assert again.best == 3
+  again.close()
+  said = capsys.readouterr().out
+  number = 7 if what == "name" else 5
+  assert said.startswith(f"warning: checkpoint {number} in {root} is damaged (")
+
+
+def test_an_older_one_that_might_be_the_best_is_made_again(tmp_path, capsys):
+  root = tmp_path / "checkpoints"
+  saver = checkpoint.Checkpointer(root, keep=3, best=True)
+  for step, score in ((1, 0.1), (2, 0.9), (3, 0.2)):
+    saver.save(step, _state(float(step)), _iterator(), {}, score)
+  saver.close()
+  _damage(root, 2, how="truncated")
+  again = checkpoint.Checkpointer(root, keep=3, best=True)
+  assert again.restore(_state(), _iterator(), {})[2] == 1
+  again.close()
+  said = capsys.readouterr().out
+  assert "checkpoint 2 in" in said and "checkpoint 3 in" in said
+  assert "(it was saved after 2, which is damaged)" in said
+
+
+def test_bits_of_arrays_are_never_changed_unnoticed(tmp_path, capsys):
+  """Damages every file of a checkpoint of which Orbax verifies nothing."""
+  root, draws = tmp_path / "whole", random.Random(5)
+  saver, facts = checkpoint.Checkpointer(root), {"weights": "abc"}
+  values = jax.random.normal(jax.random.key(1), (64, 64))  # not compressible
+  large = {"params": values, "key": jax.random.key(1)}
+  for step in (3, 5):
+    saver.save(step, large | {"step": jnp.int32(step)}, _iterator(), facts)
+  saver.close()
+  like = jax.tree.map(jnp.zeros_like, large | {"step": jnp.int32(0)})
+  paths = [p for p in sorted((root / "5").rglob("*")) if p.is_file()]
+  fallen = 0
+  for draw in range(40):
+    path = paths[draw % len(paths)].relative_to(root)
+    copy = shutil.copytree(root, tmp_path / f"{draw}" / "checkpoints")
+    kind, data = campaign.damaged((copy / path).read_bytes(), draws)
+    (copy / path).write_bytes(data)
+    again = checkpoint.Checkpointer(copy)
+    state, _, step = again.restore(like, _iterator(), facts)
+    again.close()
+    assert int(state["step"]) == step, (path, kind)
+    np.testing.assert_array_equal(state["params"], values, str((path, kind)))
+    assert (step == 3) == ("warning: checkpoint 5" in capsys.readouterr().out)
+    fallen += step == 3
+  assert fallen > 10
+
+
+def test_a_flipped_bit_of_a_large_array_is_noticed(tmp_path, capsys):
+  root = tmp_path / "checkpoints"
+  saver = checkpoint.Checkpointer(root)
+  values = jax.random.normal(jax.random.key(1), (256, 256))
+  for step in (1, 2):
+    saver.save(step, {"x": values + step}, _iterator(), {})
+  saver.close()
+  data = max((root / "2").rglob("*"), key=lambda path: path.stat().st_size)
+  for path in (root / "2").rglob(data.name):
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes(changed)
+  again = checkpoint.Checkpointer(root)
+  state, _, step = again.restore({"x": values}, _iterator(), {})
+  again.close()
+  assert step == 1
+  np.testing.assert_array_equal(state["x"], values + 1)
+  assert "other numbers than were saved are in ['x']" in capsys.readouterr().out
+
+
+def test_checksums_do_not_depend_on_shardings():
+  values = jax.random.normal(jax.random.key(1), (8, 16, 4))
+  mesh = partition.make_mesh((2, 4, 1))
+  spec = jax.sharding.PartitionSpec(None, "fsdp")
+  cut = jax.device_put(values, jax.sharding.NamedSharding(mesh, spec))
+  table = {"a": values, "b": jnp.arange(4) > 2, "c": jnp.int8(3)}
+  found = checksums.sums(table)
+  assert found == checksums.sums(table | {"a": cut})
+  # The k-th number weighs 2 k + 1.
+  bits = np.asarray(values).view(np.uint32).ravel().astype(np.uint64)
+  weights = 2 * np.arange(bits.size, dtype=np.uint64) + 1
+  assert found["a"] == int((bits * weights).sum() % 2**32)
+  assert found["b"] == 7 and found["c"] == 3
+
+
+def test_the_seal_is_plain_json(tmp_path):
+  _save(tmp_path, 2)
+  seal = json.loads((tmp_path / "2" / "seal" / "metadata").read_text())
+  assert seal["step"] == 2 and seal["data"] == {"batches": 2}
+  assert set(seal["sums"]) >= {"['params']['a']", "['key']"}

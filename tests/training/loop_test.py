@@ -3,9 +3,10 @@
 import os
 import signal
 
+import jax.numpy as jnp
 import pytest
 
-from eos_jax import processes
+from eos_jax import files, processes
 from eos_jax.training import loop, metrics, speed
 
 
@@ -93,3 +94,78 @@ def test_outside_of_the_loop_a_signal_raises():
   )
   assert not isinstance(error.value, Exception)
   assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _diverging(folder, advance, **options):
+  """Runs eight steps from 1, which are read late; returns message and saves."""
+  saved, writer = [], metrics.Writer(folder)
+  writer.cut(0)
+
+  def log(step, values):
+    writer.write(step, values)
+    return ""
+
+  with pytest.raises(files.NotFinite) as error:
+    loop.run(
+      advance,
+      jnp.float32(1.0),
+      iter(range(8)),
+      start=0,
+      stop=8,
+      label="test",
+      meter=speed.Meter(speed.Work(tokens=1), folder, writer),
+      log=log,
+      save=lambda done, state: saved.append(done),
+      setting="config.learning_rate=9",
+      **{"log_every": 8, "save_every": 2, **options},
+    )
+  writer.close()
+  return str(error.value), saved
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 8])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, log_every):
+  def advance(step, state, batch):
+    loss = jnp.where(step == 4, jnp.nan, 1.0)
+    return state, {"loss": loss, "part": loss - 1, "count": step}
+
+  text, saved = _diverging(tmp_path, advance, log_every=log_every, save_every=4)
+  assert text == (
+    "test diverged at step 5 with config.learning_rate=9: loss is nan, part is"
+    " nan; the last good checkpoint is that of step 4. Start again with a new"
+    " --workdir and a smaller learning rate"
+  )
+  assert saved == [4] and "NaN" not in _text(tmp_path)
+
+
+def test_a_state_that_is_not_finite_is_neither_checked_nor_saved(tmp_path):
+  def advance(step, state, batch):
+    return jnp.where(step == 1, jnp.inf, state), {"loss": 0.0}
+
+  def check(done, state):
+    raise AssertionError
+
+  text, saved = _diverging(tmp_path, advance, check=check, check_every=2)
+  assert "diverged at step 2 " in text and "not finite are" in text
+  assert "nothing was saved before" in text and not saved
+
+
+def test_of_what_a_broken_state_causes_the_first_step_is_named(tmp_path):
+  def advance(step, state, batch):
+    if step == 3:
+      raise files.NotFinite("counts are [nan]")
+    return state, {"loss": jnp.where(step == 1, jnp.inf, 1.0)}
+
+  text, _ = _diverging(tmp_path, advance, save_every=8)
+  assert "diverged at step 2 with" in text and "loss is inf" in text
+
+
+def test_metrics_are_not_kept_for_ever(tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, "_MOST_UNREAD", 2)
+
+  def advance(step, state, batch):
+    assert step < 4
+    return state, {"loss": jnp.where(step == 1, jnp.nan, 1.0)}
+
+  text, _ = _diverging(tmp_path, advance, save_every=8)
+  assert "diverged at step 2 with" in text

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eos_jax import cost, models, ops, search
+from eos_jax import cost, files, models, ops, search
 from eos_jax.evaluation import evaluator
 from eos_jax.training import (
   limits,
@@ -540,3 +540,17 @@ def test_a_step_moves_the_policy_by_several_pictures_a_row():
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics))
   policy, before = after.variables["policy"], state.variables["policy"]
   assert _moved(policy["gamma"], before["gamma"]) > 0.01
+
+
+def test_counts_of_a_search_that_diverged_are_refused():
+  problem = _problem(sites=ONE)
+  state = search_lib.first_state(problem)
+  policy = jax.tree.map(
+    lambda leaf: jnp.full_like(leaf, jnp.nan), state.variables["policy"]
+  )
+  broken = dataclasses.replace(
+    state, variables=state.variables | {"policy": policy}
+  )
+  assert problem.whole_counts(state, 8.0)
+  with pytest.raises(files.NotFinite, match=r"policy's counts are \[nan"):
+    problem.whole_counts(broken, 8.0)

@@ -1,17 +1,18 @@
+import json
+import math
 import pathlib
+import runpy
 
 import pytest
 
-from eos_jax.training import search_settings, settings
+from eos_jax import naming, tasks
+from eos_jax.training import compile_settings, search_settings, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _load(name, arg=""):
-  path = ROOT / "configs" / name
-  space: dict = {}
-  exec(compile(path.read_text(), str(path), "exec"), space)
-  return space["get_config"](arg)
+  return runpy.run_path(str(ROOT / "configs" / name))["get_config"](arg)
 
 
 def _values(name, arg=""):
@@ -149,3 +150,267 @@ def test_what_may_change_between_starts():
   bound = settings.binding(job)
   assert bound["data"] == {"suite": "held_out"}
   assert "evaluation" not in bound and "steps" in bound
+
+
+def _changed(values, name, value):
+  """Sets a field by its dotted name."""
+  *groups, field = name.split(".")
+  for group in groups:
+    values = values[group]
+  assert field in values
+  values[field] = value
+
+
+def _faults(name, value, config="search.py", task="search"):
+  """Faults of a config with one change, each without the name of the field."""
+  values = _values(config, "ci")
+  if task in ("evaluate", "finetune"):
+    values["plan"] = "plan.json"
+  _changed(values, name, value)
+  try:
+    settings.build(tasks.TASKS[task].settings, values)
+  except settings.ConfigError as error:
+    start = f"config.{name} "
+    assert all(fault.startswith(start) for fault in error.faults), error
+    return [fault.removeprefix(start) for fault in error.faults]
+  return []
+
+
+_FINITE = "use a finite number that float32 can hold"
+
+
+@pytest.mark.parametrize(
+  "name, value, fault",
+  [
+    ("align", math.nan, f"is nan; {_FINITE}"),
+    ("penalty", math.inf, f"is inf; {_FINITE}"),
+    ("learning_rate", 1e39, f"is 1e+39; {_FINITE}"),
+    ("align", -(10**400), f"is an integer of 1329 bits; {_FINITE}"),
+    ("priors.rho", math.inf, f"is inf; {_FINITE}"),
+    ("limits.flops", math.nan, f"is nan; {_FINITE}"),
+    ("temperature_start", math.nan, f"is nan; {_FINITE}"),
+    ("budgets", (math.inf,), f"is inf; {_FINITE}"),
+    ("weights", (math.nan, 1.0), f"is nan; {_FINITE}"),
+    ("ranges.gamma", (0.0, math.inf), f"is inf; {_FINITE}"),
+    ("ranges.tau", (math.inf, math.inf), f"is inf; {_FINITE}"),
+    (
+      "temperature_end",
+      1e-320,
+      "is 1e-320; use 0, or a number of at least 1.2e-38 as float32 has it",
+    ),
+    ("temperature_end", 1e-30, "is 1e-30; use 1e-06 or more"),
+    ("seed", -1, "is -1; use 0 or more"),
+    ("seed", 2**63, f"is {2**63}; use an integer of at most 64 bits"),
+    ("seed", 2**40, f"is {2**40}; use 0 to 4294967295"),
+    ("evaluation.seed", -1, "is -1; use 0 or more"),
+    (
+      "evaluation.seed",
+      2**70,
+      f"is {2**70}; use an integer of at most 64 bits",
+    ),
+    ("batch", 2**30, "is 1073741824; use 1 to 65536"),
+    ("steps", 2**40, f"is {2**40}; use 1 to 2147483647"),
+    ("knots", 1e11, "must be int, got 100000000000.0 (float)"),
+    ("knots", 10**11, "is 100000000000; use 0 to 100"),
+    ("penalty", 0.0, "is 0; use a number above 0, such as 4.0"),
+    ("start_decay", 1.5, "is 1.5; use a number from 0 to 1"),
+    ("whole_from", 2.0, "is 2.0; use a number from 0 to 1"),
+    (
+      "budgets",
+      (16.0000001, 16.0000002),
+      "has 16.0000001 and 16.0000002, which would share the file name 16; let"
+      " them differ in the first six digits",
+    ),
+    ("budgets", (1.0,) * 2000, "has 2000 entries; use at most 1000"),
+    (
+      "data.directory",
+      "a\0b",
+      "is 'a\\x00b'; use Unicode text without the character NUL; rename a file",
+    ),
+    (
+      "weights_path",
+      "\ud83d",
+      "is '\\ud83d'; use Unicode text without the character NUL; rename a file",
+    ),
+    (
+      "data.directory",
+      "x" * 300,
+      f"is {naming.quoted('x' * 300)}; use names of at most 255 bytes and paths"
+      " of at most 4096",
+    ),
+    (
+      "evaluation.presets",
+      ("pool",) * 2,
+      "is ('pool', 'pool'); give each once",
+    ),
+  ],
+  ids=str,
+)
+def test_values_that_no_search_can_use(name, value, fault):
+  assert _faults(name, value) == [fault]
+
+
+def test_topologies_that_are_no_names():
+  values = _values("compile.py", "tiny")
+  values["topologies"] = ("v5e:2x2", "v5p:2x2x2*2", "v5e", "v5e:4x4*99999999")
+  with pytest.raises(settings.ConfigError) as error:
+    settings.build(compile_settings.CompileJob, values)
+  assert error.value.faults == tuple(
+    f"config.topologies has {name!r}; give names such as 'v5e:4x4', 'v5p:2x2x2'"
+    " or, for two slices, 'v5e:4x4*2'"
+    for name in ("v5e", "v5e:4x4*99999999")
+  )
+
+
+def test_an_open_end_of_tau_is_no_fault():
+  assert _faults("ranges.tau", (0.1, math.inf)) == []
+
+
+def test_knots_too_near_for_float32():
+  values = _values("search.py", "family")
+  values |= {"knots": 50, "budgets": (16.0, 16.01)}
+  with pytest.raises(settings.ConfigError) as error:
+    settings.build(search_settings.SearchJob, values)
+  assert error.value.faults == (
+    "config.knots is 50, too many between the budgets 16 and 16.01; use fewer,"
+    " or budgets that differ more",
+  )
+
+
+@pytest.mark.parametrize(
+  "output, fault",
+  [
+    ("", "one or more printable characters"),
+    ("..", "a name that does not start with '.' or start or end with a space"),
+    (
+      ".lock",
+      "a name that does not start with '.' or start or end with a space",
+    ),
+    ("a/b.safetensors", "a name without '/' and '\\'"),
+    ("a\n.safetensors", "one or more printable characters"),
+    ("x" * 230 + ".safetensors", "a name of at most 200 bytes"),
+    ("run.json", None),
+    ("metrics.jsonl", None),
+    ("checkpoints", None),
+    ("run.safetensors", None),
+  ],
+)
+@pytest.mark.parametrize("task", ["finetune", "pretrain"])
+def test_outputs_that_would_replace_files_of_a_run(task, output, fault):
+  fault = fault or (
+    "the name of a new file that ends in .safetensors, such as"
+    " 'weights.safetensors'"
+  )
+  found = _faults("output", output, f"{task}.py", task)
+  assert found == [f"is {naming.quoted(output)}; give {fault}"]
+
+
+def test_messages_stay_short_whatever_is_quoted():
+  deep = ()
+  for _ in range(500):
+    deep = (deep,)
+  values = _values("search.py")
+  values |= {"start": "x" * 10**6, "steps": "9" * 10**6, "budgets": deep}
+  values |= {"y" * 10**6: 1, "free": ("z" * 200,), "seed": 10**5000}
+  with pytest.raises(settings.ConfigError) as error:
+    settings.build(search_settings.SearchJob, values)
+  assert len(str(error.value)) < 3000
+
+
+# Of a task's check: what depends on data and model.
+
+
+def _refused(task, changes, tmp_path):
+  values = _values(f"{task}.py", "ci")
+  for name, value in changes.items():
+    _changed(values, name, value)
+  with pytest.raises(settings.ConfigError) as error:
+    tasks.run(task, values, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+  return [fault.removeprefix("config.") for fault in error.value.faults]
+
+
+def test_more_questions_than_there_are(tmp_path):
+  assert _refused(
+    "search",
+    {"check_questions": 3581, "evaluation.questions": 10_299},
+    tmp_path,
+  ) == [
+    "check_questions is 3581; the validation split of"
+    " config.data.suite='tiny' has 3580 questions, use at most so many",
+    "evaluation.questions is 10299; the test split of config.data.suite='tiny'"
+    " has 10298 questions, use at most so many",
+  ]
+
+
+def test_weights_of_another_number_of_data_sets(tmp_path):
+  assert _refused("search", {"weights": (1.0,)}, tmp_path) == [
+    "weights is (1.0,); give 2 shares, of mini_suite and easy_vqa"
+  ]
+  assert _refused("pretrain", {"weights": (1.0, 1.0, 1.0)}, tmp_path) == [
+    "weights is (1.0, 1.0, 1.0); give 2 shares, of mini_suite and easy_vqa"
+  ]
+
+
+def test_a_start_below_what_can_be_reached(tmp_path):
+  (fault,) = _refused("search", {"start_multiple": 1e-6}, tmp_path)
+  assert fault.startswith(
+    "start_multiple is 1e-06, so the search would start from lower limits than"
+    " can be reached: smallest reachable layer average is 1"
+  )
+
+
+def test_pretraining_on_data_without_a_train_split(tmp_path):
+  assert _refused("pretrain", {"data.suite": "held_out"}, tmp_path) == [
+    "data.suite is 'held_out', which has no train split for pretraining; use"
+    " 'default'"
+  ]
+
+
+def _table(**changes):
+  """A latency table of the shipped model, as JSON."""
+  return json.dumps(
+    {
+      "format": "eos_jax.LatencyTable/1",
+      "model": "tiny",
+      "device": "cpu",
+      "dtype": "float32",
+      "jax_version": "0.10",
+      "tokens": [1, 500],
+      "batches": [1],
+      "seconds": [[1e-3, 2e-3]],
+      "overhead": [5e-3],
+      "vision_rows": [],
+      "vision_seconds": [[]],
+    }
+    | changes
+  )
+
+
+@pytest.mark.parametrize(
+  "text, fault",
+  [
+    (_table(), None),
+    (
+      _table(seconds=[[0, 0]], overhead=[0]),
+      "latency is a share of the dense model's, which is 0; measure a table in"
+      " which prefills take time",
+    ),
+    ("[" * 10**5, "is nested too deeply to be a table"),
+    (_table(seconds=[[10**400, 1]]), "expected numbers in 2 axes"),
+  ],
+  ids=["sound", "zero", "deep", "large"],
+)
+def test_latency_tables_that_cannot_be_used(text, fault, tmp_path):
+  table = tmp_path / "latency.json"
+  table.write_text(text)
+  values = _values("search.py", "ci")
+  values["limits"] |= {"latency": 0.95, "latency_table": str(table)}
+  job = settings.build(search_settings.SearchJob, values)
+  if fault is None:
+    tasks.TASKS["search"].check(job)
+    return
+  with pytest.raises(settings.ConfigError) as error:
+    tasks.TASKS["search"].check(job)
+  (found,) = error.value.faults
+  assert found.startswith("config.limits.latency") and fault in found

@@ -4,11 +4,11 @@
 `eos_jax.evaluation.scoring.benchmarks` scores answers to them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import functools
 import pathlib
 
-from eos_jax.data.benchmarks import prompts, readers
+from eos_jax.data.benchmarks import choice_readers, prompts, readers
 from eos_jax.data.benchmarks.samples import (
   Collector,
   Questions,
@@ -24,13 +24,13 @@ READERS: dict[str, Callable[[pathlib.Path, str, Collector], None]] = {
   "textvqa_ocr": functools.partial(readers.textvqa, ocr=True),
   "pope": readers.pope,
   "mme": readers.mme,
-  "mmbench": readers.mmbench,
-  "seed": readers.seed,
-  "mmstar": readers.mmstar,
+  "mmbench": choice_readers.mmbench,
+  "seed": choice_readers.seed,
+  "mmstar": choice_readers.mmstar,
   "ocrbench": readers.ocrbench,
-  "scienceqa": readers.scienceqa,
+  "scienceqa": choice_readers.scienceqa,
   "chartqa": readers.chartqa,
-  "ai2d": readers.ai2d,
+  "ai2d": choice_readers.ai2d,
   "realworldqa": readers.realworldqa,
   "mmvet": readers.mmvet,
 }
@@ -47,7 +47,13 @@ __all__ = [
 
 
 def read(
-  name: str, folder: pathlib.Path | str, protocol: str, *, apart: bool = False
+  name: str,
+  folder: pathlib.Path | str,
+  protocol: str,
+  *,
+  apart: bool = False,
+  files: Iterable[str] = (),
+  images_anywhere: bool = False,
 ) -> Questions:
   """The questions of a benchmark.
 
@@ -57,6 +63,9 @@ def read(
     protocol: whose wording, one of `prompts.PROTOCOLS`.
     apart: set rows that cannot be used apart instead of refusing them; they
       are in the result.
+    files: names of the files with the questions; empty = by the rule of the
+      reader, which the notes of the result state.
+    images_anywhere: whether names of images may lead out of their folder.
 
   Raises:
     ValueError: the name or the protocol is not known.
@@ -70,6 +79,6 @@ def read(
     raise ValueError(
       f"protocol is {protocol!r}; use one of {', '.join(prompts.PROTOCOLS)}"
     )
-  collector = Collector()
+  collector = Collector(files, images_anywhere=images_anywhere)
   READERS[name](pathlib.Path(folder), protocol, collector)
   return collector.questions(apart=apart)

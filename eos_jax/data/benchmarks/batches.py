@@ -9,8 +9,14 @@ from typing import Any
 from jaxtyping import Int32
 import numpy as np
 
-from eos_jax.data import instruction_batches, instruction_rows, sources
-from eos_jax.data.benchmarks.samples import Sample
+from eos_jax.data import (
+  faults,
+  fingerprints,
+  instruction_batches,
+  instruction_rows,
+  sources,
+)
+from eos_jax.data.benchmarks.samples import PASS, Sample
 from eos_jax.data.questions import Question
 
 
@@ -56,10 +62,18 @@ class BenchmarkSet:
       before = sample.picture
     return np.array(numbers, np.int32)
 
+  @functools.cached_property
+  def digests(self) -> tuple[str, ...]:
+    """Of each question all that is asked and shown, as a digest."""
+    return fingerprints.questions(
+      ([sample.prompt, dict(sample.choices)] for sample in self.samples),
+      ([sample.picture] for sample in self.samples),
+    )
+
   @property
   def stop(self) -> tuple[int, ...]:
     """Ids that end an answer."""
-    return (self.rows.stop,)
+    return self.rows.end_ids
 
   @property
   def drawn(self) -> bool:
@@ -85,6 +99,36 @@ class BenchmarkSet:
   def _row(self, place):
     sample = self.samples[place]
     try:
-      return self.rows.ask(sample.id, sample.prompt, (sample.picture,))
+      return self.made(sample)
     except ValueError as error:
-      raise sources.DataError(f"{self.name}, {error}") from error
+      fault = faults.Fault(sample.file, sample.row, str(error))
+      raise sources.DataError(f"{self.name}, {fault}") from error
+
+  def made(self, sample: Sample) -> dict[str, Any]:
+    """The row of a sample.
+
+    Raises:
+      ValueError: it cannot be used.
+    """
+    return self.rows.ask(sample.id, sample.prompt, (sample.picture,))
+
+  def unusable(self) -> dict[str, faults.Fault]:
+    """Finds samples whose rows cannot be made, by their ids.
+
+    Questions that are scored together are lost together: those of an image of
+    MME, and the passes of a question of MMBench.
+    """
+    found = instruction_batches.unusable(self.samples, self.made)
+    by_id = {self.samples[place].id: one for place, one in found.items()}
+    lost = {self._scored_with(self.samples[place]) for place in found}
+    for sample in self.samples:
+      if sample.id not in by_id and self._scored_with(sample) in lost:
+        what = "another question that is scored with it cannot be used"
+        by_id[sample.id] = faults.Fault(sample.file, sample.row, what)
+    return by_id
+
+  def _scored_with(self, sample: Sample) -> Any:
+    """What the questions share that are scored together."""
+    if self.name == "mme":
+      return sample.groups["picture"]
+    return int(sample.id) % PASS if self.name == "mmbench" else sample.id

@@ -7,7 +7,6 @@ haotian-liu/LLaVA `scripts/` and `llava/eval/model_vqa*.py`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 PROTOCOLS = ("lmms_eval", "llava")
 
@@ -19,6 +18,12 @@ _LENGTHS = {
     {"pope": 128, "ocrbench": 128, "mmbench": 1024, "mmvet": 1024},
   ),
 }
+
+# What `pandas.read_table` takes for a missing value by default.
+_NA = frozenset(
+  "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA"
+  "|NULL|NaN|None|n/a|nan|null".split("|")
+)
 
 SHORT = "\nAnswer the question using a single word or phrase."
 WORD = "\nAnswer the question with a single word."
@@ -84,21 +89,47 @@ def scienceqa(
   return context + letter(question, choices)
 
 
-def mmbench(row: Mapping[str, Any], protocol: str) -> str:
-  """MMBench: choices A, B, ... of a row end at the first that is empty."""
-  choices = []
-  for name in "ABCDE":
-    if not is_text(row.get(name)):
-      break
-    choices.append(str(row[name]))
-  hint = str(row["hint"]) if is_text(row.get("hint")) else ""
+def mmbench(row: Mapping[str, str], protocol: str) -> str:
+  """MMBench.
+
+  LLaVA's script knows four options, and cuts them at the first that is absent;
+  lmms-eval passes over those. What is absent also differs; see `is_absent`.
+  """
+  choices = [
+    (letter, row[letter])
+    for letter in ("ABCD" if protocol == "llava" else "ABCDE")
+    if letter in row
+  ]
+  absent = [is_absent(choice, protocol) for _, choice in choices]
   if protocol == "llava":
-    return (f"{hint}\n" if hint else "") + letter(row["question"], choices)
+    end = absent.index(True) if True in absent else len(choices)
+    choices = choices[:end]
+  shown = [
+    f"{letter}. {choice}"
+    for letter, choice in choices
+    if not is_absent(choice, protocol)
+  ]
+  hint = row.get("hint", "")
+  hint = "" if is_absent(hint, protocol) else hint
+  if protocol == "llava":
+    asked = [*([hint] if hint else []), row["question"], *shown]
+    return "\n".join(asked) + LETTER
   hint = f"{hint} " if hint else ""
-  return (
-    f"{hint}{row['question']} There are several options:\n{listed(choices)}\n"
-    f"{LETTER}"
-  )
+  options = "\n".join(["There are several options:", *shown])
+  return f"{hint}{row['question']} {options}\n{LETTER}"
+
+
+def mmbench_choices(row: Mapping[str, str], protocol: str) -> dict[str, str]:
+  """Options of a row of MMBench by letter, to judge an answer by.
+
+  That of the right answer is one of them even if the prompt does not show it.
+  """
+  return {
+    letter: row[letter]
+    for letter in "ABCDE"
+    if row.get(letter, "").strip()
+    and (not is_absent(row[letter], protocol) or letter == row.get("answer"))
+  }
 
 
 def mmstar(question: str) -> str:
@@ -106,10 +137,13 @@ def mmstar(question: str) -> str:
   return question.strip() + LETTER.removesuffix(".")
 
 
-def is_text(value: Any) -> bool:
-  """Whether a cell of a table holds something."""
-  return value is not None and str(value).strip().lower() not in (
-    "",
-    "nan",
-    "none",
-  )
+def is_absent(cell: str, protocol: str) -> bool:
+  """Whether a cell of MMBench counts as empty.
+
+  In lmms-eval's data set "nan" stands for what is missing. LLaVA's script reads
+  the table with pandas, to which a number of words mean that, and takes "nan"
+  and "none" in any case for it.
+  """
+  if protocol == "llava":
+    return not cell.strip() or cell in _NA or cell.lower() in ("nan", "none")
+  return not cell.strip() or cell == "nan"

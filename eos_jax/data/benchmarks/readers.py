@@ -1,136 +1,217 @@
-"""Readers of the fourteen benchmarks, from a folder with their official files.
+"""Readers of the benchmarks without options, from their official files.
 
 Each takes a folder, a protocol (`prompts.PROTOCOLS`) and a `Collector`, which
 gets every row. File names are those under which the benchmarks publish
 them; a shorter file in the same form serves as well.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import functools
 import pathlib
+import re
 from typing import Any
 
+from eos_jax.data import sources
 from eos_jax.data.benchmarks import prompts, tables
 from eos_jax.data.benchmarks.samples import (
   Collector,
   Sample,
+  identifier,
+  in_lines,
+  mapping,
   number,
   one_of,
-  picture_base64,
   picture_bytes,
-  picture_file,
   text,
   texts,
+  valid,
 )
 from eos_jax.data.faults import RowError
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 POPE_SPLITS = ("random", "popular", "adversarial")
+CHARTQA_PARTS = ("human", "augmented")
+# In the order of MME's tables: perception, then cognition.
+MME_SUBTASKS = (
+  *("existence", "count", "position", "color", "posters", "celebrity"),
+  *("scene", "landmark", "artwork", "OCR"),
+  *("commonsense_reasoning", "numerical_calculation"),
+  *("text_translation", "code_reasoning"),
+)
+# The folder in MME's archive, and those in some of its subtasks.
+_MME_RELEASE = "MME_Benchmark_release_version"
+_MME_IMAGES, _MME_TEXTS = "images", "questions_answers_YN"
+_MME_ENDS = (".jpg", ".png")
 _LABELS = ("yes", "no")
-# Columns of MMBench that its server does not want back.
-_NOT_SUBMITTED = ("hint", "category", "source", "image", "comment")
-_NOT_SUBMITTED += ("l2-category",)
+_VQAV2_NAME = "v2_OpenEnded_mscoco_{}_questions.json"
+
+Make = Callable[[Any], Sample | str]
 
 
-def _each(rows: list[Any], make: Callable[[Any], Sample | str]):
-  """Numbers of rows of a list, and what makes their samples."""
-  for place, row in enumerate(rows, 1):
-    yield place, functools.partial(_made, make, row)
-
-
-def _made(make, row):
-  if isinstance(row, str):  # what is wrong with a line
-    raise RowError(row)
+def made(make: Make, row: Any) -> Sample | str:
+  """What `make` makes of a row that is an object."""
+  if isinstance(row, RowError):
+    raise row
   if not isinstance(row, Mapping):
     raise RowError(f"it is {type(row).__name__}; expected an object")
   return make(row)
 
 
-def _numbered(rows: Iterator[tuple[int, Any]], make):
+def tried(make: Callable[[], Any]) -> Any:
+  """A sample, or the error that says why there is none."""
+  try:
+    return make()
+  except (KeyError, RowError) as error:
+    return error
+
+
+def add(
+  collector: Collector,
+  path: pathlib.Path,
+  rows: Iterable[tuple[int, Any]],
+  make: Make,
+) -> None:
+  """Adds numbered rows of a file."""
   for place, row in rows:
-    yield place, functools.partial(_made, make, row)
+    collector.add(path.name, place, functools.partial(made, make, row))
 
 
-def _add(collector: Collector, path: pathlib.Path, rows) -> None:
-  for place, make in rows:
-    collector.add(path.name, place, make)
+def add_named(
+  collector: Collector,
+  path: pathlib.Path,
+  make: Callable[[str, Any], Sample | str],
+) -> None:
+  """Adds the rows of a file that is an object, by their names."""
+  for place, (name, row) in enumerate(tables.entries(path), 1):
+    one = functools.partial(_named, make, name)
+    collector.add(path.name, place, functools.partial(made, one, row))
+
+
+def _named(make, name, row):
+  return make(identifier({"id": name}, "id"), row)
+
+
+def _known(
+  collector: Collector,
+  path: pathlib.Path,
+  name: str,
+  key: Callable[[Any], Any],
+) -> dict[Any, Mapping[str, Any]]:
+  """Rows of a file that belongs to the questions, by key.
+
+  Only rows without a usable key, or with one that is there twice, are faults of
+  this file; others are read where a question asks for them.
+
+  Args:
+    collector: takes the faults.
+    path: the file.
+    name: of the list in it.
+    key: makes the key of a row.
+  """
+  found: dict[Any, Mapping[str, Any]] = {}
+
+  def keep(row):
+    if found.setdefault(key(row), row) is not row:
+      raise RowError(f"{key(row)!r} is there a second time; give each once")
+
+  rows = tables.listed(path, tables.read_json(path), name)
+  for place, row in enumerate(rows, 1):
+    collector.tried(path.name, place, functools.partial(made, keep, row))
+  return found
 
 
 def vqav2(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
   """VQAv2: `v2_OpenEnded_mscoco_*_questions.json`, its annotations.
 
-  Of val2014 as a rule; those of test2015 and test-dev2015 are not published.
+  Of val2014 if it is there, else of test-dev2015 or test2015, whose annotations
+  are not published.
   """
   del protocol  # both word it alike
-  questions = tables.find(folder, "v2_OpenEnded_mscoco_*_questions.json")[0]
-  split = questions.name.split("_")[3]
+  splits = ("val2014", "test-dev2015", "test2015", "*")
+  rules = [_VQAV2_NAME.format(split) for split in splits]
+  (questions,) = collector.questions_in(folder, *rules)
+  named = re.fullmatch(_VQAV2_NAME.format("([^_]+)"), questions.name)
+  if not named:
+    raise sources.DataError(
+      f"{questions}: the name does not say which split it is of; expected"
+      f" {rules[0]} or that of another split"
+    )
+  split = named[1]
   pictures = split.replace("-dev", "")  # test-dev2015 has those of test2015
   hidden = split.startswith("test")
-  known: dict[Any, Any] = {}
+  known: dict[int, Mapping[str, Any]] = {}
   if not hidden:
-    people = tables.find(folder, f"v2_mscoco_{split}_annotations.json")[0]
-    listed = tables.listed(people, tables.read_json(people), "annotations")
-    known = {
-      row.get("question_id"): row for row in listed if isinstance(row, Mapping)
-    }
+    people = collector.companion(folder, f"v2_mscoco_{split}_annotations.json")
+    key = functools.partial(number, name="question_id")
+    known = _known(collector, people, "annotations", key)
 
-  def told(row):
-    answered = known.get(row["question_id"])
-    if answered is None:
-      raise RowError(
-        f"question_id {row['question_id']!r} is not in {people.name}"
-      )
-    answers = [text(answer, "answer") for answer in answered["answers"]]
-    if not answers:
+  def told(asked):
+    if asked not in known:
+      raise RowError(f"question_id {asked} is not in {people.name}")
+    row = known[asked]
+    answers = row["answers"]
+    if not isinstance(answers, list) or not answers:
       raise RowError("answers is empty; expected those of ten people")
-    return tuple(answers), {
-      "answer type": text(answered, "answer_type"),
-      "question type": text(answered, "question_type"),
+    if not all(isinstance(answer, Mapping) for answer in answers):
+      raise RowError("answers has entries that are no objects")
+    return tuple(text(answer, "answer", empty=True) for answer in answers), {
+      "answer type": text(row, "answer_type"),
+      "question type": text(row, "question_type"),
     }
 
   def make(row):
+    asked = number(row, "question_id")
     name = f"COCO_{pictures}_{number(row, 'image_id'):012d}.jpg"
     return Sample(
-      str(row["question_id"]),
-      picture_file(folder / pictures / name),
+      str(asked),
+      collector.picture_file(folder / pictures, name),
       prompts.short(text(row, "question")),
-      *(((), {}) if hidden else told(row)),
+      *(((), {}) if hidden else told(asked)),
     )
 
   rows = tables.listed(questions, tables.read_json(questions), "questions")
-  _add(collector, questions, _each(rows, make))
+  add(collector, questions, enumerate(rows, 1), make)
 
 
 def gqa(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """GQA, test-dev: `testdev_balanced_questions.json`, `images/`."""
+  """GQA: `testdev_balanced_questions.json`, `images/`.
+
+  Without test-dev another split, in the order of the rules; those of the
+  challenge and the test have no answers.
+  """
   del protocol
-  path = tables.find(folder, "*_balanced_questions.json", "*questions.json")[0]
-  rows = tables.read_json(path)
-  if not isinstance(rows, dict):
-    rows = {}
+  (path,) = collector.questions_in(
+    folder,
+    "testdev_balanced_questions.json",
+    "testdev_all_questions.json",
+    "val_balanced_questions.json",
+    "val_all_questions.json",
+    "*_balanced_questions.json",
+    "*questions*.json",
+  )
 
   def make(name, row):
     if row.get("isBalanced", True) is not True:
       return "not in the balanced set"
-    types = row["types"]
-    structural = text(types, "structural")
-    return Sample(
-      name,
-      picture_file(folder / "images" / f"{text(row, 'imageId')}.jpg"),
-      prompts.short(text(row, "question")),
-      (text(row, "answer"),),
-      {
+    image = identifier(row, "imageId")
+    answers, groups = (), {}
+    if "answer" in row or "types" in row:
+      types = mapping(row, "types")
+      structural = text(types, "structural")
+      answers = (text(row, "answer"),)
+      groups = {
         "answers": "open" if structural == "query" else "binary",
         "structural": structural,
         "semantic": text(types, "semantic"),
-      },
+      }
+    return Sample(
+      name,
+      collector.picture_file(folder / "images", f"{image}.jpg"),
+      prompts.short(text(row, "question")),
+      answers,
+      groups,
     )
 
-  made = (
-    (place, functools.partial(_made, functools.partial(make, name), row))
-    for place, (name, row) in enumerate(rows.items(), 1)
-  )
-  _add(collector, path, made)
+  add_named(collector, path, make)
 
 
 def textvqa(
@@ -142,28 +223,42 @@ def textvqa(
 ) -> None:
   """TextVQA, val: `TextVQA_0.5.1_val.json`, `train_images/`.
 
-  With `ocr` the prompt names the words of `TextVQA_Rosetta_OCR_*.json`.
+  With `ocr` the prompt names the words of `TextVQA_Rosetta_OCR_v0.2_val.json`.
   """
-  path = tables.find(folder, "TextVQA_*_val.json")[0]
-  words: dict[str, Any] = {}
+  (path,) = collector.questions_in(
+    folder,
+    "TextVQA_0.5.1_val.json",
+    "TextVQA_*_val.json",
+    unless=("TextVQA_Rosetta_*",),
+  )
+  words: dict[str, Mapping[str, Any]] = {}
   if ocr:
-    found = tables.find(folder, "TextVQA_Rosetta_OCR_*val.json")[0]
-    listed = tables.listed(found, tables.read_json(found), "data")
-    words = {row["image_id"]: row["ocr_tokens"] for row in listed}
+    found = collector.companion(
+      folder,
+      "TextVQA_Rosetta_OCR_v0.2_val.json",
+      "TextVQA_Rosetta_OCR_*val.json",
+    )
+    key = functools.partial(text, name="image_id")
+    words = _known(collector, found, "data", key)
+
+  def tokens(name):
+    if name not in words:
+      raise RowError(f"image_id {name!r} has no words in {found.name}")
+    return texts(words[name], "ocr_tokens", empty=True)
 
   def make(row):
     name = text(row, "image_id")
-    if ocr and name not in words:
-      raise RowError(f"image_id {name!r} has no words in {found.name}")
     return Sample(
-      str(row["question_id"]),
-      picture_file(folder / "train_images" / f"{name}.jpg"),
-      prompts.textvqa(text(row, "question"), words.get(name), protocol),
+      str(number(row, "question_id")),
+      collector.picture_file(folder / "train_images", f"{name}.jpg"),
+      prompts.textvqa(
+        text(row, "question"), tokens(name) if ocr else None, protocol
+      ),
       texts(row, "answers"),
     )
 
   rows = tables.listed(path, tables.read_json(path), "data")
-  _add(collector, path, _each(rows, make))
+  add(collector, path, enumerate(rows, 1), make)
 
 
 def pope(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
@@ -172,80 +267,123 @@ def pope(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
 
   def make(split, row):
     label = one_of(text(row, "label").lower().strip(), _LABELS, "label")
+    asked = text(row, "text")
     return Sample(
-      f"{split}/{row['question_id']}",
-      picture_file(folder / "val2014" / text(row, "image")),
-      prompts.short(text(row, "text")),
+      f"{split}/{identifier(row, 'question_id')}",
+      collector.picture_file(folder / "val2014", text(row, "image")),
+      prompts.short(asked),
       (label,),
       {"split": split},
-      repeated={"question": row["text"]},
+      repeated={"question": asked},
     )
 
-  for path in tables.find(folder, "coco_pope_*.json"):
-    split = path.stem.removeprefix("coco_pope_")
+  for split, path in _parts(collector, folder, "coco_pope_", POPE_SPLITS):
     rows = tables.json_lines(path)
-    _add(collector, path, _numbered(rows, functools.partial(make, split)))
+    add(collector, path, rows, functools.partial(make, split))
+
+
+def _parts(collector, folder, prefix, parts) -> Iterator[Any]:
+  """Parts that a benchmark has a file each of, and their files."""
+  paths = collector.questions_in(folder, f"{prefix}*.json", several=True)
+  found = {path.stem.removeprefix(prefix): path for path in paths}
+  collector.expect(parts, found, "parts")
+  for part, path in found.items():
+    if part in parts or collector.files:
+      yield part, path
 
 
 def mme(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """MME: a folder a subtask; a text of two lines beside each picture.
+  """MME: a folder a subtask; a text of two lines for each picture.
 
-  Pictures and texts lie together, or in `images/` and `questions_answers_YN/`.
+  Pictures and texts lie together, or in `images/` and `questions_answers_YN/`;
+  in the release some subtasks have the one layout and some the other.
   """
   del protocol
-  for path in tables.find(folder, "*/*.txt", "*/questions_answers_YN/*.txt"):
-    subtask = path.relative_to(folder).parts[0]
-    beside = path.parent
-    if beside.name == "questions_answers_YN":
-      beside = beside.parent / "images"
-
-    def make(row, path=path, subtask=subtask, beside=beside):
-      question, tab, answer = row["line"].partition("\t")
-      if not tab:
-        raise RowError("there is no tab between question and answer")
-      pictures = [beside / f"{path.stem}{end}" for end in (".jpg", ".png")]
-      there = [file for file in pictures if file.is_file()]
-      label = one_of(answer.strip().lower(), _LABELS, "the answer")
-      return Sample(
-        f"{subtask}/{path.stem}/{row['place']}",
-        picture_file(there[0] if there else pictures[0]),
-        prompts.mme(question),
-        (label,),
-        {"subtask": subtask, "picture": f"{subtask}/{path.stem}"},
-        repeated={
-          "picture": (there[0] if there else pictures[0]).name,
-          "question": question,
-          "answer": answer.strip(),
-        },
+  if collector.files:
+    raise sources.DataError(
+      "data.files names files of mme, whose questions are in a folder a"
+      " subtask; leave it out"
+    )
+  if (folder / _MME_RELEASE).is_dir():
+    folder /= _MME_RELEASE
+  found = [*folder.glob("*/*.txt"), *folder.glob(f"*/{_MME_TEXTS}/*.txt")]
+  subtasks: dict[str, list[pathlib.Path]] = {}
+  for path in sorted(found):
+    subtasks.setdefault(path.relative_to(folder).parts[0], []).append(path)
+  if not subtasks.keys() & set(MME_SUBTASKS):
+    raise sources.DataError(
+      f"{folder} has no */*.txt or */{_MME_TEXTS}/*.txt in folders named after"
+      " the subtasks of MME; give the folder with the files that the benchmark"
+      " publishes"
+    )
+  collector.expect(MME_SUBTASKS, subtasks, "subtasks")
+  for subtask in sorted(MME_SUBTASKS):
+    there = subtasks.get(subtask, [])
+    for path in there:
+      _mme_text(subtask, path, collector)
+    if lacking := _mme_unasked(folder / subtask, there):
+      some = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+      collector.notes.append(
+        f"{subtask}: {len(lacking)} pictures have no questions: {some}"
       )
 
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [
-      {"line": line, "place": place}
-      for place, line in enumerate(lines, 1)
-      if line.strip()
-    ]
-    made = [_tried(make, row) for row in rows]
-    for row, one in zip(rows, made, strict=True):
-      chosen = functools.partial(_of_pair, one, made)
-      collector.add(f"{subtask}/{path.name}", row["place"], chosen)
+
+def _mme_folder(path):
+  """Where the pictures of a text are."""
+  beside = path.parent
+  return beside.parent / _MME_IMAGES if beside.name == _MME_TEXTS else beside
 
 
-def _tried(make, row):
-  """A sample, or why there is none."""
-  try:
-    return make(row)
-  except RowError as error:
-    return error
+def _mme_unasked(folder, paths):
+  """Names of pictures without a text."""
+  asked = {(_mme_folder(path), path.stem) for path in paths}
+  return [
+    path.name
+    for path in sorted([*folder.glob("*"), *folder.glob(f"{_MME_IMAGES}/*")])
+    if path.suffix in _MME_ENDS and (path.parent, path.stem) not in asked
+  ]
 
 
-def _of_pair(one, made):
+def _mme_text(subtask, path, collector):
+  """Both questions of a picture, or neither."""
+  beside = _mme_folder(path)
+
+  def make(row):
+    place, line = row
+    question, tab, answer = line.partition("\t")
+    if not tab:
+      raise RowError("there is no tab between question and answer")
+    pictures = [f"{path.stem}{end}" for end in _MME_ENDS]
+    there = [name for name in pictures if (beside / name).is_file()]
+    picture = (there or pictures)[0]
+    label = one_of(answer.strip().lower(), _LABELS, "the answer")
+    return Sample(
+      f"{subtask}/{path.stem}/{place}",
+      collector.picture_file(beside, picture),
+      prompts.mme(in_lines(valid(question, "the question"), "the question")),
+      (label,),
+      {"subtask": subtask, "picture": f"{subtask}/{path.stem}"},
+      repeated={
+        "picture": in_lines(picture, "the name of the picture"),
+        "question": question,
+        "answer": answer.strip(),
+      },
+    )
+
+  rows = list(tables.lines(path, "a text of questions"))
+  samples = [tried(functools.partial(make, row)) for row in rows]
+  for (place, _), one in zip(rows, samples, strict=True):
+    chosen = functools.partial(_of_pair, one, samples)
+    collector.add(f"{subtask}/{path.name}", place, chosen)
+
+
+def _of_pair(one, samples):
   """One of the samples of a picture, if it has both."""
-  if isinstance(one, RowError):
+  if isinstance(one, Exception):
     raise one
-  if len(made) != 2:
-    raise RowError(f"its picture has {len(made)} questions; MME has two")
-  if any(isinstance(other, RowError) for other in made):
+  if len(samples) != 2:
+    raise RowError(f"its picture has {len(samples)} questions; MME has two")
+  if any(isinstance(other, Exception) for other in samples):
     raise RowError(
       "the other question of its picture cannot be used, and MME scores both"
       " together"
@@ -253,150 +391,30 @@ def _of_pair(one, made):
   return one
 
 
-def mmbench(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """MMBench: `mmbench_dev*.tsv`; rows of later passes have numbers + k 10^6.
-
-  The test split, which has no answers, serves as well.
-  """
-  path = tables.find(folder, "*mmbench*dev*.tsv", "*MMBench*.tsv", "*.tsv")[0]
-  pictures: dict[int, bytes] = {}
-
-  def make(row):
-    index = number(row, "index")
-    choices = {}
-    for letter in LETTERS[:5]:
-      if not prompts.is_text(row.get(letter)):
-        break
-      choices[letter] = row[letter]
-    if len(choices) < 2:
-      raise RowError("there are fewer than two choices")
-    # Later passes may say which row has the picture.
-    image = row["image"]
-    if prompts.is_text(image) and image.isdigit() and len(image) < 16:
-      picture = pictures.get(int(image))
-      if picture is None:
-        raise RowError(f"image names the row {image}, which has none")
-    else:
-      picture = pictures[index] = picture_base64(image)
-    return Sample(
-      str(index),
-      picture,
-      prompts.mmbench(row, protocol),
-      (one_of(row["answer"], choices, "answer"),) if "answer" in row else (),
-      {
-        name: row[name]
-        for name in ("category", "l2-category")
-        if prompts.is_text(row.get(name))
-      },
-      choices,
-      {
-        name: "" if value is None else value
-        for name, value in row.items()
-        if name not in _NOT_SUBMITTED
-      },
-    )
-
-  _add(collector, path, _numbered(tables.tab_separated(path), make))
-
-
-def seed(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """SEED-Bench: `SEED-Bench.json`, `SEED-Bench-image/`; pictures alone."""
-  del protocol
-  path = tables.find(folder, "SEED-Bench.json")[0]
-  value = tables.read_json(path)
-  kinds = {}
-  if isinstance(value, dict) and isinstance(value.get("question_type"), dict):
-    kinds = {number_: name for name, number_ in value["question_type"].items()}
-
-  def make(row):
-    if row.get("data_type", "image") != "image":
-      return "it is about a video"
-    choices = {
-      letter: text(row, f"choice_{letter.lower()}") for letter in LETTERS[:4]
-    }
-    kind = number(row, "question_type_id")
-    return Sample(
-      str(row["question_id"]),
-      picture_file(folder / "SEED-Bench-image" / str(row["data_id"])),
-      prompts.letter(text(row, "question"), list(choices.values())),
-      (one_of(row["answer"], choices, "answer"),),
-      {"type": kinds.get(kind, str(kind))},
-      choices,
-    )
-
-  rows = tables.listed(path, value, "questions")
-  _add(collector, path, _each(rows, make))
-
-
-def mmstar(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """MMStar: `*.parquet`; options are in the questions."""
-  del protocol
-
-  def make(row):
-    return Sample(
-      str(row["index"]),
-      picture_bytes(row["image"]),
-      prompts.mmstar(text(row, "question")),
-      (one_of(row["answer"], LETTERS[:4], "answer"),),
-      {name: text(row, name) for name in ("category", "l2_category")},
-    )
-
-  for path in tables.find(folder, "*mmstar*.parquet", "*.parquet"):
-    _add(collector, path, _numbered(tables.parquet(path), make))
-
-
 def ocrbench(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """OCRBench: `OCRBench.json`, pictures by their `image_path`."""
+  """OCRBench: `OCRBench.json`, pictures by their `image_path`.
+
+  Ids start anew in each of its data sets.
+  """
   del protocol
-  path = tables.find(folder, "OCRBench.json", "FullTest.json")[0]
+  (path,) = collector.questions_in(folder, "OCRBench.json", "FullTest.json")
 
   def make(row):
     answers = row["answers"]
-    answers = (answers,) if isinstance(answers, str) else texts(row, "answers")
+    answers = texts(
+      {"answers": [answers] if isinstance(answers, str) else answers}, "answers"
+    )
+    dataset = text(row, "dataset_name")
     return Sample(
-      str(row["id"]),
-      picture_file(folder / text(row, "image_path")),
+      f"{dataset}/{identifier(row, 'id')}",
+      collector.picture_file(folder, text(row, "image_path")),
       text(row, "question").strip(),
       answers,
-      {"type": text(row, "type"), "dataset": text(row, "dataset_name")},
+      {"type": text(row, "type"), "dataset": dataset},
     )
 
   rows = tables.listed(path, tables.read_json(path))
-  _add(collector, path, _each(rows, make))
-
-
-def scienceqa(
-  folder: pathlib.Path, protocol: str, collector: Collector
-) -> None:
-  """ScienceQA-IMG, test: `problems.json`, `pid_splits.json`, `test/`."""
-  path = tables.find(folder, "problems.json")[0]
-  problems = tables.read_json(path)
-  splits = tables.find(folder, "pid_splits.json")[0]
-  names = tables.listed(splits, tables.read_json(splits), "test")
-
-  def make(name):
-    row = problems[name]
-    if not row.get("image"):
-      return "it has no picture"
-    choices = texts(row, "choices")
-    answer = number(row, "answer")
-    if not 0 <= answer < len(choices):
-      raise RowError(f"answer is {answer} of {len(choices)} choices")
-    hint = text(row, "hint", empty=True)
-    return Sample(
-      name,
-      picture_file(folder / "test" / name / row["image"]),
-      prompts.scienceqa(text(row, "question"), choices, hint, protocol),
-      (LETTERS[answer],),
-      {name: text(row, name) for name in ("subject", "grade")},
-      dict(zip(LETTERS, choices, strict=False)),
-    )
-
-  made = (
-    (place, functools.partial(make, str(name)))
-    for place, name in enumerate(names, 1)
-  )
-  _add(collector, path, made)
+  add(collector, path, enumerate(rows, 1), make)
 
 
 def chartqa(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
@@ -406,37 +424,17 @@ def chartqa(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
   def make(part, place, row):
     return Sample(
       f"{part}/{place}",
-      picture_file(folder / "png" / text(row, "imgname")),
+      collector.picture_file(folder / "png", text(row, "imgname")),
       prompts.chartqa(text(row, "query")),
       (text(row, "label"),),
       {"part": part},
     )
 
-  for path in tables.find(folder, "test_*.json"):
-    part = path.stem.removeprefix("test_")
+  for part, path in _parts(collector, folder, "test_", CHARTQA_PARTS):
     rows = tables.listed(path, tables.read_json(path))
     for place, row in enumerate(rows, 1):
       one = functools.partial(make, part, place)
-      collector.add(path.name, place, functools.partial(_made, one, row))
-
-
-def ai2d(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
-  """AI2D, test: `*.parquet` of question, options, answer (a place), image."""
-  del protocol
-
-  def make(place, row):
-    choices, answer = texts(row, "options"), number(row, "answer")
-    if not 0 <= answer < len(choices):
-      raise RowError(f"answer is {answer} of {len(choices)} options")
-    return Sample(
-      str(place),
-      picture_bytes(row["image"]),
-      prompts.letter(text(row, "question"), choices),
-      (LETTERS[answer],),
-      choices=dict(zip(LETTERS, choices, strict=False)),
-    )
-
-  _in_order(folder, collector, make)
+      add(collector, path, [(place, row)], one)
 
 
 def realworldqa(
@@ -453,37 +451,38 @@ def realworldqa(
       (text(row, "answer").strip(),),
     )
 
-  _in_order(folder, collector, make)
+  in_order(folder, collector, make)
 
 
-def _in_order(folder, collector, make):
-  """Rows of all Parquet files, which have no ids of their own."""
+def in_order(
+  folder: pathlib.Path,
+  collector: Collector,
+  make: Callable[[int, Any], Sample | str],
+  unless: tuple[str, ...] = (),
+) -> None:
+  """Adds rows of Parquet files, which have no ids, with their numbers."""
+  rules = ("*test*.parquet", "*.parquet")
   count = 0
-  for path in tables.find(folder, "*test*.parquet", "*.parquet"):
+  for path in collector.questions_in(
+    folder, *rules, unless=unless, several=True
+  ):
     for place, row in tables.parquet(path):
       count += 1
-      one = functools.partial(make, count)
-      collector.add(path.name, place, functools.partial(_made, one, row))
+      add(collector, path, [(place, row)], functools.partial(make, count))
 
 
 def mmvet(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
   """MM-Vet: `mm-vet.json`, `images/`."""
   del protocol
-  path = tables.find(folder, "mm-vet.json")[0]
-  rows = tables.read_json(path)
-  rows = rows if isinstance(rows, dict) else {}
+  (path,) = collector.questions_in(folder, "mm-vet.json")
 
   def make(name, row):
     return Sample(
       name,
-      picture_file(folder / "images" / text(row, "imagename")),
+      collector.picture_file(folder / "images", text(row, "imagename")),
       text(row, "question"),
       (text(row, "answer"),),
       {"capabilities": ",".join(sorted(texts(row, "capability")))},
     )
 
-  made = (
-    (place, functools.partial(_made, functools.partial(make, name), row))
-    for place, (name, row) in enumerate(rows.items(), 1)
-  )
-  _add(collector, path, made)
+  add_named(collector, path, make)

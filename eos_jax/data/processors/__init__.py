@@ -23,6 +23,7 @@ import numpy as np
 from eos_jax.data.processors import conversation as conversation_lib
 from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import llava, onevision, pixels, qwen2_vl, smolvlm
+from eos_jax.data.processors import template as template_lib
 from eos_jax.data.processors import text as text_lib
 from eos_jax.data.processors.pixels import Pictures, open_picture
 
@@ -73,9 +74,12 @@ class Processor:
     family: the family's module.
     settings: the family's `Settings`.
     text: the tokenizer.
-    style: name of the conversation format, a key of `conversation.FORMATS`.
-    template: the folder's own chat template, to compare with; "" if none.
+    style: name of the conversation format, a key of `conversation.TEMPLATES`.
+    template: the folder's own chat template, which counts before the one of
+      that name; "" if none.
     where: the folder, for messages.
+    tokens: special tokens by name, such as `bos_token`, for the template.
+    ends: ids at which `generate` of transformers ends an answer.
   """
 
   family: ModuleType
@@ -84,6 +88,24 @@ class Processor:
   style: str
   template: str
   where: str
+  tokens: Mapping[str, str]
+  ends: tuple[int, ...]
+
+  def end_ids(self, protocol: str = "") -> tuple[int, ...]:
+    """Ids that end an answer.
+
+    "llava" and "": those of the folder, as `generate` of transformers, which
+    LLaVA's own scripts call, has them (`text.end_ids`). "lmms_eval": the
+    tokenizer's `eos_token` too, which is what lmms-eval hands to `generate`;
+    where that would go on behind another id of the folder, answers end here.
+
+    Args:
+      protocol: of `data.benchmarks.prompts.PROTOCOLS`, or "".
+    """
+    own = self.text.inner.token_to_id(self.tokens.get("eos_token", ""))
+    if protocol != "lmms_eval" or own is None:
+      return self.ends
+    return tuple(dict.fromkeys((own, *self.ends)))
 
   def prompt(
     self, conversation: Sequence[Mapping[str, Any]], *, reply: bool = True
@@ -96,20 +118,24 @@ class Processor:
 
     Raises:
       ValueError: a turn is impossible, a text contains the image token, or the
-        folder's own chat template is of another format.
+        chat template cannot render the conversation.
     """
-    conversation_lib.check_template(self.template, self.style, where=self.where)
     turns = conversation_lib.checked(conversation)
-    options = {}
-    if self.style == "smolvlm" and self.text.begin:
-      options["begin"] = self.text.begin
-    text = conversation_lib.FORMATS[self.style](turns, reply=reply, **options)
-    if text.count(self.text.image) != conversation_lib.picture_count(turns):
-      raise ValueError(
-        f"conversation: a text contains the image token {self.text.image!r};"
-        ' give the picture as a part {"type": "image"} of its own'
+    try:
+      return conversation_lib.render(
+        turns,
+        self.template or conversation_lib.TEMPLATES[self.style],
+        image=self.text.image,
+        reply=reply,
+        tokens=self.tokens,
       )
-    return text
+    except template_lib.TemplateError as error:
+      raise ValueError(
+        f"{self.where}: the chat template cannot render the conversation:"
+        f" {error}; write the prompt as a text, with one image token"
+        f" {self.text.image!r} a picture, and give that in place of the"
+        " conversation, or correct the template"
+      ) from error
 
   def prepare(
     self,
@@ -195,8 +221,9 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
   Args:
     path: a folder with `config.json`, `preprocessor_config.json` (or a
       `processor_config.json` with the same inside) and `tokenizer.json`.
-    style: the conversation format; None is that of the converted checkpoints.
-      "vicuna" is the one that LLaVA-1.5's authors use.
+    style: the conversation format; None is the folder's own chat template, or
+      that of the converted checkpoints. "vicuna" is the one that LLaVA-1.5's
+      authors use.
 
   Raises:
     ValueError: the family is unknown, or a file is missing, damaged or asks
@@ -204,7 +231,7 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
   """
   folder = folder_lib.read(path)
   kind = folder.config.get("model_type")
-  if kind not in FAMILIES:
+  if not isinstance(kind, str) or kind not in FAMILIES:
     raise folder.config.fault(
       "model_type",
       f"one of {', '.join(FAMILIES)}",
@@ -227,4 +254,37 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
     image=family.IMAGE_TOKEN,
     needed=family.special_tokens(settings),
   )
-  return Processor(family, settings, text, style, folder.template, str(path))
+  own = Processor(
+    family,
+    settings,
+    text,
+    names[family],
+    folder.template,
+    str(path),
+    folder.special_tokens,
+    text_lib.end_ids(folder, text, otherwise=family.END_TOKEN),
+  )
+  return own if style == own.style else _vicuna(own)
+
+
+def _vicuna(own: Processor) -> Processor:
+  """LLaVA-1.5 in its authors' format, if that is what the folder's is of.
+
+  Converted checkpoints leave the system text out. A model with another
+  template was trained on other prompts.
+  """
+  ask = [{"role": "user", "content": [{"type": "image"}, _QUESTION]}]
+  built_in = dataclasses.replace(own, template="")
+  authors = dataclasses.replace(built_in, style="vicuna")
+  expected = [one.prompt(ask).split() for one in (built_in, authors)]
+  text = own.prompt(ask).removeprefix(own.text.begin)
+  if text.split() not in expected:
+    raise ValueError(
+      f"{own.where}: style is 'vicuna', but the folder's own chat template"
+      f" writes {text[:200]!r}; expected {authors.prompt(ask)!r}, with or"
+      " without the system text; use the style '', which is the folder's"
+    )
+  return authors
+
+
+_QUESTION = {"type": "text", "text": "What is it?"}

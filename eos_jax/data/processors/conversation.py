@@ -1,19 +1,17 @@
-"""The families' conversation formats: turns in, one text out.
+"""Conversations: turns in, one text out, by a chat template.
 
-They are functions and not the Jinja templates that lie in model folders: four
-formats do not need an interpreter and another dependency, a template from a
-stranger's folder is a program, and its faults show as odd answers only. Each
-function is tested against what the published template renders. A folder whose
-template is of another format is refused (`check_template`); finished texts are
-accepted everywhere in place of turns.
+A model folder's own template is what counts; `TEMPLATES` are those of the
+published checkpoints, for folders without one, and that of LLaVA's authors.
 
 A conversation is a list of turns as they are common for chat templates:
 `{"role": "user", "content": [{"type": "image"}, {"type": "text", "text":
 "..."}]}`, where a content that is text alone may be a string.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from eos_jax.data.processors import template as template_lib
 
 # Roles and parts of each turn, after `checked`.
 Turn = tuple[str, tuple[str | None, ...]]  # None stands for a picture
@@ -24,14 +22,100 @@ VICUNA_SYSTEM = (
   " assistant gives helpful, detailed, and polite answers to the user's"
   " questions."
 )
-_QWEN_SYSTEM = "You are a helpful assistant."
+
+# Pictures of a turn before its texts; a turn's parts in their order.
+_PICTURES_FIRST = """
+{%- macro pictures(turn, mark) -%}
+{%- for part in turn.content if part.type == "image" %}{{ mark }}{% endfor -%}
+{%- endmacro -%}
+{%- macro texts(turn, before, after) -%}
+{%- for part in turn.content if part.type == "text" -%}
+{{- before + part.text + after -}}
+{%- endfor -%}
+{%- endmacro -%}
+"""
+_IN_ORDER = """
+{%- macro parts(turn, mark) -%}
+{%- for part in turn.content -%}
+{{- mark if part.type == "image" else part.text -}}
+{%- endfor -%}
+{%- endmacro -%}
+"""
+
+TEMPLATES: dict[str, str] = {
+  # LLaVA-1.5 as converted checkpoints have it: no system text of its own, and
+  # a space ends each text.
+  "llava": _PICTURES_FIRST
+  + """
+{%- for turn in messages -%}
+{{- turn.role | upper + ": " if turn.role != "system" -}}
+{{- pictures(turn, "<image>\\n") + texts(turn, "", " ") -}}
+{%- endfor -%}
+{{- "ASSISTANT:" if add_generation_prompt -}}
+""",
+  # LLaVA-1.5 as its authors train and evaluate (`conv_vicuna_v1` of
+  # haotian-liu/LLaVA, `llava/conversation.py`). A system turn replaces the
+  # standing system text.
+  "vicuna": _PICTURES_FIRST
+  + """
+{%- if messages[0].role == "system" -%}
+{{- texts(messages[0], "", "") + " " -}}
+{%- set messages = messages[1:] -%}
+{%- else -%}
+{{- """
+  + f'"{VICUNA_SYSTEM} "'
+  + """ -}}
+{%- endif -%}
+{%- for turn in messages -%}
+{%- if turn.role == "system" -%}
+{{- raise_exception("a system turn comes late; it can only be the first") -}}
+{%- endif -%}
+{{- turn.role | upper + ": " + pictures(turn, "<image>\\n") -}}
+{{- texts(turn, "", "") + ("</s>" if turn.role == "assistant" else " ") -}}
+{%- endfor -%}
+{{- "ASSISTANT:" if add_generation_prompt -}}
+""",
+  # Pictures of a turn on the line of its role.
+  "onevision": _PICTURES_FIRST
+  + """
+{%- for turn in messages -%}
+{{- "<|im_start|>" + turn.role + " " + pictures(turn, "<image>") -}}
+{{- texts(turn, "\\n", "") + "<|im_end|>" -}}
+{%- endfor -%}
+{{- "<|im_start|>assistant\\n" if add_generation_prompt -}}
+""",
+  # A system text if there is none.
+  "qwen2_vl": _IN_ORDER
+  + """
+{%- if messages[0].role != "system" -%}
+{{- "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n" -}}
+{%- endif -%}
+{%- set mark = "<|vision_start|><|image_pad|><|vision_end|>" -%}
+{%- for turn in messages -%}
+{{- "<|im_start|>" + turn.role + "\\n" + parts(turn, mark) -}}
+{{- "<|im_end|>\\n" -}}
+{%- endfor -%}
+{{- "<|im_start|>assistant\\n" if add_generation_prompt -}}
+""",
+  # SmolVLM and Idefics3, whose tokenizers begin texts with different tokens.
+  "smolvlm": _IN_ORDER
+  + """
+{{- bos_token or "<|im_start|>" -}}
+{%- for turn in messages -%}
+{{- turn.role | capitalize + ":" -}}
+{{- " " if turn.content[0].type != "image" -}}
+{{- parts(turn, "<image>") + "<end_of_utterance>\\n" -}}
+{%- endfor -%}
+{{- "Assistant:" if add_generation_prompt -}}
+""",
+}
 
 
 def checked(conversation: Sequence[Mapping[str, Any]]) -> list[Turn]:
   """Turns as pairs of a role and its parts, None for each picture.
 
   Raises:
-    ValueError: a role, a part or the order of a conversation is impossible.
+    ValueError: a role or a part of a conversation is impossible.
   """
   if not conversation:
     raise ValueError("conversation is empty; give at least one turn")
@@ -68,121 +152,58 @@ def _part(part: Any, where: str) -> str | None:
   )
 
 
-def picture_count(turns: Sequence[Turn]) -> int:
-  """Pictures in a conversation."""
-  return sum(part is None for _, parts in turns for part in parts)
-
-
-def _texts(parts) -> list[str]:
-  return [part for part in parts if part is not None]
-
-
-def llava(turns: Sequence[Turn], *, reply: bool) -> str:
-  """LLaVA-1.5 as converted checkpoints have it: no system text of its own.
-
-  Pictures of a turn come before its texts, and a space ends each text.
-  """
-  out = []
-  for role, parts in turns:
-    out.append("" if role == "system" else f"{role.upper()}: ")
-    out += ["<image>\n"] * parts.count(None)
-    out += [f"{text} " for text in _texts(parts)]
-  return "".join(out) + ("ASSISTANT:" if reply else "")
-
-
-def vicuna(turns: Sequence[Turn], *, reply: bool) -> str:
-  """LLaVA-1.5 as its authors train and evaluate (`conv_vicuna_v1`).
-
-  A system turn replaces the standing system text; `</s>` ends each answer.
-  Source: haotian-liu/LLaVA `llava/conversation.py`.
-  """
-  turns, system = list(turns), VICUNA_SYSTEM
-  if turns and turns[0][0] == "system":
-    system = "".join(_texts(turns.pop(0)[1]))
-  out = [f"{system} "]
-  for role, parts in turns:
-    if role == "system":
-      raise ValueError(
-        "conversation: a system turn comes late; it can only be the first"
-      )
-    body = "<image>\n" * parts.count(None) + "".join(_texts(parts))
-    out.append(
-      f"{role.upper()}: {body}{'</s>' if role == 'assistant' else ' '}"
-    )
-  return "".join(out) + ("ASSISTANT:" if reply else "")
-
-
-def onevision(turns: Sequence[Turn], *, reply: bool) -> str:
-  """LLaVA-OneVision: pictures of a turn on the line of its role."""
-  out = []
-  for role, parts in turns:
-    out.append(f"<|im_start|>{role} " + "<image>" * parts.count(None))
-    out += [f"\n{text}" for text in _texts(parts)]
-    out.append("<|im_end|>")
-  return "".join(out) + ("<|im_start|>assistant\n" if reply else "")
-
-
-def qwen2_vl(turns: Sequence[Turn], *, reply: bool) -> str:
-  """Qwen2-VL: parts in their order, a system text if there is none."""
-  out = []
-  if turns[0][0] != "system":
-    out.append(f"<|im_start|>system\n{_QWEN_SYSTEM}<|im_end|>\n")
-  picture = "<|vision_start|><|image_pad|><|vision_end|>"
-  for role, parts in turns:
-    body = "".join(picture if part is None else part for part in parts)
-    out.append(f"<|im_start|>{role}\n{body}<|im_end|>\n")
-  return "".join(out) + ("<|im_start|>assistant\n" if reply else "")
-
-
-def smolvlm(
-  turns: Sequence[Turn], *, reply: bool, begin: str = "<|im_start|>"
+def render(
+  turns: Sequence[Turn],
+  template: str,
+  *,
+  image: str,
+  reply: bool,
+  tokens: Mapping[str, str],
 ) -> str:
-  """SmolVLM and Idefics3: parts in their order behind a capitalised role.
+  """The text of a conversation, with one image token a picture.
 
   Args:
-    turns: the conversation.
-    reply: whether to end where the answer begins.
-    begin: the token that begins a text, which depends on the tokenizer.
+    turns: from `checked`.
+    template: text of a chat template.
+    image: the image token.
+    reply: whether to end where the model's answer begins.
+    tokens: special tokens by name, such as `bos_token`.
+
+  Raises:
+    ValueError: a text contains the image token.
+    TemplateError: the template cannot be rendered, or does not write one image
+      token a picture.
   """
-  out = [begin]
-  for role, parts in turns:
-    body = "".join("<image>" if part is None else part for part in parts)
-    space = "" if parts[0] is None else " "
-    out.append(f"{role.capitalize()}:{space}{body}<end_of_utterance>\n")
-  return "".join(out) + ("Assistant:" if reply else "")
-
-
-FORMATS: dict[str, Callable[..., str]] = {
-  "llava": llava,
-  "vicuna": vicuna,
-  "onevision": onevision,
-  "qwen2_vl": qwen2_vl,
-  "smolvlm": smolvlm,
-}
-
-# What a template of the format cannot do without. Whitespace and what models
-# add, such as videos, differ between copies.
-_MARKS = {
-  "llava": ("ASSISTANT:",),
-  "vicuna": ("ASSISTANT:",),
-  "onevision": ("<|im_start|>", "<image>", "<|im_end|>"),
-  "qwen2_vl": ("<|im_start|>", "<|vision_start|><|image_pad|><|vision_end|>"),
-  "smolvlm": ("<end_of_utterance>", "<image>", "Assistant:"),
-}
-
-
-def check_template(template: str, name: str, *, where: str) -> None:
-  """Refuses a folder whose own chat template is of another format.
-
-  Args:
-    template: text of the folder's chat template; "" if it has none.
-    name: the format, a key of `FORMATS`.
-    where: the folder, for the message.
-  """
-  missing = [mark for mark in _MARKS[name] if mark not in template]
-  if template and missing:
-    raise ValueError(
-      f"{where}: its chat template is not of the format {name!r}: it lacks"
-      f" {', '.join(map(repr, missing))}; write the prompt as a text, with one"
-      " image token a picture, and give that in place of the conversation"
+  pictures = 0
+  for _, parts in turns:
+    pictures += parts.count(None)
+    if any(image in part for part in parts if part is not None):
+      raise ValueError(
+        f"conversation: a text contains the image token {image!r}; give the"
+        ' picture as a part {"type": "image"} of its own'
+      )
+  ask = lambda content: template_lib.render(
+    template,
+    [{"role": role, "content": content(parts)} for role, parts in turns],
+    reply=reply,
+    tokens=tokens,
+  )
+  try:
+    text = ask(lambda parts: [_as_part(part) for part in parts])
+  except template_lib.TemplateError:
+    if pictures:
+      raise
+    # Templates of language models read texts alone.
+    text = ask("".join)
+  if text.count(image) != pictures:
+    raise template_lib.TemplateError(
+      f"it writes {text.count(image)} image tokens {image!r} for {pictures}"
+      " images"
     )
+  return text
+
+
+def _as_part(part: str | None) -> dict[str, str]:
+  if part is None:
+    return {"type": "image"}
+  return {"type": "text", "text": part}

@@ -5,10 +5,12 @@ Two layouts are in circulation: `preprocessor_config.json` beside a
 `processor_config.json` with the former inside as `image_processor`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
+import re
+import sys
 from typing import Any
 
 from eos_jax.data.processors import pixels
@@ -46,6 +48,20 @@ _HARMLESS = frozenset(
   )
 )
 
+_SPECIAL = (
+  *("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"),
+  *("cls_token", "mask_token"),
+)
+
+
+# Sides of images that a processor may ask for, pixels: larger ones have no room
+# in memory.
+LONGEST = 1 << 13
+
+
+def _is_whole(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
@@ -66,9 +82,11 @@ class Fields:
 
   def fault(self, name: str, expected: str, remedy: str) -> ValueError:
     """The error about a field's value."""
+    value = json.dumps(self.values.get(name))
+    if len(value) > 200:
+      value = f"{value[:200]}..."
     return ValueError(
-      f"{self.path}: {name} is {json.dumps(self.values.get(name))}; expected"
-      f" {expected}; {remedy}"
+      f"{self.path}: {name} is {value}; expected {expected}; {remedy}"
     )
 
   def flag(self, name: str, default: bool) -> bool:
@@ -78,14 +96,36 @@ class Fields:
       raise self.fault(name, "true or false", "correct the file")
     return value
 
-  def whole(self, name: str, default: int, *, least: int = 1) -> int:
-    """A whole number of at least `least`."""
+  def whole(
+    self, name: str, default: int, *, least: int = 1, most: int = 1 << 30
+  ) -> int:
+    """A whole number of at least `least` and at most `most`."""
     value = self.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not _is_whole(value) or not least <= value <= most:
       raise self.fault(
-        name, f"a whole number from {least} on", "correct the file"
+        name,
+        f"a whole number from {least} on, at most {most:,}",
+        "correct the file",
       )
     return value
+
+  def inner(self, name: str) -> "Fields":
+    """An object in a field, with its own fields; empty if it is absent."""
+    values = self.get(name, {})
+    if not isinstance(values, dict):
+      raise self.fault(name, "an object", "correct the file")
+    return Fields(self.path, values)
+
+  def token(self, name: str) -> str:
+    """A token, written as text or as an object with its content; "" if none."""
+    value = self.get(name, "")
+    content = value.get("content") if isinstance(value, dict) else value
+    # A lone surrogate is half of a character, which no tokenizer takes.
+    if not isinstance(content, str) or re.search("[\ud800-\udfff]", content):
+      raise self.fault(
+        name, "a token: text, or {content: text}", "correct the file"
+      )
+    return content
 
   def extent(self, name: str, default: Any) -> tuple[int | None, int, int]:
     """A size in pixels in any of its spellings.
@@ -96,7 +136,7 @@ class Fields:
       the field is `crop_size`, else the shortest edge.
     """
     value = self.get(name, default)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_whole(value):
       square = name == "crop_size" or self.flag("default_to_square", False)
       keys = ("height", "width") if square else ("shortest_edge",)
       value = dict.fromkeys(keys, value)
@@ -105,14 +145,15 @@ class Fields:
     named = {}
     if isinstance(value, Mapping):
       named = {key: v for key, v in value.items() if v is not None}
-    good = all(isinstance(v, int) and v > 0 for v in named.values())
+    good = all(_is_whole(v) and 0 < v <= LONGEST for v in named.values())
     if good and set(named) == {"shortest_edge"}:
       return named["shortest_edge"], 0, 0
     if good and set(named) == {"height", "width"}:
       return None, named["height"], named["width"]
     raise self.fault(
       name,
-      "a number, {shortest_edge}, or {height, width}, positive",
+      "a number, {shortest_edge}, or {height, width}, of 1 to"
+      f" {LONGEST:,} pixels",
       "correct the file, or use the one that came with the weights",
     )
 
@@ -121,36 +162,43 @@ class Fields:
   ) -> pixels.PixelSettings:
     """Filter, scale, mean and deviation."""
     resample = self.get("resample", defaults.resample)
-    if isinstance(resample, bool) or resample not in range(6):
+    if not _is_whole(resample) or resample not in range(6):
       raise self.fault(
         "resample", "one of PIL's codes 0 to 5", "write 3 for bicubic"
       )
-    scale = self.get("rescale_factor", defaults.scale)
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-      raise self.fault(
-        "rescale_factor", "a number", "write 0.00392156862745098"
-      )
+    scale = self._finite("rescale_factor", defaults.scale, 1)[0]
     if not self.flag("do_rescale", True):
       scale = 1.0
     mean, std = (0.0,) * 3, (1.0,) * 3
     if self.flag("do_normalize", True):
-      mean = self._triple("image_mean", defaults.mean)
-      std = self._triple("image_std", defaults.std)
-    if not all(std):
-      raise self.fault("image_std", "numbers other than 0", "correct the file")
-    return pixels.PixelSettings(int(resample), float(scale), mean, std)
+      mean = self._finite("image_mean", defaults.mean, 3)
+      std = self._finite("image_std", defaults.std, 3)
+    for name, values in (("rescale_factor", (scale,)), ("image_std", std)):
+      if not all(values):
+        raise self.fault(name, "numbers other than 0", "correct the file")
+    settings = pixels.PixelSettings(resample, scale, mean, std)
+    if not pixels.is_finite(settings):
+      raise ValueError(
+        f"{self.path}: rescale_factor {scale:g}, image_mean {mean} and"
+        f" image_std {std} make pixels that are not finite in float32; correct"
+        " the file, or use the one that came with the weights"
+      )
+    return settings
 
-  def _triple(self, name: str, default: tuple) -> tuple[float, float, float]:
-    value = self.get(name, list(default))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-      value = [value] * 3
-    if (
-      not isinstance(value, list | tuple)
-      or len(value) != 3
-      or not all(isinstance(v, int | float) for v in value)
+  def _finite(self, name: str, default: Any, count: int) -> tuple[float, ...]:
+    """Finite numbers, which may be written as one that stands for all."""
+    value = self.get(name, default)
+    values = value if isinstance(value, list | tuple) else [value] * count
+    # Compared, not converted: a whole number can be too large for a float.
+    if len(values) != count or not all(
+      isinstance(v, int | float)
+      and not isinstance(v, bool)
+      and abs(v) <= sys.float_info.max
+      for v in values
     ):
-      raise self.fault(name, "three numbers", "correct the file")
-    return tuple(float(v) for v in value)
+      what = "a number" if count == 1 else "three numbers"
+      raise self.fault(name, f"{what}, all finite", "correct the file")
+    return tuple(map(float, values))
 
   def refuse_unknown(self, known: Collection[str]) -> None:
     """Raises ValueError for fields that nobody here reads and that may matter.
@@ -189,6 +237,7 @@ class Folder:
     picture: fields about pictures.
     processor: fields about how text and pictures meet; empty if no file.
     tokenizer: fields of `tokenizer_config.json`; empty if no file.
+    generation: fields of `generation_config.json`; empty if no file.
     template: text of the chat template; "" if there is none.
   """
 
@@ -197,15 +246,65 @@ class Folder:
   picture: Fields
   processor: Fields
   tokenizer: Fields
+  generation: Fields
   template: str
+
+  def image_class(self, known: Sequence[str]) -> str:
+    """Class of the image processor, by which absent fields have their values.
+
+    Args:
+      known: the classes whose images a family makes; the first is that of
+        folders that name none. Their variants ("Fast") have the same values.
+
+    Raises:
+      ValueError: the folder names another class.
+    """
+    for place, name in (
+      (self.picture, "image_processor_type"),
+      (self.picture, "feature_extractor_type"),
+      (self.config, "image_processor_type"),
+    ):
+      value = place.get(name)
+      if value is None:
+        continue
+      kind = str(value).removesuffix("Fast").removesuffix("Pil")
+      kind = kind.replace("FeatureExtractor", "ImageProcessor")
+      if kind not in known:
+        raise place.fault(
+          name,
+          f"one of {', '.join(known)}",
+          "prepare the images yourself: other classes make other images",
+        )
+      return kind
+    return known[0]
 
   @property
   def vision(self) -> Fields:
     """The encoder's part of the model's fields."""
-    values = self.config.get("vision_config", {})
-    if not isinstance(values, dict):
-      raise self.config.fault("vision_config", "an object", "correct the file")
-    return Fields(self.config.path, values)
+    return self.config.inner("vision_config")
+
+  @property
+  def special_tokens(self) -> dict[str, str]:
+    """Special tokens by name, as chat templates read them."""
+    tokens = {name: self.tokenizer.token(name) for name in _SPECIAL}
+    return {name: token for name, token in tokens.items() if token}
+
+  @property
+  def decoder(self) -> Fields:
+    """The language model's part of them; all of them where it is no part."""
+    own = self.config.inner("text_config")
+    return own if own.values else self.config
+
+
+def read_text(path: pathlib.Path) -> str:
+  """Reads a text file; raises ValueError where it is damaged."""
+  try:
+    return path.read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(
+      f"{path} is damaged ({error}); expected text in UTF-8; copy the file"
+      " again"
+    ) from error
 
 
 def read_fields(path: pathlib.Path, *, needed: bool) -> Fields:
@@ -222,8 +321,8 @@ def read_fields(path: pathlib.Path, *, needed: bool) -> Fields:
       )
     return Fields(path, {})
   try:
-    values = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    values = json.loads(read_text(path))
+  except (ValueError, RecursionError) as error:
     raise ValueError(
       f"{path} is damaged ({error}); expected JSON; copy the file again"
     ) from error
@@ -245,27 +344,35 @@ def read(path: pathlib.Path | str) -> Folder:
   path = pathlib.Path(path)
   config = read_fields(path / "config.json", needed=True)
   processor = read_fields(path / "processor_config.json", needed=False)
-  nested = processor.get("image_processor")
-  if isinstance(nested, dict):
-    picture = Fields(processor.path, nested)
-  else:
+  picture = processor.inner("image_processor")
+  if not picture.values:
     picture = read_fields(path / "preprocessor_config.json", needed=True)
-  tokenizer = read_fields(path / "tokenizer_config.json", needed=False)
+  tokenizer = _tokenizer_fields(path)
   return Folder(
     path,
     config,
     picture,
     processor,
     tokenizer,
+    read_fields(path / "generation_config.json", needed=False),
     _template(path, processor, tokenizer),
   )
+
+
+def _tokenizer_fields(path: pathlib.Path) -> Fields:
+  """Fields of the tokenizer, special tokens from their own file if older."""
+  fields = read_fields(path / "tokenizer_config.json", needed=False)
+  if fields.get("added_tokens_decoder") is not None:
+    return fields  # written by a version that has all tokens in this file
+  older = read_fields(path / "special_tokens_map.json", needed=False)
+  return Fields(fields.path, {**fields.values, **older.values})
 
 
 def _template(path, processor: Fields, tokenizer: Fields) -> str:
   """The chat template, from the first place that has one."""
   file = path / "chat_template.jinja"
   if file.is_file():
-    return file.read_text(encoding="utf-8")
+    return read_text(file)
   places = (
     read_fields(path / "chat_template.json", needed=False),
     processor,
@@ -273,9 +380,16 @@ def _template(path, processor: Fields, tokenizer: Fields) -> str:
   )
   for place in places:
     value = place.get("chat_template", "")
-    if isinstance(value, list):  # several, by name
-      named = {v.get("name"): v.get("template") for v in value}
-      value = named.get("default", "")
+    if isinstance(value, list) and all(isinstance(v, dict) for v in value):
+      value = {v.get("name"): v.get("template") for v in value}
+    if isinstance(value, dict):
+      value = value.get("default")
+    if not isinstance(value, str):
+      raise place.fault(
+        "chat_template",
+        'a template, or several by name and one of them "default"',
+        "correct the file",
+      )
     if value:
-      return str(value)
+      return value
   return ""

@@ -6,12 +6,13 @@ authors trained and evaluated (`image_aspect_ratio: pad`).
 
 Sources: haotian-liu/LLaVA `llava/mm_utils.py` (`process_images`,
 `expand2square`); huggingface/transformers
-`models/llava/image_processing_pil_llava.py`, `models/llava/processing_llava.py`
-and `models/clip/image_processing_pil_clip.py`.
+`models/llava/processing_llava.py`, and `image_processing_pil_*.py` of
+`models/llava`, `models/clip` and `models/siglip`.
 """
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,21 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import pixels
 
 IMAGE_TOKEN = "<image>"
+END_TOKEN = "</s>"
 ASPECTS = ("crop", "pad")
 CLIP = pixels.PixelSettings(
   mean=(0.48145466, 0.4578275, 0.40821073),
   std=(0.26862954, 0.26130258, 0.27577711),
 )
+SIGLIP = pixels.PixelSettings(mean=(0.5,) * 3, std=(0.5,) * 3)
 _KNOWN = ("crop_size", "do_center_crop", "do_pad")
+# What absent fields mean to a class of transformers: values of the pixels,
+# size, and side of the middle that is cut out, None where it is not.
+_CLASSES: dict[str, tuple[pixels.PixelSettings, Any, int | None]] = {
+  "LlavaImageProcessor": (CLIP, {"shortest_edge": 224}, 224),
+  "CLIPImageProcessor": (CLIP, {"shortest_edge": 224}, 224),
+  "SiglipImageProcessor": (SIGLIP, {"height": 224, "width": 224}, None),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +87,14 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
       the size of the result to the picture.
   """
   fields = folder.picture
+  kind = folder.image_class(list(_CLASSES))
   fields.refuse_unknown(_KNOWN)
-  aspect = _aspect(folder)
-  edge, *shape = fields.extent("size", {"shortest_edge": 224})
+  values, default_size, default_crop = _CLASSES[kind]
+  aspect = _aspect(folder, kind)
+  edge, *shape = fields.extent("size", default_size)
   size = (edge or tuple(shape)) if fields.flag("do_resize", True) else None
-  if fields.flag("do_center_crop", True):
-    _, *side = fields.extent("crop_size", 224)
+  if fields.flag("do_center_crop", default_crop is not None):
+    _, *side = fields.extent("crop_size", default_crop)
     if not all(side):
       raise fields.fault("crop_size", "height and width", "correct the file")
   elif size and not edge:
@@ -96,12 +108,19 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
       "set it to true",
     )
   patch, extra = _encoder(folder)
-  return Settings(
-    fields.pixel_settings(CLIP), size, tuple(side), aspect, patch, extra
+  settings = Settings(
+    fields.pixel_settings(values), size, tuple(side), aspect, patch, extra
   )
+  if settings.tokens < 1:
+    raise ValueError(
+      f"{fields.path}: images of {side[0]} x {side[1]} pixels have no whole"
+      f" patch of {patch}; expected one at least; correct size, crop_size or"
+      " patch_size"
+    )
+  return settings
 
 
-def _aspect(folder: folder_lib.Folder) -> str:
+def _aspect(folder: folder_lib.Folder, kind: str) -> str:
   """Whether pictures are cropped or padded to a square."""
   ratio = folder.config.get("image_aspect_ratio", "square")
   if ratio not in ("pad", "square"):
@@ -111,9 +130,9 @@ def _aspect(folder: folder_lib.Folder) -> str:
       "use another family for tiled pictures",
     )
   # CLIP's own processor has a `do_pad` too, which does nothing to a square.
-  own = str(folder.picture.get("image_processor_type", "")).startswith("Llava")
-  padded = own and folder.picture.flag("do_pad", False)
-  return "pad" if padded or ratio == "pad" else "crop"
+  padded = folder.picture.flag("do_pad", False)
+  own = kind == "LlavaImageProcessor"
+  return "pad" if (own and padded) or ratio == "pad" else "crop"
 
 
 def _encoder(folder: folder_lib.Folder) -> tuple[int, int]:
@@ -171,16 +190,19 @@ def preprocess(
 
 def _square(image: pixels.RGB, settings: Settings) -> np.ndarray:
   """8-bit pixels of the encoder's size."""
+  size, resample, crop = settings.size, settings.values.resample, settings.side
   if settings.aspect == "pad" and image.shape[0] != image.shape[1]:
-    image = pixels.pad_square(image, pixels.mean_color(settings.values))
-  size, resample = settings.size, settings.values.resample
+    color = pixels.mean_color(settings.values)
+    if size is None:
+      return pixels.square_region(image, color, crop)
+    size = (size, size) if isinstance(size, int) else size
+    square = pixels.resize_square(image, color, size, resample)
+    return pixels.center_crop(square, crop)
   if size is None:
-    return pixels.center_crop(image, settings.side)
+    return pixels.center_crop(image, crop)
   if isinstance(size, int):
     size = pixels.shortest_edge_size(image.shape[:2], size)
-  region = pixels.center_region(size, settings.side)
-  if min(region) < 0:  # what is missing becomes black
-    return pixels.center_crop(
-      pixels.resize(image, size, resample), settings.side
-    )
-  return pixels.resize(image, size, resample, region=region)
+  top, left, bottom, right = pixels.center_region(size, crop)
+  region = max(top, 0), max(left, 0), min(bottom, size[0]), min(right, size[1])
+  middle = pixels.resize(image, size, resample, region=region)
+  return pixels.center_crop(middle, crop)  # what is missing becomes black

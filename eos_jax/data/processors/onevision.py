@@ -26,7 +26,7 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import llava, pixels
 
 IMAGE_TOKEN = "<image>"
-_HALF = pixels.PixelSettings(mean=(0.5,) * 3, std=(0.5,) * 3)
+END_TOKEN = "<|im_end|>"
 _STEPS = tuple(range(384, 2304 + 1, 384))
 _KNOWN = ("do_pad", "image_grid_pinpoints")
 # Rows are thinned only if there is this many times too much of a side.
@@ -47,7 +47,7 @@ class Settings:
       thinned ("anyres_max_9": 9).
   """
 
-  values: pixels.PixelSettings = _HALF
+  values: pixels.PixelSettings = llava.SIGLIP
   side: int = 384
   resolutions: tuple[tuple[int, int], ...] = tuple(
     (height, width) for height in _STEPS for width in _STEPS
@@ -68,6 +68,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     ValueError: a field has no value that can be used or is unknown.
   """
   fields = folder.picture
+  folder.image_class(["LlavaOnevisionImageProcessor"])
   fields.refuse_unknown(_KNOWN)
   if not fields.flag("do_resize", True):
     raise fields.fault("do_resize", "true", "set it to true")
@@ -77,7 +78,12 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     raise fields.fault("size", "a square", "correct the file")
   vision = folder.vision
   across = vision.whole("image_size", side) // vision.whole("patch_size", 14)
-  patches = math.isqrt(folder.processor.whole("num_image_tokens", across**2))
+  tokens = folder.processor.whole("num_image_tokens", max(across**2, 1))
+  patches = math.isqrt(tokens)
+  if patches**2 != tokens:
+    raise folder.processor.fault(
+      "num_image_tokens", "the square of a whole number", "correct the file"
+    )
   return Settings(
     # Without values the class in transformers takes CLIP's.
     fields.pixel_settings(llava.CLIP),
@@ -328,9 +334,10 @@ def _tiles(image: pixels.RGB, settings: Settings):
 
 def _single(image: pixels.RGB, settings: Settings):
   """One padded square."""
-  square = pixels.pad_square(image, pixels.mean_color(settings.values))
-  size = (settings.side, settings.side)
-  return pixels.resize(square, size, settings.values.resample)[None], (0, 0)
+  color, side = pixels.mean_color(settings.values), settings.side
+  resample = settings.values.resample
+  square = pixels.resize_square(image, color, (side, side), resample)
+  return square[None], (0, 0)
 
 
 def preprocess(

@@ -8,12 +8,15 @@ Heights come before widths everywhere, channels last.
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
-import io
-import pathlib
+import math
 
 from jaxtyping import Bool, Float32, Int32, UInt8
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from eos_jax.data.processors import image_file
+
+open_picture = image_file.open_picture
 
 # A picture in memory: PIL's, or uint8 `[height, width]` or
 # `[height, width, 1 | 3 | 4]`.
@@ -21,8 +24,8 @@ Picture = Image.Image | np.ndarray
 # One uint8 picture after `rgb`, `[height, width, 3]`.
 RGB = UInt8[np.ndarray, "_ _ 3"]
 
-# Resized pictures above this many pixels are not made whole if only their
-# middle is wanted: a line of 1 x 4000 pixels would become 336 x 1,344,000.
+# Images above this many pixels are not made whole on the way to a small one: a
+# line of 1 x 4000 pixels would become 336 x 1,344,000, or a square of 4000.
 _LARGE = 1 << 25
 
 
@@ -69,35 +72,11 @@ class Pictures:
   tokens: Int32[np.ndarray, "I"]
 
 
-def open_picture(source: pathlib.Path | str | bytes) -> Image.Image:
-  """Reads a picture and turns it upright by its EXIF orientation.
-
-  The same is done by `load_image` of transformers (`image_utils.py`), which
-  also drops an alpha channel; here it stays, for `rgb` to lay on white. A
-  picture that is given to a processor from memory is not turned, there as
-  here.
-
-  Args:
-    source: a file, or what is in one.
-
-  Raises:
-    ValueError: it cannot be read as a picture.
-  """
-  inside = isinstance(source, bytes)
-  try:
-    with Image.open(io.BytesIO(source) if inside else source) as file:
-      return ImageOps.exif_transpose(file)
-  except (OSError, UnidentifiedImageError, SyntaxError) as error:
-    name = f"of {len(source)} bytes" if inside else source
-    raise ValueError(
-      f"picture {name} cannot be read ({error}); give a PNG, JPEG or another"
-      " file that Pillow opens"
-    ) from error
-
-
 def rgb(picture: Picture) -> RGB:
   """Three 8-bit channels; transparent parts are laid on white.
 
+  This is what the processors in transformers do with images in memory, by
+  `convert_to_rgb`. Files have lost their alpha channel in `open_picture`.
   Grey, palette, CMYK and other modes are converted by PIL. Raises ValueError
   for arrays that are no picture, and for pictures without pixels.
   """
@@ -207,38 +186,130 @@ def center_region(
   return top, left, top + crop[0], left + crop[1]
 
 
-def center_crop(image: RGB, crop: tuple[int, int]) -> RGB:
-  """The middle of a picture; what is missing is black.
+def window(
+  image: RGB,
+  region: tuple[int, int, int, int],
+  color: tuple[int, int, int] = (0, 0, 0),
+) -> RGB:
+  """Returns a region of an image that lies on an endless plane of one colour.
 
-  An odd pixel of margin comes before the picture.
+  Args:
+    image: its upper left corner is the origin.
+    region: top, left, bottom and right; may lie outside of the image.
+    color: of the plane.
   """
-  top, left, bottom, right = center_region(image.shape[:2], crop)
-  inner = image[max(top, 0) : bottom, max(left, 0) : right]
-  out = np.zeros((*crop, 3), np.uint8)
-  # Floor division has put the larger margin before the picture.
+  top, left, bottom, right = region
+  inner = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+  out = np.empty((bottom - top, right - left, 3), np.uint8)
+  out[:] = np.array(color, np.uint8)
   y, x = max(-top, 0), max(-left, 0)
   out[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
   return out
 
 
+def center_crop(image: RGB, crop: tuple[int, int]) -> RGB:
+  """The middle of a picture; what is missing is black.
+
+  An odd pixel of margin comes before the picture: floor division rounds down.
+  """
+  return window(image, center_region(image.shape[:2], crop))
+
+
 def pad_center(image: RGB, size: tuple[int, int]) -> RGB:
   """The picture in the middle of black, an odd pixel of margin behind it."""
-  height, width = image.shape[:2]
-  out = np.zeros((*size, 3), np.uint8)
-  top, left = (size[0] - height) // 2, (size[1] - width) // 2
-  out[top : top + height, left : left + width] = image
-  return out
+  return window(image, _padded(image.shape[:2], size))
 
 
 def pad_square(image: RGB, color: tuple[int, int, int]) -> RGB:
   """The picture in the middle of a square of its longer side."""
+  side = max(image.shape[:2])
+  return window(image, _padded(image.shape[:2], (side, side)), color)
+
+
+def _padded(size: tuple[int, int], outer: tuple[int, int]):
+  """Where an outer size with an image in its middle lies, by the image."""
+  top, left = (outer[0] - size[0]) // 2, (outer[1] - size[1]) // 2
+  return -top, -left, outer[0] - top, outer[1] - left
+
+
+def square_region(
+  image: RGB, color: tuple[int, int, int], crop: tuple[int, int]
+) -> RGB:
+  """`center_crop` of `pad_square`, without the square."""
+  side = max(image.shape[:2])
+  top, left, _, _ = _padded(image.shape[:2], (side, side))
+  y0, x0, y1, x1 = center_region((side, side), crop)
+  black = np.zeros((*crop, 3), np.uint8)
+  inside = (max(y0, 0), max(x0, 0), min(y1, side), min(x1, side))
+  part = window(
+    image,
+    (inside[0] + top, inside[1] + left, inside[2] + top, inside[3] + left),
+    color,
+  )
+  y, x = max(-y0, 0), max(-x0, 0)
+  black[y : y + part.shape[0], x : x + part.shape[1]] = part
+  return black
+
+
+def resize_square(
+  image: RGB, color: tuple[int, int, int], size: tuple[int, int], resample: int
+) -> RGB:
+  """`resize` of `pad_square`, without a square of more than 2^25 pixels.
+
+  PIL resizes rows first and columns after that. For large squares the rows of
+  the margin are added in between, and the rows of the image are sums weighted
+  as PIL weights them; a value may differ by rounding.
+  """
   height, width = image.shape[:2]
   side = max(height, width)
-  out = np.empty((side, side, 3), np.uint8)
-  out[:] = np.array(color, np.uint8)
-  top, left = (side - height) // 2, (side - width) // 2
-  out[top : top + height, left : left + width] = image
-  return out
+  if side**2 <= _LARGE:
+    return resize(pad_square(image, color), size, resample)
+  top, left, bottom, right = _padded((height, width), (side, side))
+  if width == side:
+    narrow = resize(image, (height, size[1]), resample)
+  else:
+    margin = np.array(color, np.float32)
+    first, weights = _row_weights(width, (left, right), size[1], resample)
+    reached = slice(first, first + weights.shape[1])
+    narrow = np.empty((height, size[1], 3), np.uint8)
+    narrow[:] = np.array(color, np.uint8)
+    step = max(_LARGE // (8 * max(width, size[1])), 1)
+    for row in range(0, height, step):
+      part = image[row : row + step] - margin
+      part = np.einsum("hwc,wn->hnc", part, weights, optimize=True) + margin
+      part = np.clip(np.floor(part + 0.5), 0, 255)
+      narrow[row : row + step, reached] = part
+  narrow = window(narrow, (top, 0, bottom, size[1]), color)
+  return resize(narrow, size, resample)
+
+
+def _row_weights(
+  width: int, outer: tuple[int, int], count: int, resample: int
+) -> tuple[int, Float32[np.ndarray, "width reached"]]:
+  """Returns the weights of a padded row's own pixels in the resized row.
+
+  Args:
+    width: pixels of the row without its margins.
+    outer: left and right end of the padded row, by the first of these pixels.
+    count: pixels of the resized row.
+    resample: PIL's code of the filter.
+
+  Returns:
+    The first pixel of the resized row that they reach, and their weights in
+    those that they reach.
+  """
+  left, right = outer
+  scale = (right - left) / count
+  reach = 3 * max(scale, 1)  # no filter has more than three pixels' support
+  first = max(math.floor((-left - reach) / scale) - 1, 0)
+  last = min(math.ceil((width - left + reach) / scale) + 1, count)
+  start = max(math.floor(first * scale - reach) - 1, 0)
+  end = min(math.ceil(last * scale + reach) + 1, right - left)
+  single = np.zeros((width, end - start), np.float32)
+  single[np.arange(width), np.arange(width) - left - start] = 1
+  box = (first * scale - start, 0, last * scale - start, width)
+  found = Image.fromarray(single).resize((last - first, width), resample, box)
+  return first, np.asarray(found)
 
 
 def mean_color(settings: PixelSettings) -> tuple[int, int, int]:
@@ -259,6 +330,12 @@ def _table(settings: PixelSettings) -> Float32[np.ndarray, "256 3"]:
   mean = np.array(settings.mean, np.float32)
   std = np.array(settings.std, np.float32)
   return (scaled[:, None] - mean) / std
+
+
+def is_finite(settings: PixelSettings) -> bool:
+  """Whether all 8-bit values become finite numbers."""
+  with np.errstate(all="ignore"):
+    return bool(np.isfinite(_table(settings)).all())
 
 
 def normalize(

@@ -21,6 +21,7 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import llava, pixels
 
 IMAGE_TOKEN = "<|image_pad|>"
+END_TOKEN = "<|im_end|>"
 _KNOWN = (
   "max_pixels",
   "merge_size",
@@ -88,6 +89,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     ValueError: a field has no value that can be used or is unknown.
   """
   fields = folder.picture
+  folder.image_class(["Qwen2VLImageProcessor", "Qwen2_5_VLImageProcessor"])
   fields.refuse_unknown(_KNOWN)
   if not fields.flag("do_resize", True):
     raise fields.fault(

@@ -22,6 +22,7 @@ from eos_jax.data.processors import folder as folder_lib
 from eos_jax.data.processors import pixels
 
 IMAGE_TOKEN = "<image>"
+END_TOKEN = "<end_of_utterance>"
 AROUND = "<fake_token_around_image>"
 GLOBAL = "<global-img>"
 _HALF = pixels.PixelSettings(
@@ -71,6 +72,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
     ValueError: a field has no value that can be used or is unknown.
   """
   fields = folder.picture
+  folder.image_class(["SmolVLMImageProcessor", "Idefics3ImageProcessor"])
   fields.refuse_unknown(_KNOWN)
   side = _longest(fields, "max_image_size", 364)
   longest = _longest(fields, "size", 4 * 364)
@@ -206,10 +208,14 @@ def pixel_mask(
   return np.broadcast_to(pictures.valid[:, :, None, None], shape)
 
 
-def _tiles(image: pixels.RGB, settings: Settings):
+def _tiles(image: pixels.RGB, settings: Settings, capacity: int):
   """8-bit tiles, the whole last, and their rows and columns."""
   side, resample = settings.side, settings.values.resample
   size, (rows, cols) = tile_grid(image.shape[:2], settings)
+  if settings.split and (rows, cols) != (1, 1):  # before they take memory
+    pixels.check_capacity(
+      rows * cols + 1, capacity, kind="tiles", size=image.shape[:2]
+    )
   # Two steps, as the original does; one would give other pixels.
   image = pixels.resize(image, size, resample)
   if not settings.split:
@@ -241,9 +247,10 @@ def preprocess(
     `Pictures` with pixels `[I, capacity, side, side, 3]`; grid counts tiles
     and is 0 where there is the whole alone. See also `pixel_mask`.
   """
+  capacity = settings.capacity if capacity is None else capacity
 
   def cut(image):
-    tiles, grid = _tiles(image, settings)
+    tiles, grid = _tiles(image, settings, capacity)
     return pixels.Cut(
       pixels.normalize(tiles, settings.values),
       grid,
@@ -253,6 +260,6 @@ def preprocess(
   return pixels.cut_all(
     pictures,
     cut,
-    capacity=settings.capacity if capacity is None else capacity,
+    capacity=capacity,
     shape=(settings.side, settings.side, 3),
   )

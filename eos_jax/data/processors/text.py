@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import json
+import pathlib
 
 from jaxtyping import Bool, Int32
 import numpy as np
@@ -20,8 +21,6 @@ class Text:
     image: the image token as it stands in texts.
     image_id: its id.
     begin: the token that begins a text; "" if the tokenizer has none.
-    add_begin: whether to put it before texts where the tokenizer's file does
-      not do so itself.
     pad_id: fills rows up; masked, so its value does not matter.
   """
 
@@ -29,31 +28,65 @@ class Text:
   image: str
   image_id: int
   begin: str
-  add_begin: bool
   pad_id: int
 
   def encode(self, text: str) -> list[int]:
     """The ids of a whole prompt, begun as the model was trained.
 
-    Special tokens are added around it unless it begins with the first of them
-    already, as chat templates have it.
+    The tokens that the post-processor of `tokenizer.json` puts around a text
+    are added, unless the text begins with the first of them already, as chat
+    templates have it. `add_bos_token` is not read: neither does transformers
+    5 where there is a `tokenizer.json`.
+
+    Raises:
+      ValueError: the text has half of a character.
     """
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(
+        f"the text has half of a character, {text[error.start]!r}, at"
+        f" {error.start}: a surrogate without its other half; remove it"
+      ) from error
     begun = bool(self.begin) and text.startswith(self.begin)
-    ids = self.inner.encode(text, add_special_tokens=not begun).ids
-    if self.add_begin and not begun:
-      begin = self.inner.token_to_id(self.begin)
-      ids = ids if ids[:1] == [begin] else [begin, *ids]
-    return ids
+    return self.inner.encode(text, add_special_tokens=not begun).ids
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of ids without special tokens."""
     return self.inner.decode([int(i) for i in ids])
+
+  def check_rows(self, rows: int, source: str, *, where: str) -> None:
+    """Refuses tokens whose ids have no row in the model's embedding.
+
+    Rows without a token are fine: checkpoints pad the vocabulary.
+
+    Args:
+      rows: of the embedding.
+      source: what says so, for the message.
+      where: the tokenizer, for the message.
+    """
+    beyond = sorted(
+      (index, token)
+      for token, index in self.inner.get_vocab().items()
+      if index >= rows
+    )
+    if beyond:
+      named = ", ".join(f"{token!r} ({index})" for index, token in beyond[:5])
+      more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
+      raise ValueError(
+        f"{where}: the ids of the tokens {named}{more} have no row in the"
+        f" embedding; expected ids below {rows:,}, the vocabulary by {source};"
+        " take tokenizer and weights from one model, or resize the embedding"
+      )
 
 
 def load(
   folder: folder_lib.Folder, *, image: str, needed: Sequence[str] = ()
 ) -> Text:
   """Reads the tokenizer of a model folder.
+
+  Truncation and padding that its file asks for are switched off, as
+  transformers does: prompts are read whole.
 
   Args:
     folder: where `tokenizer.json` lies.
@@ -62,23 +95,12 @@ def load(
       silently fall into other pieces.
 
   Raises:
-    ValueError: the file is missing or damaged, lacks a token, or gives the
-      image token another id than the model has.
+    ValueError: the file is missing or damaged, lacks a token, has other ids
+      than the model's other files, or ids that the model has no rows for.
   """
   path = folder.path / "tokenizer.json"
-  if not path.is_file():
-    raise ValueError(
-      f"{path} is missing; expected the fast tokenizer's file; copy it from"
-      " where the weights came from, or convert the slow tokenizer with"
-      " `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
-    )
-  try:
-    inner = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # the package raises nothing more specific
-    raise ValueError(
-      f"{path} is damaged ({error}); expected a tokenizer; copy the file again"
-    ) from error
-  if _token(folder.processor, "image_token") not in ("", image):
+  inner = _read(path)
+  if folder.processor.token("image_token") not in ("", image):
     raise folder.processor.fault(
       "image_token",
       f"the family's {json.dumps(image)}",
@@ -95,29 +117,106 @@ def load(
     )
   image_id = inner.token_to_id(image)
   for name in ("image_token_index", "image_token_id"):
-    wanted = folder.config.get(name, image_id)
-    if wanted != image_id:
+    expected = folder.config.whole(name, image_id, least=0)
+    if expected != image_id:
       raise ValueError(
-        f"{path}: the image token {image!r} is {image_id}; expected {wanted},"
+        f"{path}: the image token {image!r} is {image_id}; expected {expected},"
         f" by {name} of {folder.config.path}; take both files from one model"
       )
-  begin = _token(folder.tokenizer, "bos_token")
-  add = folder.tokenizer.get("add_bos_token", False) is True
-  pad = inner.token_to_id(_token(folder.tokenizer, "pad_token"))
-  return Text(
+  _check_added(folder.tokenizer, inner, path)
+  begin = folder.tokenizer.token("bos_token")
+  pad = inner.token_to_id(folder.tokenizer.token("pad_token"))
+  text = Text(
     inner,
     image,
     image_id,
     begin if inner.token_to_id(begin) is not None else "",
-    add and inner.token_to_id(begin) is not None,
     pad or 0,
   )
+  rows = folder.decoder.whole("vocab_size", 1 << 30)
+  source = f"vocab_size of {folder.config.path}"
+  text.check_rows(rows, source, where=str(path))
+  return text
 
 
-def _token(fields: folder_lib.Fields, name: str) -> str:
-  """A token that is written as a string or as an object with its content."""
-  value = fields.get(name, "")
-  return value.get("content", "") if isinstance(value, dict) else value
+def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
+  """The tokenizer of a file, without truncation and padding."""
+  if not path.is_file():
+    raise ValueError(
+      f"{path} is missing; expected the fast tokenizer's file; copy it from"
+      " where the weights came from, or convert the slow tokenizer with"
+      " `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
+    )
+  try:
+    inner = tokenizers.Tokenizer.from_file(str(path))
+    inner.no_truncation()
+    inner.no_padding()
+    inner.decode(inner.encode("?").ids)  # some damage shows only here
+  except BaseException as error:
+    # The package raises nothing more specific; panics are no `Exception`.
+    panic = type(error).__name__ == "PanicException"
+    if not panic and not isinstance(error, Exception):
+      raise
+    raise ValueError(
+      f"{path} is damaged ({error}); expected a tokenizer; copy the file again"
+    ) from error
+  return inner
+
+
+def _check_added(
+  fields: folder_lib.Fields, inner: tokenizers.Tokenizer, path: pathlib.Path
+) -> None:
+  """Refuses added tokens that have another id in the tokenizer's own file."""
+  added = fields.inner("added_tokens_decoder")
+  for index in added.values:
+    token = added.token(index)
+    found = inner.token_to_id(token)
+    if found is not None and str(found) != index:
+      raise ValueError(
+        f"{path}: the token {token!r} is {found}; expected {index}, by"
+        f" added_tokens_decoder of {fields.path}; take both files from one"
+        " model"
+      )
+
+
+def end_ids(
+  folder: folder_lib.Folder, text: Text, *, otherwise: str
+) -> tuple[int, ...]:
+  """Ids at which `generate` of transformers ends an answer.
+
+  They are `eos_token_id` of `generation_config.json`, one or several. Where it
+  has none, that of `config.json`, then the tokenizer's `eos_token`, counts.
+
+  Args:
+    folder: with these files.
+    text: the tokenizer of the folder.
+    otherwise: the end token where no file names one.
+
+  Returns:
+    The ids; () where the tokenizer has not even the last.
+
+  Raises:
+    ValueError: a field holds something else than ids.
+  """
+  name, rows = "eos_token_id", folder.decoder.whole("vocab_size", 1 << 30)
+  for place in (folder.generation, folder.config, folder.decoder):
+    found = place.get(name)
+    if found is None:
+      continue
+    listed = found if isinstance(found, list) else [found]
+    if not listed or not all(
+      isinstance(i, int) and not isinstance(i, bool) and 0 <= i < rows
+      for i in listed
+    ):
+      raise place.fault(
+        name, f"an id below {rows:,}, or a list of some", "correct the file"
+      )
+    return tuple(dict.fromkeys(listed))
+  for token in (folder.tokenizer.token("eos_token"), otherwise):
+    index = text.inner.token_to_id(token)
+    if index is not None:
+      return (index,)
+  return ()
 
 
 def expand(text: str, image: str, replacements: Sequence[str]) -> str:

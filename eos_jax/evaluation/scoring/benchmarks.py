@@ -56,10 +56,18 @@ def _mean(share: Callable[[Any, str, str], float]):
   """A benchmark whose score is the mean of each question's."""
 
   def score(answered: Answered, protocol: str) -> Score:
-    shares = [float(share(sample, text, protocol)) for sample, text in answered]
+    shares = [
+      float(share(sample, _as_scored(text, protocol), protocol))
+      for sample, text in answered
+    ]
     return Score(_percent(shares), "%", _grouped(answered, shares))
 
   return score
+
+
+def _as_scored(text: str, protocol: str) -> str:
+  """The answer that a scorer receives: lmms-eval's harness strips each."""
+  return text.strip() if protocol == "lmms_eval" else text
 
 
 def _vqav2(sample, text, protocol):
@@ -142,16 +150,19 @@ def mme(answered: Answered, protocol: str) -> Score:
 def mmbench(answered: Answered, protocol: str) -> Score:
   """CircularEval in percent: all passes of a question have to be right.
 
-  An answer whose letter cannot be inferred is wrong; no judge is asked.
+  No judge is asked. An answer whose letter cannot be inferred is wrong (llava),
+  or is read by the shared extractor as in `mmbench_en_dev_static` (lmms_eval).
   """
-  infer = letters.mmbench_vlmevalkit
+  infer, absent = letters.mmbench_vlmevalkit, {}
   if protocol == "lmms_eval":
-    infer = letters.mmbench_lmms_eval
+    infer = letters.mmbench_static
+    # There an option that a row does not have is a text, part of "banana".
+    absent = dict.fromkeys(letters.FOUR, "nan")
   right: dict[int, dict[int, bool]] = {}
   first, unknown = {}, 0
   for sample, text in answered:
     index = int(sample.id)
-    letter = infer(text, sample.choices)
+    letter = infer(_as_scored(text, protocol), absent | dict(sample.choices))
     unknown += letter is None
     question = index % letters.PASS
     right.setdefault(question, {})[index] = letter == sample.answers[0]
@@ -172,7 +183,7 @@ def mmstar(answered: Answered, protocol: str) -> Score:
     answer = sample.answers[0]
     if protocol == "llava":
       return letters.mmstar_official(text, answer)
-    return letters.extracted(text) == answer
+    return letters.extracted(text, letters.FOUR) == answer.strip().upper()
 
   shares = [float(right(sample, text)) for sample, text in answered]
   parts = _grouped(answered, shares)

@@ -17,8 +17,12 @@ import re
 import string
 
 LETTERS = string.ascii_uppercase
+# Those that most benchmarks have.
+FOUR = LETTERS[:4]
 # Where a passage of MMBench ends and the next begins, in numbers of rows.
 PASS = 1_000_000
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 _SUBJECTS = ("answer", "correct answer", "best answer", "correct option")
 _SUBJECTS += ("best option", "choice", "correct choice")
@@ -96,7 +100,8 @@ def mmbench_vlmevalkit(text: str, choices: Mapping[str, str]) -> str | None:
     letter = _vlmevalkit_letter(text, choices)
   if letter:
     return letter
-  if len(text) > 2 * sum(len(str(choice)) for choice in choices.values()):
+  # Lower case first: it can be longer.
+  if len(text.lower()) > 2 * sum(len(str(c)) for c in choices.values()):
     return None
   return _contained(text, choices)
 
@@ -127,7 +132,20 @@ def mmbench_lmms_eval(text: str, choices: Mapping[str, str]) -> str | None:
   letter = None
   if _FAILED not in text:
     letter = _lmms_eval_letter(text.split())
-  return letter or _contained(text, choices)
+  options = {x: choice for x, choice in choices.items() if x in FOUR}
+  return letter or _contained(text, options)
+
+
+def mmbench_static(text: str, choices: Mapping[str, str]) -> str | None:
+  """The letter that lmms-eval reads in its variant without a judge.
+
+  It is inferred, or else found by the shared extractor.
+
+  >>> mmbench_static("[D]", {"A": "cat", "B": "rat", "C": "owl", "D": "dog"})
+  'D'
+  """
+  offered = "".join(x for x in FOUR if x in choices)
+  return mmbench_lmms_eval(text, choices) or extracted(text, offered) or None
 
 
 _FORMS = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).")
@@ -200,7 +218,7 @@ def scienceqa_lmms_eval(text: str, answer: str) -> bool:
   """Whether lmms-eval counts an answer to ScienceQA."""
   text = text.strip()
   if len(text) == 1:
-    return text.upper() == answer
+    return text.lower() == answer.lower()
   return text[:1].isupper() and text[1:2] == "." and text[0] == answer
 
 
@@ -209,7 +227,7 @@ def seed_lmms_eval(text: str, answer: str) -> bool:
 
   LLaVA wants the letter and nothing else.
   """
-  return text.strip()[:1].upper() == answer.strip().upper() != ""
+  return text.strip()[:1].lower() == answer.strip().lower() != ""
 
 
 def ai2d_filtered(text: str) -> str:
@@ -224,7 +242,10 @@ def without_punctuation(text: str) -> str:
   >>> without_punctuation("(Yes) .")
   'yes '
   """
-  return text.lower().translate(str.maketrans("", "", string.punctuation))
+  # There a text is an entry of a numpy array: trailing null characters are
+  # lost, and its lower case is cut to the length that it had.
+  lower = text.rstrip("\0").lower()[: len(text)]
+  return lower.translate(_NO_PUNCTUATION).rstrip("\0")
 
 
 def ai2d(text: str, answer: str) -> bool:
@@ -236,8 +257,8 @@ def ai2d(text: str, answer: str) -> bool:
 def realworldqa(text: str, answer: str) -> bool:
   """Whether lmms-eval counts an answer to RealWorldQA."""
   answer = answer.strip()
-  if len(answer) == 1 and answer.upper() in LETTERS:
-    return extracted(text) == answer.upper()
+  if answer.upper() in tuple(FOUR):
+    return extracted(text, FOUR) == answer.upper()
   return text.lower().strip().rstrip(".") == answer.lower()
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 # Of MM-Vet.
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 
-# Full-width ASCII, as it stands in Chinese texts.
-_NARROW = {code + 0xFEE0: code for code in range(0x21, 0x7F)}
+# Full-width ASCII and the wide space, as they stand in Chinese texts.
+_NARROW = {code + 0xFEE0: code for code in range(0x21, 0x7F)} | {0x3000: " "}
 
 
 def gqa_converted(text: str) -> str:
@@ -59,16 +59,17 @@ def ocrbench(
     text: that was given.
     answers: any of them will do.
     dataset: that the sample is from.
-    narrow: fold full-width letters first, as lmms-eval does.
+    narrow: fold full-width letters first, as lmms-eval does except in
+      formulae.
 
   >>> ocrbench("STARBUCKS COFFEE", ["coffee"], "ct80")
   True
   """
 
   def plain(value):
-    value = value.translate(_NARROW) if narrow else value
     if dataset == "HME100k":
       return value.strip().replace("\n", " ").replace(" ", "")
+    value = value.translate(_NARROW) if narrow else value
     return value.lower().strip().replace("\n", " ")
 
   return any(plain(answer) in plain(text) for answer in answers)

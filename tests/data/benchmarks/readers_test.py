@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 
 import pytest
@@ -214,3 +215,91 @@ def test_names_that_are_not_known(tmp_path):
     benchmarks.read("vqa", tmp_path, "llava")
   with pytest.raises(ValueError, match="use one of lmms_eval, llava"):
     benchmarks.read("vqav2", tmp_path, "lmms")
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+def test_lines_end_at_line_feeds_alone(mark, tmp_path):
+  asked = f"Is there{mark}a dog?"
+  folder = minis.write("pope", tmp_path / "pope")
+  for path in folder.glob("*.json"):
+    text = path.read_text(encoding="utf-8")
+    rows = [
+      json.loads(line) | {"text": asked} for line in text.split("\n")[:-1]
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8", newline="")
+  samples = benchmarks.read("pope", folder, "llava").samples
+  assert len(samples) == 6
+  assert all(sample.prompt.startswith(asked) for sample in samples)
+  folder = minis.write("mme", tmp_path / "mme")
+  for path in folder.glob("*/*.txt"):
+    text = f"{asked}\tYes\n{asked} Why?\tNo\n"
+    path.write_text(text, encoding="utf-8")
+  samples = benchmarks.read("mme", folder, "llava").samples
+  assert [sample.repeated["question"] for sample in samples] == [
+    asked,
+    f"{asked} Why?",
+  ] * 3
+
+
+# A row of each benchmark that names its images, and the field that does so.
+_NAMED = {
+  "pope": ("image", "coco_pope_random.json"),
+  "ocrbench": ("image_path", "OCRBench.json"),
+  "chartqa": ("imgname", "test_human.json"),
+  "seed": ("data_id", "SEED-Bench.json"),
+  "textvqa": ("image_id", "TextVQA_0.5.1_val.json"),
+  "gqa": ("imageId", "testdev_balanced_questions.json"),
+  "mmvet": ("imagename", "mm-vet.json"),
+  "scienceqa": ("image", "problems.json"),
+}
+
+
+@pytest.mark.parametrize("name", _NAMED)
+def test_images_stay_in_their_folder(name, tmp_path):
+  field, file = _NAMED[name]
+  folder = minis.write(name, tmp_path / "inner" / name)
+  for end in ("", ".jpg"):
+    (tmp_path / f"other{end}").write_bytes(minis.encoded())
+  path = folder / file
+  text = path.read_text(encoding="utf-8")
+  for outside in ("../../../other", "../../../../other", "../" * 30 + "etc/x"):
+    changed = re.sub(rf'("{field}": )"[^"]*"', rf'\1"{outside}"', text)
+    assert changed != text
+    path.write_text(changed, encoding="utf-8")
+    with pytest.raises(sources.DataError, match="leads out of|does not exist"):
+      benchmarks.read(name, folder, "llava")
+  path.write_text(
+    re.sub(rf'("{field}": )"[^"]*"', rf'\1"{"x" * 300}"', text),
+    encoding="utf-8",
+  )
+  with pytest.raises(sources.DataError, match="row 1: .*File name too long"):
+    benchmarks.read(name, folder, "llava")
+
+
+def test_links_out_of_the_folder_need_a_setting(tmp_path):
+  folder = minis.write("chartqa", tmp_path / "chartqa")
+  (folder / "png" / "1.png").rename(tmp_path / "elsewhere.png")
+  (folder / "png" / "1.png").symlink_to(tmp_path / "elsewhere.png")
+  with pytest.raises(sources.DataError, match="row 1: .*images_anywhere=True"):
+    benchmarks.read("chartqa", folder, "llava")
+  found = benchmarks.read("chartqa", folder, "llava", images_anywhere=True)
+  assert len(found.samples) == 3
+  # The folder of the images may be a link itself.
+  (folder / "png").rename(tmp_path / "png")
+  (folder / "png").symlink_to(tmp_path / "png")
+  (folder / "png" / "1.png").unlink()
+  (tmp_path / "elsewhere.png").rename(folder / "png" / "1.png")
+  assert len(benchmarks.read("chartqa", folder, "llava").samples) == 3
+
+
+def test_halves_of_surrogate_pairs_are_refused(tmp_path):
+  folder = minis.write("mmvet", tmp_path)
+  path = folder / "mm-vet.json"
+  text = path.read_text(encoding="utf-8")
+  for old in ("What is x?", "-1<AND>-5", 'v1_0": {'):
+    path.write_text(text.replace(old, "\\ud83d" + old, 1), encoding="utf-8")
+    with pytest.raises(sources.DataError, match="row 1: .*half of a surrogate"):
+      benchmarks.read("mmvet", folder, "llava")
+    found = benchmarks.read("mmvet", folder, "llava", apart=True)
+    assert [sample.id for sample in found.samples] == ["v1_1"]

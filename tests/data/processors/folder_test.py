@@ -1,12 +1,18 @@
 """Spellings of fields, and one message for each mistake."""
 
 import json
+import math
+import pathlib
 import shutil
 
+import numpy as np
+from PIL import Image
 import pytest
 
 from eos_jax.data import processors
 from tests.data.processors import samples
+
+_GOLDENS = pathlib.Path(__file__).parent / "goldens"
 
 
 @pytest.fixture
@@ -108,6 +114,61 @@ def test_templates_in_the_tokenizer_s_file(write):
   assert processors.load(path).template == "c"
 
 
+_CLASSES = {
+  "llava": (
+    "LlavaImageProcessor",
+    "CLIPImageProcessor",
+    "SiglipImageProcessor",
+  ),
+  "onevision": ("LlavaOnevisionImageProcessor",),
+  "qwen2_vl": ("Qwen2VLImageProcessor",),
+  "smolvlm": ("SmolVLMImageProcessor", "Idefics3ImageProcessor"),
+}
+
+
+@pytest.mark.parametrize(
+  "family, kind",
+  [(family, kind) for family, kinds in _CLASSES.items() for kind in kinds],
+)
+def test_absent_fields_mean_what_the_class_says(family, kind, write):
+  """The values are those of the classes in transformers 5.24."""
+  defaults = json.loads((_GOLDENS / "defaults.json").read_text())[kind]
+  path = write(family)
+  loaded = []
+  for name, fields in (
+    (kind, defaults),
+    (kind, {}),
+    (f"{kind}Fast", {}),
+    *([(None, {})] if kind == _CLASSES[family][0] else []),
+  ):
+    fields = fields | ({"image_processor_type": name} if name else {})
+    text = json.dumps(fields)
+    (path / "preprocessor_config.json").write_text(text)
+    loaded.append(processors.load(path).settings)
+  assert loaded == loaded[:1] * len(loaded)
+  values = loaded[0].values
+  assert list(values.mean) == defaults["image_mean"]
+  assert list(values.std) == defaults["image_std"]
+
+
+def test_siglip_in_a_llava_folder_squeezes_the_whole_image(write):
+  path = write("llava")
+  picture = {"image_processor_type": "SiglipImageProcessor"}
+  (path / "preprocessor_config.json").write_text(json.dumps(picture))
+  vision = {"model_type": "siglip_vision_model", "patch_size": 16}
+  _edit(path, "config.json", vision_config=vision)
+  counts = {"num_additional_image_tokens": 0, "patch_size": 16}
+  counts["vision_feature_select_strategy"] = "full"
+  _edit(path, "processor_config.json", **counts)
+  processor = processors.load(path)
+  image = samples.picture(300, 410)
+  out = processor.family.preprocess([image], processor.settings)
+  assert out.tokens.tolist() == [14 * 14]
+  small = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
+  expected = (small / 255 - 0.5) / 0.5
+  np.testing.assert_allclose(out.pixels[0, 0], expected, rtol=0, atol=2e-6)
+
+
 def test_flags_are_obeyed(write):
   off = {"do_rescale": False, "do_normalize": False}
   settings = processors.load(write("tiny_llava", **off)).settings
@@ -205,14 +266,121 @@ def test_texts_begin_once(write):
   ids = plain.encode("the")
   assert ids[0] == plain.inner.token_to_id("<s>") and len(ids) == 2
   assert plain.encode("<s>the") == ids
-  # A file that leaves it to the other one.
+  # As in transformers 5, the post-processor alone says what is added.
+  for given in (True, False):
+    _edit(path, "tokenizer_config.json", add_bos_token=given)
+    assert processors.load(path).text.encode("the") == ids
+  _edit(path, "tokenizer.json", post_processor=None)
+  for given in (True, False):
+    _edit(path, "tokenizer_config.json", add_bos_token=given)
+    text = processors.load(path).text
+    assert text.encode("the") == ids[1:] and text.encode("<s>the") == ids
+
+
+@pytest.mark.parametrize("name", samples.FAMILIES)
+def test_truncation_and_padding_of_the_file_are_switched_off(name, write):
+  path = write(f"tiny_{name}")
+  picture, turns = samples.picture(20, 50), samples.CONVERSATIONS["question"]
+  plain = processors.load(path).prepare(turns, [picture])
+  truncation = {
+    "direction": "Right",
+    "max_length": 24,
+    "strategy": "LongestFirst",
+    "stride": 0,
+  }
+  padding = {
+    "strategy": {"Fixed": 400},
+    "direction": "Left",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "<pad>",
+  }
+  assert len(plain.ids) not in (24, 400)
+  for changes in (
+    {"truncation": truncation},
+    {"padding": padding},
+    {"truncation": truncation, "padding": padding},
+  ):
+    _edit(path, "tokenizer.json", truncation=None, padding=None)
+    _edit(path, "tokenizer.json", **changes)
+    processor = processors.load(path)
+    inputs = processor.prepare(turns, [picture])
+    assert inputs.ids.tolist() == plain.ids.tolist()
+    assert processor.text.encode("the") == processors.load(path).text.encode(
+      "the"
+    )
+
+
+def test_ids_without_a_row(write):
+  """Checkpoints pad the vocabulary: more rows than tokens are fine."""
+  path = write("tiny_llava")
+  inner = processors.load(path).text.inner
+  count = inner.get_vocab_size()
+  for rows in (count, count + 64):
+    _edit(path, "config.json", text_config={"vocab_size": rows})
+    assert processors.load(path).text.image_id == inner.token_to_id("<image>")
+  _edit(path, "config.json", text_config={"vocab_size": count - 2})
+  names = {inner.token_to_id(t): t for t in inner.get_vocab()}
+  assert _refusal(path) == (
+    f"{path / 'tokenizer.json'}: the ids of the tokens"
+    f" {names[count - 2]!r} ({count - 2}), {names[count - 1]!r} ({count - 1})"
+    f" have no row in the embedding; expected ids below {count - 2},"
+    f" the vocabulary by vocab_size of {path / 'config.json'}; take tokenizer"
+    " and weights from one model, or resize the embedding"
+  )
+  _edit(path, "config.json", text_config={"vocab_size": 3})
+  assert f" and {count - 8} more have no row" in _refusal(path)
+  # Qwen2-VL's older files have the language model's fields at the top.
+  path = write("tiny_qwen2_vl")
+  _edit(path, "config.json", vocab_size=9)
+  assert "expected ids below 9, the vocabulary" in _refusal(path)
+
+
+def test_added_tokens_are_those_of_the_tokenizer(write):
+  path = write("tiny_llava")
+  inner = processors.load(path).text.inner
+  index = inner.token_to_id("<pad>")
+  added = {str(index): {"content": "<pad>", "special": True}}
+  _edit(path, "tokenizer_config.json", added_tokens_decoder=added)
+  processors.load(path)
+  added = {"7": {"content": "<pad>", "special": True}}
+  _edit(path, "tokenizer_config.json", added_tokens_decoder=added)
+  assert _refusal(path) == (
+    f"{path / 'tokenizer.json'}: the token '<pad>' is {index}; expected 7, by"
+    f" added_tokens_decoder of {path / 'tokenizer_config.json'}; take both"
+    " files from one model"
+  )
+
+
+@pytest.mark.parametrize("value", [7, True, ["<s>"], {"text": "<s>"}])
+@pytest.mark.parametrize("name", ["bos_token", "pad_token", "eos_token"])
+def test_special_tokens_of_the_wrong_type(name, value, write):
+  path = write("tiny_llava")
+  _edit(path, "tokenizer_config.json", **{name: value})
+  assert _refusal(path) == (
+    f"{path / 'tokenizer_config.json'}: {name} is {json.dumps(value)};"
+    " expected a token: text, or {content: text}; correct the file"
+  )
+  _edit(path, "tokenizer_config.json", **{name: {"content": "<s>"}})
+  assert processors.load(path).tokens[name] == "<s>"
+
+
+def test_damage_that_shows_when_a_text_is_read(write):
+  path = write("tiny_llava")
   values = json.loads((path / "tokenizer.json").read_text())
-  values["post_processor"] = None
+  values["post_processor"]["special_tokens"] = {}
   (path / "tokenizer.json").write_text(json.dumps(values))
-  assert processors.load(path).text.encode("the") == ids[1:]
-  _edit(path, "tokenizer_config.json", add_bos_token=True)
-  text = processors.load(path).text
-  assert text.encode("the") == text.encode("<s>the") == ids
+  assert f"{path / 'tokenizer.json'} is damaged (" in _refusal(path)
+  processor = processors.load(write("tiny_smolvlm"))
+  with pytest.raises(ValueError, match="half of a character.* at 13: a surr"):
+    processor.prepare("<|im_start|> \ud83d")
+
+
+def test_special_tokens_of_older_folders(write):
+  path = write("tiny_llava")
+  (path / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+  assert processors.load(path).tokens["eos_token"] == "</s>"
 
 
 def test_smolvlm_s_format_begins_as_the_tokenizer_does(write):
@@ -222,6 +390,7 @@ def test_smolvlm_s_format_begins_as_the_tokenizer_does(write):
   file = path / "tokenizer.json"
   file.write_text(file.read_text().replace("<|im_start|>", "<|begin_of_text|>"))
   _edit(path, "tokenizer_config.json", bos_token="<|begin_of_text|>")
+  (path / "chat_template.json").unlink()
   text = processors.load(path).prompt([{"role": "user", "content": "Hi."}])
   assert text == "<|begin_of_text|>User: Hi.<end_of_utterance>\nAssistant:"
 
@@ -255,6 +424,29 @@ def test_an_unknown_family_and_format(write):
     ("llava", {"image_std": 0}, "expected numbers other than 0"),
     ("llava", {"do_resize": "yes"}, 'do_resize is "yes"; expected true or'),
     ("llava", {"rescale_factor": "1/255"}, 'is "1/255"; expected a number'),
+    ("llava", {"rescale_factor": math.inf}, "is Infinity; expected a number"),
+    ("qwen2_vl", {"rescale_factor": 10**400}, "...; expected a number, all"),
+    ("smolvlm", {"rescale_factor": 0}, "expected numbers other than 0"),
+    ("onevision", {"image_mean": [0, math.nan, 0]}, "[0, NaN, 0]; expected"),
+    ("llava", {"image_std": [1, 1, math.inf]}, "Infinity]; expected three"),
+    ("smolvlm", {"image_std": [0.5, 0, 0.5]}, "expected numbers other than 0"),
+    ("llava", {"image_std": 1e-50}, "make pixels that are not finite"),
+    ("llava", {"rescale_factor": 1e38}, "make pixels that are not finite"),
+    ("llava", {"size": {"shortest_edge": 10**9}}, "of 1 to 8,192 pixels"),
+    ("llava", {"size": {"height": True, "width": 9}}, "of 1 to 8,192 pixels"),
+    ("llava", {"size": 5, "crop_size": 5}, "have no whole patch of 14"),
+    (
+      "llava",
+      {"image_processor_type": "LlavaNextImageProcessor"},
+      'image_processor_type is "LlavaNextImageProcessor"; expected one of'
+      " LlavaImageProcessor, CLIPImageProcessor, SiglipImageProcessor;",
+    ),
+    (
+      "onevision",
+      {"image_processor_type": "SiglipImageProcessor"},
+      "expected one of LlavaOnevisionImageProcessor;",
+    ),
+    ("qwen2_vl", {"image_processor_type": 7}, "image_processor_type is 7;"),
     ("onevision", {"do_resize": False}, "do_resize is false; expected true"),
     (
       "onevision",
@@ -351,14 +543,27 @@ def test_a_content_may_be_a_string(write):
     )
 
 
-def test_another_chat_template_is_refused_but_texts_are_not(write):
+def test_texts_are_taken_where_no_template_is(write):
   path = write("tiny_llava")
   (path / "chat_template.jinja").write_text("[INST] {{ messages }} [/INST]")
   processor = processors.load(path)
-  with pytest.raises(ValueError, match="not of the format 'llava': it lacks"):
+  with pytest.raises(ValueError, match="cannot render the conversation"):
     processor.prompt(_turn(_IMAGE))
   picture = samples.picture(9, 9)
   assert processor.prepare("[INST] <image> [/INST]", [picture]).visual.any()
+
+
+def test_templates_of_the_wrong_type(write):
+  path = write("tiny_llava")
+  for value in (7, [1, 2], {"default": ["a"]}, {"tools": "a"}):
+    _edit(path, "chat_template.json", chat_template=value)
+    assert _refusal(path) == (
+      f"{path / 'chat_template.json'}: chat_template is {json.dumps(value)};"
+      ' expected a template, or several by name and one of them "default";'
+      " correct the file"
+    )
+  (path / "chat_template.jinja").write_bytes(b"\xff\xfe{{ x }}")
+  assert f"{path / 'chat_template.jinja'} is damaged (" in _refusal(path)
 
 
 def test_numbers_that_do_not_fit(write):

@@ -124,6 +124,23 @@ def test_very_large_pictures(name, both):
     ("tiny_llava", {"do_rescale": False}),
     ("tiny_llava", {"image_mean": None, "image_std": None, "resample": None}),
     ("tiny_llava", {"do_convert_rgb": None}),
+    (
+      "tiny_llava",
+      {
+        "image_processor_type": "SiglipImageProcessor",
+        **dict.fromkeys(("size", "crop_size", "do_center_crop", "resample")),
+        **dict.fromkeys(("image_mean", "image_std")),
+      },
+    ),
+    (
+      "tiny_llava",
+      {
+        "image_processor_type": "SiglipImageProcessor",
+        "size": {"height": 42, "width": 28},
+        "crop_size": None,
+        "do_center_crop": False,
+      },
+    ),
     ("tiny_onevision", {"resample": 0, "do_pad": None}),
     ("tiny_onevision", {"image_mean": None, "image_std": None}),
     (

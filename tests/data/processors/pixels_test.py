@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from eos_jax.data.processors import llava, pixels
+from eos_jax.data.processors import llava, pixels, smolvlm
 from tests.data.processors import samples
 
 
@@ -55,6 +55,33 @@ def test_margins():
   assert (crop[2:4] == 7).all() and not crop[[0, 1, 4]].any()
 
 
+@pytest.mark.parametrize("resample", range(6))
+@pytest.mark.parametrize("size", [(37, 500), (500, 37), (1, 300), (300, 1)])
+def test_a_square_need_not_be_whole(resample, size, monkeypatch):
+  image = pixels.rgb(samples.picture(*size))
+  color, target = (123, 117, 104), (28, 42)
+  square = pixels.pad_square(image, color)
+  want = pixels.resize(square, target, resample).astype(int)
+  monkeypatch.setattr(pixels, "pad_square", None)
+  monkeypatch.setattr(pixels, "_LARGE", 5000)
+  difference = np.abs(
+    pixels.resize_square(image, color, target, resample) - want
+  )
+  # Samples of the box filter can fall on the other side of a tie.
+  assert difference.max() <= 1 or (
+    resample == 4 and (difference > 1).mean() < 0.1
+  )
+
+
+@pytest.mark.parametrize("crop", [(3, 4), (9, 7), (12, 12), (1, 20)])
+@pytest.mark.parametrize("size", [(2, 9), (9, 2), (8, 3), (5, 5)])
+def test_the_middle_of_a_square(crop, size):
+  image = pixels.rgb(samples.picture(*size))
+  want = pixels.center_crop(pixels.pad_square(image, (1, 2, 3)), crop)
+  got = pixels.square_region(image, (1, 2, 3), crop)
+  np.testing.assert_array_equal(got, want)
+
+
 def test_transparent_parts_are_white():
   picture = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
   picture.putpixel((1, 0), (10, 20, 30, 255))
@@ -64,6 +91,34 @@ def test_transparent_parts_are_white():
   assert pixels.rgb(palette).tolist() == [[[9, 9, 9]]]
   palette.info["transparency"] = 0
   assert pixels.rgb(palette).tolist() == [[[255] * 3]]
+
+
+def test_files_lose_their_alpha_channel(tmp_path):
+  """What transformers 5.24's loader and processors make of them."""
+  draw = np.random.default_rng(0)
+  color = Image.fromarray(draw.integers(0, 255, (8, 8, 3), np.uint8))
+  alpha = Image.fromarray(draw.integers(0, 255, (8, 8), np.uint8))
+  palette = color.quantize(4)
+  color.putalpha(alpha)
+  cases = {
+    "RGBA.png": (color, {}),
+    "LA.png": (color.convert("LA"), {}),
+    "P.png": (palette, {"transparency": bytes([0, 128, 255, 9])}),
+    "RGBA.webp": (color, {"lossless": True, "exact": True}),
+  }
+  for name, (picture, options) in cases.items():
+    picture.save(tmp_path / name, **options)
+    opened = pixels.open_picture(tmp_path / name)
+    assert opened.mode == "RGB"
+    expected = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(pixels.rgb(opened), expected)
+  # One colour that stands for transparent survives the loader, though.
+  key = palette.getpixel((3, 3))
+  palette.save(tmp_path / "key.png", transparency=key)
+  expected = np.array(palette.convert("RGB"))
+  expected[np.asarray(palette) == key] = 255
+  opened = pixels.open_picture(tmp_path / "key.png")
+  np.testing.assert_array_equal(pixels.rgb(opened), expected)
 
 
 def test_arrays_are_pictures():
@@ -88,6 +143,24 @@ def test_arrays_are_pictures():
 def test_what_is_no_picture(picture, said):
   with pytest.raises(ValueError, match=said):
     pixels.rgb(picture)
+
+
+def test_a_crop_of_more_than_there_is_stays_small(monkeypatch):
+  # The shorter side is 20, and 40 are wanted: black above and below.
+  settings = llava.Settings(size=20, side=(40, 40))
+  image = samples.picture(10, 300)
+  whole = pixels.resize(pixels.rgb(image), (20, 600), settings.values.resample)
+  want = pixels.center_crop(whole, (40, 40))
+  got = llava.preprocess([image], settings).pixels[0, 0]
+  np.testing.assert_array_equal(got, pixels.normalize(want, settings.values))
+  out = llava.preprocess([samples.picture(1, 60_000)], settings)
+  assert out.pixels.shape == (1, 1, 40, 40, 3)
+
+
+def test_too_many_tiles_are_refused_before_they_are_made():
+  settings = smolvlm.Settings(longest=None, side=512)
+  with pytest.raises(ValueError, match="has 119 tiles, but capacity is 65"):
+    smolvlm.preprocess([samples.picture(1, 60_000)], settings)
 
 
 def test_files_are_turned_upright(tmp_path):

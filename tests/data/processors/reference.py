@@ -3,7 +3,8 @@
     python -m tests.data.processors.reference tests/data/processors/goldens
 
 records what the tests compare with where transformers is not installed.
-transformers 5.23.0 with torch 2.13.0 and pillow 13.0.0 wrote the files.
+transformers 5.23.0 with torch 2.13.0 and pillow 13.0.0 wrote the files, 5.24.0
+defaults.json and templates.json.
 """
 
 import json
@@ -22,8 +23,10 @@ from transformers.models.llava_onevision import (
   image_processing_pil_llava_onevision as onevision,
 )
 from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as qwen2
+from transformers.models.siglip import image_processing_pil_siglip as siglip
+from transformers.models.smolvlm import image_processing_pil_smolvlm as smolvlm
 
-from tests.data.processors import samples
+from tests.data.processors import samples, templates
 
 _IMAGE_CLASSES = {
   "CLIPImageProcessor": clip.CLIPImageProcessorPil,
@@ -31,6 +34,8 @@ _IMAGE_CLASSES = {
   "LlavaImageProcessor": llava.LlavaImageProcessorPil,
   "LlavaOnevisionImageProcessor": onevision.LlavaOnevisionImageProcessorPil,
   "Qwen2VLImageProcessor": qwen2.Qwen2VLImageProcessorPil,
+  "SiglipImageProcessor": siglip.SiglipImageProcessorPil,
+  "SmolVLMImageProcessor": smolvlm.SmolVLMImageProcessorPil,
 }
 _CLASSES = {
   "llava": transformers.LlavaProcessor,
@@ -92,18 +97,30 @@ def pixels(family, images, picture):
   return np.moveaxis(out[0], -3, -1)
 
 
-def prompt(reference, name):
+def _as_text(conversation):
+  """The turns with their texts alone, as language models have them."""
+  return [
+    {"role": turn["role"], "content": turn["content"][0]["text"]}
+    for turn in conversation
+  ]
+
+
+def prompt(reference, name, *, as_text=False):
   """The text of a conversation."""
+  conversation = samples.CONVERSATIONS[name]
   return reference.apply_chat_template(
-    samples.CONVERSATIONS[name],
+    _as_text(conversation) if as_text else conversation,
     add_generation_prompt=samples.REPLY[name],
     tokenize=False,
   )
 
 
-def ids(reference, name, *, large=False):
+def ids(reference, name, *, large=False, as_text=False):
   """The ids of a conversation with its pictures."""
   conversation = samples.CONVERSATIONS[name]
+  if as_text:
+    out = reference.tokenizer(prompt(reference, name, as_text=True))
+    return out["input_ids"]
   pictures = iter(samples.pictures_of(conversation, large=large))
   filled = [
     {
@@ -149,6 +166,45 @@ def _levels(family, images, values):
   return np.rint((values * std + mean) * 255).astype(np.uint8)
 
 
+def record_templates(root):
+  """Writes what templates that differ from the published ones render."""
+  found = {}
+  for name, (folder_name, template) in templates.OTHERS.items():
+    with tempfile.TemporaryDirectory() as folder:
+      folder = templates.write(name, pathlib.Path(folder))
+      reference = processor(folder_name, folder)
+    reference.chat_template = template
+    as_text = name in templates.TEXT_ONLY
+    keys = ["text_only"] if as_text else list(samples.CONVERSATIONS)
+    found[name] = {key: prompt(reference, key, as_text=as_text) for key in keys}
+    numbers = ids(reference, keys[0], as_text=as_text)
+    found[name]["ids"] = " ".join(map(str, numbers))  # of the first
+  (root / "templates.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def record_defaults(root):
+  """Writes what an absent field means to each class of image processors."""
+  known = (
+    "rescale_factor",
+    "resample",
+    "size",
+    "crop_size",
+    "default_to_square",
+  )
+  known += ("image_mean", "image_std", "image_grid_pinpoints", "patch_size")
+  known += ("merge_size", "temporal_patch_size", "max_image_size")
+  found = {
+    name: {
+      field: value
+      for field in dir(kind)
+      if field in known or field.startswith("do_")
+      if (value := getattr(kind, field)) is not None
+    }
+    for name, kind in _IMAGE_CLASSES.items()
+  }
+  (root / "defaults.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def record(root):
   """Writes the goldens."""
   root.mkdir(parents=True, exist_ok=True)
@@ -175,3 +231,5 @@ def record(root):
 
 if __name__ == "__main__":
   record(pathlib.Path(sys.argv[1]))
+  record_defaults(pathlib.Path(sys.argv[1]))
+  record_templates(pathlib.Path(sys.argv[1]))

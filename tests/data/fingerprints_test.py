@@ -1,0 +1,88 @@
+"""Digests of contents tell apart whatever changes an answer."""
+
+import dataclasses
+import os
+
+import pytest
+
+from eos_jax.data import (
+  fingerprints,
+  instruction_rows,
+  processors,
+  rooms,
+  sources,
+)
+from eos_jax.data.benchmarks import batches, samples
+from tests.models import tiny_families
+
+
+def _set(pictures, prompt="Is it?", choices=()):
+  asked = tuple(
+    samples.Sample(str(n), picture, prompt, ("yes",), choices=dict(choices))
+    for n, picture in enumerate(pictures)
+  )
+  return batches.BenchmarkSet("pope", asked, None)
+
+
+def test_questions_are_told_apart_by_words_and_images(tmp_path):
+  paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+  for path, data in zip(paths, (b"one", b"two", b"one"), strict=True):
+    path.write_bytes(data)
+  first, second, third = _set(paths).digests
+  assert first == third != second
+  assert _set([b"one"]).digests == (first,)
+  assert _set(paths[:1], prompt="Is it not?").digests != (first,)
+  assert _set(paths[:1], choices={"A": "x"}).digests != (first,)
+  # Answers and ids may be mended without asking again.
+  answers = dataclasses.replace(
+    _set(paths).samples[0], answers=("no",), id="another"
+  )
+  assert batches.BenchmarkSet("pope", (answers,), None).digests == (first,)
+
+
+def test_an_image_is_read_once_until_it_changes(tmp_path, monkeypatch):
+  path = tmp_path / "a.png"
+  path.write_bytes(b"one")
+  before = fingerprints.image(path)
+  reads = fingerprints._file.cache_info().misses
+  assert fingerprints.image(path) == before
+  assert fingerprints._file.cache_info().misses == reads
+  times = path.stat()
+  path.write_bytes(b"two")  # as long as before, and as old
+  os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+  assert fingerprints.image(path) != before
+  path.unlink()
+  with pytest.raises(sources.DataError, match=r"a\.png cannot be read"):
+    fingerprints.image(path)
+
+
+def test_what_makes_inputs_is_told_apart(tmp_path):
+  folder = tiny_families.write("llava_1_5", tmp_path)
+  processor = processors.load(folder)
+  size, tokens = rooms._FAMILIES[processor.family].makes(
+    processor.settings, rooms.Room(1, 0, (0, 0))
+  )
+  room = rooms.Room(1, tokens, size)
+
+  def found(processor, **changes):
+    made = {"prefix": (1,), "room": room, "text_length": 40} | changes
+    return fingerprints.inputs(instruction_rows.Rows(processor, **made))
+
+  before = found(processor)
+  assert found(processors.load(folder)) == before
+  assert found(processor, text_length=41) == before  # only says what fits
+  assert found(processor, prefix=(2,)) != before
+  ends = dataclasses.replace(processor, ends=(*processor.ends, 5))
+  assert found(ends) != before
+  template = processor.template.replace("ASSISTANT", "HELPER")
+  assert template != processor.template
+  template = dataclasses.replace(processor, template=template)
+  assert found(template)["conversation"] != before["conversation"]
+  path = folder / "tokenizer.json"
+  text = path.read_text(encoding="utf-8")
+  assert '"special": true' in text
+  text = text.replace('"special": true', '"special": false', 1)
+  path.write_text(text, encoding="utf-8")
+  again = found(processors.load(folder))
+  assert again["tokenizer"] != before["tokenizer"]
+  assert again["processor"] == before["processor"]
