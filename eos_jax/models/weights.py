@@ -79,7 +79,8 @@ def load(
     with safetensors.safe_open(str(path), framework="numpy") as file:
       metadata = file.metadata() or {}
     table = safetensors.numpy.load_file(str(path))
-  except (OSError, safetensors.SafetensorError) as error:
+  # KeyError: a dtype that NumPy has not.
+  except (OSError, KeyError, safetensors.SafetensorError) as error:
     raise ValueError(
       f"weights file {path} cannot be read ({error}); it is missing or"
       " truncated: reinstall the package or pass another file."
@@ -126,8 +127,14 @@ def _config_faults(metadata, cfg):
   """Fields of the config in a file that differ from those of a model."""
   if cfg is None or "config" not in metadata:
     return []  # a file by others: names and shapes have to do
+  try:
+    stored = json.loads(metadata["config"])
+  except (ValueError, RecursionError) as error:
+    return [f"its config is no JSON ({error})"]
+  if not isinstance(stored, dict):
+    return [f"its config is a {type(stored).__name__}, expected an object"]
   # A field that is younger than the file had its default before.
-  theirs = _defaults() | files.flat(json.loads(metadata["config"]))
+  theirs = _defaults() | files.flat(stored)
   ours = files.flat(files.plain(dataclasses.asdict(cfg)))
   return [
     f"config {name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"

@@ -7,8 +7,11 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from eos_jax import models
+from eos_jax import files, models
+from eos_jax.models import loading
 from tests.models import small
+
+CFG = small.config()
 
 
 def test_the_same_parameters_give_the_same_bytes(tmp_path):
@@ -94,6 +97,47 @@ def test_truncated_file_is_refused(tmp_path):
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(ValueError, match="missing or truncated"):
     models.weights.load(path, params)
+
+
+def _shapes():
+  return jax.tree.map(
+    lambda leaf: np.zeros(leaf.shape, np.float32), loading.shapes(CFG)
+  )
+
+
+def test_numbers_that_are_none_and_whole_numbers_are_refused(tmp_path):
+  path, params = tmp_path / "w.safetensors", _shapes()
+  table = models.weights.flatten(params)
+  table["decoder.embed"][3, 4] = np.nan
+  table["vision.blocks.q.kernel"][0, 1, :2] = np.inf
+  table["projector.fc1.kernel"] = table["projector.fc1.kernel"].astype(np.int32)
+  safetensors.numpy.save_file(table, path)
+  with pytest.raises(ValueError) as error:
+    models.weights.load(path, params)
+  assert str(error.value).split("\n")[1:] == [
+    "  decoder.embed has 1 of 512 numbers that are NaN or infinite",
+    "  projector.fc1.kernel has dtype int32, expected a floating-point one",
+    "  vision.blocks.q.kernel has 2 of 768 numbers that are NaN or infinite",
+  ]
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e6])
+def test_what_float16_cannot_hold_is_not_written(tmp_path, value):
+  path, params = tmp_path / "w.safetensors", _shapes()
+  params["decoder"]["embed"][0, 0] = value
+  fault = "decoder.embed has 1 of 512 numbers"
+  with pytest.raises(files.NotFinite, match=fault):
+    models.weights.save(path, params, CFG)
+  assert not path.exists()
+
+
+@pytest.mark.parametrize("config", ["{", "[1]", "3", "[" * 9999])
+def test_a_config_that_is_none_is_refused(tmp_path, config):
+  path, params = tmp_path / "w.safetensors", _shapes()
+  table = models.weights.flatten(params)
+  safetensors.numpy.save_file(table, path, metadata={"config": config})
+  with pytest.raises(ValueError, match=r"w.safetensors.*\n  its config is"):
+    models.weights.load(path, params, CFG)
 
 
 def test_weights_as_they_are_read_can_be_closed_over():

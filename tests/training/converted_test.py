@@ -103,6 +103,30 @@ def test_config_and_tokenizer_go_with_it(written):
   assert not list(folder.glob("*.part"))
 
 
+def test_a_head_that_differs_from_the_embedding_is_kept(tmp_path):
+  config = checkpoints.CONFIG | {"tie_word_embeddings": True}
+  source = checkpoints.write(tmp_path / "a", checkpoints.weights(), config)
+  found, params = loading.load(source)
+  assert not found.cfg.decoder.tied
+  (tmp_path / "out").mkdir()
+  converted.save(tmp_path / "out", source, params)
+  described, restored = converted.restore(tmp_path / "out")
+  assert described == found
+  jax.tree.map(np.testing.assert_array_equal, restored, params)
+
+
+def test_parameters_that_are_no_numbers_are_named(tmp_path):
+  source = checkpoints.write(tmp_path / "a", checkpoints.weights())
+  _, params = loading.load(source)
+  params["decoder"]["embed"] = params["decoder"]["embed"].at[3, 2].set(jnp.nan)
+  (tmp_path / "out").mkdir()
+  converted.save(tmp_path / "out", source, params)
+  assert _refusal(tmp_path / "out").startswith(
+    f"{tmp_path / 'out' / converted.PARAMETERS} has numbers that are NaN or"
+    " infinite in decoder.embed, expected none; "
+  )
+
+
 def test_what_was_not_finished_is_no_conversion(written, tmp_path):
   folder = _copy(written, tmp_path)
   (folder / converted.MARK).unlink()
