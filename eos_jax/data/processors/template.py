@@ -5,6 +5,7 @@ Templates are programs of strangers, so that they run in a process of their own
 all templates.
 """
 
+import atexit
 from collections.abc import Mapping, Sequence
 import contextlib
 import functools
@@ -86,6 +87,12 @@ class _Worker:
         raise
       return json.loads(answer) if answer else {"error": self._end()}
 
+  def close(self, pid: int) -> None:
+    """Ends the process, unless it is that of a parent with another pid."""
+    if self._process is not None and os.getpid() == pid:
+      self._process.kill()
+      self._end()
+
   def _end(self) -> str:
     """Waits for the end of the process, and says why it ended."""
     process, self._process = self._process, None
@@ -99,5 +106,6 @@ class _Worker:
 @functools.cache
 def _worker(pid: int) -> _Worker:
   """The worker of a process; one that was forked has pipes of its own."""
-  del pid
-  return _Worker()
+  worker = _Worker()
+  atexit.register(worker.close, pid)
+  return worker
