@@ -320,7 +320,9 @@ def _several(tokens):
     isinstance(a, jax.core.Tracer) for a in (tokens.image, tokens.log_mass)
   ):
     return False
-  image = np.asarray(tokens.image)[np.asarray(types.present(tokens.log_mass))]
+  # Not by jnp, which traces under jit whatever it is given.
+  there = np.asarray(tokens.log_mass) > types.LOG_ZERO / 2
+  image = np.asarray(tokens.image)[there]
   return len(np.unique(image)) > 1
 
 

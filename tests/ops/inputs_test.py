@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -221,7 +222,9 @@ def test_features_that_are_not_real_are_refused(x, message):
       keep=4,
     )
   with pytest.raises(ValueError, match="signals.class_row is complex"):
-    bad = dataclasses.replace(signals, class_row=signals.class_row + 1j)
+    bad = dataclasses.replace(
+      signals, class_row=signals.class_row.astype(complex)
+    )
     run(tokens, bad, spec.params(), spec=spec, keep=4)
 
 
@@ -337,7 +340,7 @@ def _equations(jaxpr):
   for equation in jaxpr.eqns:
     if equation.primitive.name == "dot_general":
       yield equation
-    for inner in jax.core.jaxprs_in_params(equation.params):
+    for inner in jax.extend.core.jaxprs_in_params(equation.params):
       yield from _equations(inner)
 
 
