@@ -91,6 +91,7 @@ def test_a_run_that_cannot_write_ends_and_resumes(tmp_path, seed):
   assert last == [n * sum(range(30)) for n in range(20)]
 
 
+@pytest.mark.full
 def test_a_save_that_fails_early_ends_the_run(tmp_path):
   """Orbax's threads would wait for ten minutes."""
   path = tmp_path / "run"
