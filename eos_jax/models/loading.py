@@ -23,7 +23,7 @@ from eos_jax.array_typing import Array
 from eos_jax.models import config as config_lib
 from eos_jax.models import families, vlm, weight_files
 
-# Numbers that are looked at at once: small beside a large tensor.
+# Numbers that are checked at once, few compared with a large tensor.
 _CHUNK = 2**24
 
 # Names in the header of a safetensors file, and bytes of a number.

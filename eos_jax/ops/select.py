@@ -128,7 +128,7 @@ def blocks(site: site_lib.Site, budget: site_lib.Budget) -> site_lib.Selection:
 
   As in `mu-cai/matryoshka-mm` (llava_arch.py). The number of blocks is fixed
   by grid and stride, and the budget has to be that number; an image that does
-  not fill the grid has fewer, and rows behind them stay empty.
+  not fill the grid has fewer, and the rows after them stay empty.
   """
   spec, grid = site.spec, site.signals.grid
   if spec.protect:

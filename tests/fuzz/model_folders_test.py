@@ -128,8 +128,8 @@ def _run(number, folders, tmp_path):
   [range(QUICK), pytest.param(range(QUICK, DRAWS), marks=pytest.mark.full)],
 )
 def test_damaged_folders(draws, folders, tmp_path):
-  told = [_run(number, folders, tmp_path) for number in draws]
-  counts = {kind: told.count(kind) for kind in ("refused", "read")}
+  outcomes = [_run(number, folders, tmp_path) for number in draws]
+  counts = {kind: outcomes.count(kind) for kind in ("refused", "read")}
   print(counts)
   assert min(counts.values()) > 0
 
@@ -204,6 +204,6 @@ def _run_gguf(number, data, path):
 )
 def test_damaged_gguf_files(draws, gguf_bytes, tmp_path):
   path = pathlib.Path(tmp_path / "a.gguf")
-  told = [_run_gguf(number, gguf_bytes, path) for number in draws]
-  print({kind: told.count(kind) for kind in ("refused", "read")})
-  assert "refused" in told
+  outcomes = [_run_gguf(number, gguf_bytes, path) for number in draws]
+  print({kind: outcomes.count(kind) for kind in ("refused", "read")})
+  assert "refused" in outcomes

@@ -10,14 +10,14 @@ from eos_jax.models import families, loading
 from tests.models import checkpoints, tiny_families
 from tests.parity import configs
 
-TOLD = json.loads(configs.RECORD.read_text(encoding="utf-8"))
+RECORDED = json.loads(configs.RECORD.read_text(encoding="utf-8"))
 HEAD, EMBEDDING = "decoder.head.out.kernel", "decoder.embed"
 
 
 @pytest.mark.parametrize("name", configs.sparse())
 def test_defaults_are_those_of_the_config_classes(name):
   """The filled config states every field, so that no default of ours counts."""
-  full = TOLD["filled"][name]
+  full = RECORDED["filled"][name]
   found = _described(configs.sparse()[name])
   assert found == _described(full)
   if isinstance(found, str):
@@ -91,16 +91,16 @@ def test_heads_come_from_where_transformers_takes_them(tmp_path, kind):
   config = configs.tiny()[kind]
   table = tiny_families.weights(families.describe(config))
   flags = {"None": None, "False": False, "True": True}
-  for case, told in TOLD["heads"][kind].items():
+  for case, expected in RECORDED["heads"][kind].items():
     top, text, file = case.split()
     folder = tmp_path / "model"
     _variant(folder, table, config, flags[top], flags[text], file)
     if file == "same":
       # Equal values: whichever of the two names the tensor.
-      told, got = "head head", _outcome(folder).replace("embedding", "head")
+      expected, got = "head head", _outcome(folder).replace("embedding", "head")
     else:
       got = _outcome(folder)
-    assert got == told, case
+    assert got == expected, case
 
 
 def test_a_head_that_differs_is_read_and_one_tensor_serves_as_both(tmp_path):
@@ -128,4 +128,4 @@ def test_the_record_is_what_transformers_says_now():
   if found.returncode:
     reason = found.stderr.strip().split("\n")[-1]
     pytest.skip(f"{configs.PYTHON}: {reason}; EOS_TORCH_PYTHON names another")
-  assert configs.ask() == TOLD
+  assert configs.ask() == RECORDED
