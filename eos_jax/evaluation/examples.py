@@ -96,7 +96,7 @@ def load(path: pathlib.Path) -> Examples:
     ValueError: the file cannot be read.
   """
   try:
-    with np.load(path) as table:
+    with open(path, "rb") as file, np.load(file) as table:
       values = {
         field.name: tuple(table[field.name].tolist())
         if typing.get_origin(field.type) is tuple
