@@ -47,9 +47,10 @@ def _reduce(
   index = selection.index
   if selection.gathered:
     index = jnp.where(there, index, -1)
-  else:  # absent rows stay as they came
+  else:  # absent rows stay as they came, if attention can read past them
     absent = ~types.present(tokens.log_mass)
-    y = jnp.where(absent[:, None], given.x, y)
+    finite = jnp.where(jnp.isfinite(given.x), given.x, 0)
+    y = jnp.where(absent[:, None], finite, y)
   return types.Reduced(
     tokens=propagate.propagate(site, selection, y, size),
     index=index,
