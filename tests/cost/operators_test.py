@@ -43,7 +43,7 @@ def _stages(spec, width, keys, vision_keys, keep):
   rows = {
     field.name: jnp.arange(1.0, ROWS + 1)
     for field in dataclasses.fields(ops.Signals)
-    if field.name not in ("grid", "images", "text_mask")
+    if field.name not in ("grid", "extent", "images", "text_mask")
   }
   rows |= {
     "keys": jnp.ones((ROWS, keys)),
