@@ -33,8 +33,9 @@ def check_unicode(name: str, text: str) -> None:
     text.encode()
   except UnicodeEncodeError as error:
     raise RowError(
-      f"{name} is {naming.quoted(text)}, which is not UTF-8 (character"
-      f" {error.start + 1} is half of a surrogate pair); repair the text"
+      f"{name} has half of a surrogate pair,"
+      f" {naming.quoted(text[error.start])} at character {error.start + 1},"
+      " which is not UTF-8; repair the text"
     ) from error
 
 

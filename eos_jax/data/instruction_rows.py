@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from eos_jax import naming
-from eos_jax.data import instructions, processors, rooms
+from eos_jax.data import faults, instructions, processors, rooms
 from eos_jax.data.processors import text as text_lib
 
 # Stands for an answer while it is looked for in what a template writes.

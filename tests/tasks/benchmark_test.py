@@ -103,7 +103,7 @@ def test_all_impossible_values_are_listed():
     "config.presets has 'prun'; did you mean 'prune'?",
     "config.model is 'wild'; did you mean 'wide'?",
     "config.budgets is (0.5, -0.1, 0.5); give each once",
-    "config.batches has 0; use 1 or more",
+    "config.batches has 0; use 1 to 65536",
     "config.budgets has -0.1; use a share of the visual tokens above 0, up to"
     " 1",
     "config.repeats is 0; use 1 or more",
