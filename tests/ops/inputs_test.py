@@ -15,6 +15,11 @@ from tests.ops import forms
 
 V, D = forms.V, forms.D
 NAMES = sorted(ops.PRESETS)
+# Each preset takes seconds to compile: one in every run, the others in full.
+EACH = [
+  pytest.param(name, marks=[] if name == "merge" else [pytest.mark.full])
+  for name in NAMES
+]
 FIXED = {"matryoshka": 4, "tome_kth": V // 3}
 PAD = (2, 7, 15)
 
@@ -47,7 +52,7 @@ def _two_images(seed=3, **signals):
   return tokens, given
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_images_stay_apart_or_are_refused(name):
   spec, keep = _spec(name), _keep(name)
   tokens, signals = _two_images()
@@ -128,7 +133,7 @@ def test_one_count_for_one_image(name):
     ops.reduce_masked(*args, spec=spec, keep=jnp.array([4, 5]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_padding_may_hold_anything(name):
   """NaN in padding reaches no kept row and no gradient, in any form."""
   spec = _spec(name)
@@ -318,7 +323,7 @@ def test_values_of_any_shape_go_back_to_their_tokens():
     ops.unreduce(jnp.arange(4), out)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_products_that_decide_are_of_the_highest_precision(name):
   """Accelerators otherwise round float32 to bfloat16 or TF32."""
   spec, keep = _spec(name), _keep(name)
