@@ -257,7 +257,7 @@ def part(
 def real_first(
   rows: Float[Array, "B V D"], state: VisualState
 ) -> tuple[Float[Array, "B V D"], VisualState]:
-  """Puts the padding of single pictures behind their real tokens.
+  """Puts the padding of single images after their real tokens.
 
   The rows of a picture, and the noise of its score "random", then do not depend
   on the static shape that it was padded to.

@@ -23,7 +23,7 @@ def _judged(path, samples):
     raise sources_lib.DataError(f"{path}: {error}") from error
 
 
-def line(job, found, name, plan, told, folder):
+def line(job, found, name, plan, answers, folder):
   """Returns scores and costs of a plan as a line of the table.
 
   Args:
@@ -31,12 +31,12 @@ def line(job, found, name, plan, told, folder):
     found: what the job names, as of `evaluate_published`.
     name: of the plan.
     plan: None = dense.
-    told: `predictions.Predictions` by benchmark.
+    answers: `predictions.Predictions` by benchmark.
     folder: of the run.
   """
   scores = {
     asked.name: scoring.SCORES[asked.name](
-      list(zip(asked.samples, told[asked.name].texts, strict=True)),
+      list(zip(asked.samples, answers[asked.name].texts, strict=True)),
       job.data.protocol,
     )
     for asked in found.sets
@@ -47,7 +47,7 @@ def line(job, found, name, plan, told, folder):
   for asked in found.sets:
     if asked.name == "mmvet" and marks.is_file():
       scores["mmvet"] = _judged(marks, asked.samples)
-  prompts = [book.prompt_tokens for book in told.values()]
+  prompts = [book.prompt_tokens for book in answers.values()]
   budget = cost.budget_of(
     plan,
     evaluator.model_shape(found.cfg),
@@ -82,7 +82,7 @@ def write(job, found, lines, folder):
   title = f"{found.cfg.name} on benchmarks"
   sections = [
     benchmark_report.Section("Scores and costs", table, notes),
-    _beside(job, found, lines),
+    _published(job, found, lines),
   ]
   markdown = benchmark_report.as_markdown(sections)
   files.write_text(folder / "table.md", markdown)
@@ -121,8 +121,8 @@ def _finite(value: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _beside(job, found, lines):
-  """Published numbers, or why there are none beside."""
+def _published(job, found, lines):
+  """Published numbers to compare with, or why there are none."""
   rows, dense = found.sets[0].rows, lines[0]
   names, reason = published_numbers.comparable(
     {
@@ -138,7 +138,7 @@ def _beside(job, found, lines):
     aspect=getattr(rows.processor.settings, "aspect", ""),
   )
   if reason:
-    notes = [f"There are none beside: {reason}."]
+    notes = [f"There are none to compare with: {reason}."]
     return benchmark_report.Section("Published numbers", [], notes)
   return benchmark_report.Section(
     "Published numbers",

@@ -30,7 +30,7 @@ class Case:
     judge: makes the evaluator on the test questions.
     place: puts weights on the devices.
     facts: what results depend on beside weights, plan and evaluation settings.
-    searched_on: what a search depends on beside weights and settings.
+    searched_on: what a search depends on in addition to weights and settings.
     evaluated: whether `configs/evaluate.py` judges plans of this model.
   """
 

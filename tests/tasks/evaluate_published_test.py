@@ -80,7 +80,9 @@ def test_two_benchmarks_under_a_plan(files, tmp_path, capsys, monkeypatch):
   assert lines["mine"]["layer_average"] == pytest.approx((16 + 5 + 5) / 3)
   assert lines["grid@8.67"]["final"] == 8
   said = capsys.readouterr().out
-  assert "There are none beside: those here are of LLaVA-1.5-7B" in said
+  assert (
+    "There are none to compare with: those here are of LLaVA-1.5-7B" in said
+  )
   assert "pictures were read while the model answered" in said
   assert "scienceqa is not in it: a model without the picture" in said
   assert "scienceqa: 2 questions, 1 left out: it has no picture" in said

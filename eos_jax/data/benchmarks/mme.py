@@ -65,8 +65,8 @@ def read(folder: pathlib.Path, protocol: str, collector: Collector) -> None:
 
 def _folder(path):
   """Where the pictures of a text are."""
-  beside = path.parent
-  return beside.parent / _IMAGES if beside.name == _TEXTS else beside
+  folder = path.parent
+  return folder.parent / _IMAGES if folder.name == _TEXTS else folder
 
 
 def _unasked(folder, paths):
@@ -81,7 +81,7 @@ def _unasked(folder, paths):
 
 def _text(subtask, path, collector):
   """Both questions of a picture, or neither."""
-  beside = _folder(path)
+  folder = _folder(path)
 
   def make(row):
     place, line = row
@@ -89,12 +89,12 @@ def _text(subtask, path, collector):
     if not tab:
       raise RowError("there is no tab between question and answer")
     pictures = [f"{path.stem}{end}" for end in _ENDS]
-    there = [name for name in pictures if (beside / name).is_file()]
+    there = [name for name in pictures if (folder / name).is_file()]
     picture = (there or pictures)[0]
     label = one_of(answer.strip().lower(), readers.LABELS, "the answer")
     return Sample(
       f"{subtask}/{path.stem}/{place}",
-      collector.picture_file(beside, picture),
+      collector.picture_file(folder, picture),
       prompts.mme(in_lines(valid(question, "the question"), "the question")),
       (label,),
       {"subtask": subtask, "picture": f"{subtask}/{path.stem}"},
