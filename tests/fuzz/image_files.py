@@ -140,12 +140,12 @@ def encoded(image: Image.Image, format_: str, **more) -> bytes:
 
 
 def as_rgb(data: bytes) -> np.ndarray:
-  """What Pillow reads, in the channels and with the alpha of the package."""
-  from eos_jax.data.processors import pixels
+  """What Pillow reads, in three channels as the package makes them."""
+  from eos_jax.data.processors import image_file, pixels
 
   with Image.open(io.BytesIO(data)) as image:
     image.load()
-    return pixels.rgb(image)
+    return pixels.rgb(image_file.without_alpha(image))
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
