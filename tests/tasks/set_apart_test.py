@@ -83,7 +83,7 @@ def test_instructions(model, spoiled):
   used = [item for part in opened.data.parts.values() for item in part]
   assert len(used) == 40 - len(rows)
   facts = published._data_facts(
-    _search(model, path, **{"data.apart": True}).data, opened.data
+    _search(model, path, **{"data.apart": True}).data, opened
   )
   assert facts["set apart"] == [str(fault) for fault in opened.data.faults]
   # Where they are not set apart, nothing is begun.
@@ -160,7 +160,7 @@ def test_both_questions_of_an_image_go(model, tmp_path):
   assert len(questions.samples) == 4
   said = sorted(questions.faults, key=lambda fault: fault.row)
   assert [fault.row for fault in said] == [1, 2]
-  assert "the other question of its image" in said[0].what
+  assert "another question that is scored with it" in said[0].what
   assert "tokens of text, but the text length" in said[1].what
 
 
