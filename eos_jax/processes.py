@@ -107,7 +107,10 @@ def _faults(coordinator, index, count, found):
   faults = []
   if found:
     faults.append("--coordinator and --distributed exclude each other")
-  if fault := _address_fault(coordinator):
+  fault = _address_fault(coordinator)
+  if not fault and index == 0:
+    fault = _port_fault(int(coordinator.rpartition(":")[2]))
+  if fault:
     faults.append(f"--coordinator={coordinator!a} {fault}")
   if not 1 <= count <= _MOST_PROCESSES or not 0 <= index < count:
     most = min(max(count, 1), _MOST_PROCESSES) - 1
@@ -131,6 +134,18 @@ def _address_fault(address):
     socket.getaddrinfo(parts[1].strip("[]"), int(parts[2]))
   except (OSError, UnicodeError) as error:
     return f"names a host that cannot be resolved ({error})"
+  return ""
+
+
+def _port_fault(port):
+  """Why process 0 cannot listen on a port; JAX would crash there."""
+  family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+  with socket.socket(family) as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      listener.bind(("", port))
+    except OSError as error:
+      return f"names a port that process 0 cannot listen on ({error.strerror})"
   return ""
 
 

@@ -177,21 +177,18 @@ def test_numbers_that_cannot_be_are_refused(given, said):
   assert said in str(error.value)
 
 
-def test_processes_that_cannot_be_joined(tmp_path):
-  with socket.socket() as taken:
-    taken.bind(("0.0.0.0", 0))
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_port_that_is_taken_is_refused(family):
+  with socket.socket(family) as taken:
+    taken.bind(("", 0))
     taken.listen()
     address = f"localhost:{taken.getsockname()[1]}"
-    said = command.error(
-      tmp_path / "run",
-      f"--coordinator={address}",
-      "--process_count=1",
-      "--process_index=0",
-    )
-  assert f"error: --coordinator={address}: the processes cannot be joined" in (
-    said
+    with pytest.raises(processes.LaunchError) as error:
+      processes.start(coordinator=address, index=0, count=2)
+  assert str(error.value) == (
+    f"--coordinator={address!a} names a port that process 0 cannot listen on"
+    " (Address already in use)"
   )
-  assert not (tmp_path / "run").exists()
 
 
 class _Pair:
