@@ -6,6 +6,7 @@ Anything else is a bug and ends with its traceback.
 from collections.abc import Callable, Iterator
 import contextlib
 import errno
+import gc
 import os
 import shutil
 import sys
@@ -120,6 +121,7 @@ def run(command: Callable[[], None]) -> NoReturn:
   except Exception:
     traceback.print_exc()
     code = 1
+  gc.collect()  # progress bars that the error held draw their last line now
   try:
     if sys.stdout is not None:
       sys.stdout.flush()

@@ -81,6 +81,29 @@ def test_threads_that_wait_for_ever_do_not_keep_it(end, code, said):
   assert done.stderr.startswith(said) and bool(done.stderr) == bool(said)
 
 
+def test_the_message_comes_after_the_last_line_of_a_progress_bar():
+  text = (
+    "import sys, tqdm\n"
+    "from eos_jax.training import ending\n"
+    "def command():\n"
+    "  bar = tqdm.tqdm(total=9)\n"
+    "  held = [bar]\n"
+    "  held.append(held)\n"  # only the collector finds it
+    "  sys.exit('error: so')\n"
+    "ending.run(command)\n"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", text],
+    cwd=command.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=60,
+  )
+  assert done.returncode == 1
+  assert done.stderr.endswith("\nerror: so\n")
+
+
 def test_output_that_cannot_be_written_is_an_error():
   with open("/dev/full", "w", encoding="utf-8") as full:
     done = subprocess.run(
