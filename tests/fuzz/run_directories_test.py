@@ -196,7 +196,9 @@ def _damages(path, draws):
     kind, changed = campaign.damaged(data, draws)
     yield kind, _write(changed)
   if path.suffix in (".json", ".jsonl"):
-    lines = data.decode().splitlines() if path.suffix == ".jsonl" else [data]
+    lines = [data]
+    if path.suffix == ".jsonl":  # the last line may be cut short
+      lines = data.decode().split("\n")[:-1]
     number = draws.randrange(len(lines)) if lines else 0
     if lines and lines[number]:
       kind, value = campaign.edited(json.loads(lines[number]), draws)
