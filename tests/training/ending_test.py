@@ -15,6 +15,18 @@ class _Expected(Exception):
   pass
 
 
+def _ended(text):
+  """Runs Python code in another process, to its end."""
+  return subprocess.run(
+    [sys.executable, "-c", text],
+    cwd=command.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=60,
+  )
+
+
 @pytest.mark.parametrize(
   "error, said",
   [
@@ -69,14 +81,7 @@ def test_threads_that_wait_for_ever_do_not_keep_it(end, code, said):
     f"  {end}\n"
     "ending.run(command)\n"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", text],
-    cwd=command.ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=60,
-  )
+  done = _ended(text)
   assert done.returncode == code
   assert done.stderr.startswith(said) and bool(done.stderr) == bool(said)
 
@@ -92,14 +97,7 @@ def test_the_message_comes_after_the_last_line_of_a_progress_bar():
     "  sys.exit('error: so')\n"
     "ending.run(command)\n"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", text],
-    cwd=command.ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=60,
-  )
+  done = _ended(text)
   assert done.returncode == 1
   assert done.stderr.endswith("\nerror: so\n")
 
