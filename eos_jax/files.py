@@ -9,6 +9,10 @@ import pathlib
 from typing import IO, Any
 
 
+class CheckpointError(ValueError):
+  """Checkpoints that cannot be restored, or from which no run can resume."""
+
+
 class NotFinite(ArithmeticError):
   """A run computed NaN or infinity, which is not written as a result."""
 

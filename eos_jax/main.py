@@ -26,14 +26,8 @@ from ml_collections.config_flags import tuple_parser
 
 from eos_jax import files, naming, processes, tasks
 from eos_jax.data import sources
-from eos_jax.training import (
-  checkpoint,
-  ending,
-  fits,
-  loop,
-  settings,
-  workdir,
-)
+from eos_jax.models import fits
+from eos_jax.training import checkpoint, ending, loop, settings, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file, optionally with a variant: FILE.py:VARIANT."

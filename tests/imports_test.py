@@ -20,7 +20,7 @@ ARROWS = {
   "ops": {"array_typing", "naming"},
   "cost": {"ops", "array_typing"},
   "search": {"ops", "cost", "array_typing"},
-  "models": {"ops", "files", "naming", "array_typing"},
+  "models": {"ops", "data", "files", "naming", "processes", "array_typing"},
   "data": {"files", "naming", "array_typing"},
 }
 _MODEL = {"ops", "cost", "models", "data", "files", "naming", "array_typing"}

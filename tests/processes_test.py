@@ -20,7 +20,7 @@ _PIECES = """
 import sys
 import jax, numpy as np
 from eos_jax import processes
-from eos_jax.training import partition
+from eos_jax.models import partition
 index, port = int(sys.argv[1]), sys.argv[2]
 where = f"127.0.0.1:{port}"
 processes.start(coordinator=where, index=index, count=2, devices=4)
@@ -61,7 +61,8 @@ _SEALED = """
 import pathlib, sys, types
 import jax, jax.numpy as jnp, numpy as np
 from eos_jax import processes
-from eos_jax.training import checkpoint, finite, partition
+from eos_jax.models import finite, partition
+from eos_jax.training import checkpoint
 index, port, root = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
 where = f"127.0.0.1:{port}"
 processes.start(coordinator=where, index=index, count=2, devices=4)

@@ -49,7 +49,7 @@ def spread(x: jax.Array) -> jax.Array:
   """Rows of a batch `[B, ...]`, said to be cut over the mesh like the batch.
 
   Without it XLA may rather gather the rows of all devices than the weights of a
-  layer. Acts where the axes of `training.partition` are those of the mesh that
+  layer. Acts where the axes of `models.partition` are those of the mesh that
   `jax.set_mesh` has set.
   """
   axes = tuple(

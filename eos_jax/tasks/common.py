@@ -24,9 +24,10 @@ from eos_jax.data import (
   tokenizer,
 )
 from eos_jax.evaluation import evaluator
+from eos_jax.models import partition
 from eos_jax.ops import plan as plan_lib
 from eos_jax.ops import trial
-from eos_jax.training import partition, settings
+from eos_jax.training import settings
 
 ANSWER_TOKENS = 6  # the longest answer and </s>
 

@@ -7,9 +7,9 @@ import tqdm
 
 from eos_jax import files
 from eos_jax.evaluation import benchmark_report
-from eos_jax.models import loading
+from eos_jax.models import fits, loading
 from eos_jax.tasks import compile_programs
-from eos_jax.training import ahead, compile_settings, fits, settings
+from eos_jax.training import ahead, compile_settings, settings
 
 _HEAD = (
   "program",

@@ -11,16 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from eos_jax import cost, models, ops
-from eos_jax.models import families, loading
+from eos_jax.models import families, fits, loading, partition
 from eos_jax.tasks import published_model, subjects
-from eos_jax.training import (
-  ahead,
-  compile_settings,
-  fits,
-  losses,
-  partition,
-  settings,
-)
+from eos_jax.training import ahead, compile_settings, losses, settings
 from eos_jax.training import search as search_lib
 
 _OPTIMIZER = optax.adamw(1e-5)

@@ -6,15 +6,9 @@ import shutil
 
 import tqdm
 
-from eos_jax.models import loading
+from eos_jax.models import converted, fits, loading, partition
 from eos_jax.tasks import common
-from eos_jax.training import (
-  converted,
-  fits,
-  model_settings,
-  partition,
-  settings,
-)
+from eos_jax.training import model_settings, settings
 
 
 def check(job: model_settings.ConvertJob) -> None:
@@ -69,7 +63,7 @@ def run(job: model_settings.ConvertJob, folder: pathlib.Path) -> None:
   converted.save(folder, pathlib.Path(job.model.path), params)
   print(
     f"done: {folder} holds {need.name} in {need.dtype}. It is read by\n"
-    f"  eos_jax.training.converted.restore({str(folder)!r})",
+    f"  eos_jax.models.converted.restore({str(folder)!r})",
     flush=True,
   )
 

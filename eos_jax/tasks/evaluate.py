@@ -4,8 +4,9 @@ import contextlib
 import pathlib
 
 from eos_jax import cost, models
+from eos_jax.models import partition
 from eos_jax.tasks import common, comparison
-from eos_jax.training import partition, settings
+from eos_jax.training import settings
 
 
 def check(job: settings.EvaluateJob) -> None:

@@ -23,14 +23,9 @@ from eos_jax.evaluation import (
   submissions,
 )
 from eos_jax.evaluation.scoring import letters
-from eos_jax.models import loading
+from eos_jax.models import loading, partition
 from eos_jax.tasks import benchmark_results, common, published_model
-from eos_jax.training import (
-  evaluate_settings,
-  partition,
-  settings,
-  workdir,
-)
+from eos_jax.training import evaluate_settings, settings, workdir
 
 # Always beside plans: what needs no idea at all.
 PLAIN = ("random", "grid", "pool")

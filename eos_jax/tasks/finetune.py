@@ -6,8 +6,9 @@ import pathlib
 from eos_jax import cost, models
 from eos_jax.data import loader
 from eos_jax.evaluation import evaluator
+from eos_jax.models import partition
 from eos_jax.tasks import common, comparison, messages
-from eos_jax.training import finetune, partition, settings, speed
+from eos_jax.training import finetune, settings, speed
 
 TRAINED = "finetuned"
 

@@ -3,8 +3,8 @@
 import jax
 
 from eos_jax.evaluation import evaluator
+from eos_jax.models import fits, partition
 from eos_jax.search import init_policy
-from eos_jax.training import fits, partition
 
 
 def count_parameters(params):

@@ -12,8 +12,9 @@ import numpy as np
 
 from eos_jax import files, models
 from eos_jax.data import generator, language_only, sources
+from eos_jax.models import partition
 from eos_jax.tasks import common, messages
-from eos_jax.training import partition, pretrain, settings
+from eos_jax.training import pretrain, settings
 
 
 def check(job: settings.PretrainSettings) -> None:

@@ -18,9 +18,9 @@ from eos_jax.data import (
   sources,
 )
 from eos_jax.evaluation import evaluator
-from eos_jax.models import loading
+from eos_jax.models import loading, partition
 from eos_jax.tasks import cases, common, published_model
-from eos_jax.training import partition, search_settings
+from eos_jax.training import search_settings
 
 
 @dataclasses.dataclass(frozen=True)

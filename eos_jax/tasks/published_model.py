@@ -14,9 +14,9 @@ import tqdm
 
 from eos_jax import models
 from eos_jax.data import instruction_rows, processors, rooms
-from eos_jax.models import families, loading
+from eos_jax.models import converted, families, fits, loading, partition
 from eos_jax.tasks import common
-from eos_jax.training import converted, fits, model_settings, partition
+from eos_jax.training import model_settings
 
 
 class Room(Protocol):

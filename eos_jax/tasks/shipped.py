@@ -4,9 +4,9 @@ import functools
 
 from eos_jax import models, processes
 from eos_jax.data import loader
-from eos_jax.models import loading
+from eos_jax.models import loading, partition
 from eos_jax.tasks import cases, common, messages
-from eos_jax.training import partition, search_settings
+from eos_jax.training import search_settings
 
 
 def config(job: search_settings.SearchJob) -> models.VLMConfig:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from eos_jax import cost, models
 from eos_jax.evaluation import evaluator, programs
+from eos_jax.models import fits
 from eos_jax.tasks import common
-from eos_jax.training import fits
 
 # dtype of parameters, activations and cache; of all other models float32.
 _DTYPES = {"llava_1_5_7b": "bfloat16"}

@@ -17,11 +17,10 @@ from orbax.checkpoint import checkpoint_managers
 import tensorstore
 
 from eos_jax import files, processes
-from eos_jax.training import checksums
+from eos_jax.models import checksums
 
 
-class CheckpointError(ValueError):
-  """Checkpoints from which a run cannot be resumed."""
+CheckpointError = files.CheckpointError
 
 
 class OtherRun(CheckpointError):

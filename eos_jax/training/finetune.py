@@ -10,7 +10,8 @@ import numpy as np
 import optax
 
 from eos_jax import models, ops, search
-from eos_jax.training import loop, losses, partition, record, speed
+from eos_jax.models import partition
+from eos_jax.training import loop, losses, record, speed
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
 

@@ -8,7 +8,8 @@ import jax
 import tqdm
 
 from eos_jax import files, processes
-from eos_jax.training import finite, speed, stopping
+from eos_jax.models import finite
+from eos_jax.training import speed, stopping
 
 
 def stoppable() -> contextlib.AbstractContextManager[stopping.Stop]:

@@ -23,8 +23,8 @@ import optax
 
 from eos_jax import models
 from eos_jax.data import labels, loader
-from eos_jax.models import heads
-from eos_jax.training import loop, optimizer, partition, record, speed
+from eos_jax.models import heads, partition
+from eos_jax.training import loop, optimizer, record, speed
 from eos_jax.training import settings as settings_lib
 
 STAGES = ("vision", "lookup", "grounding", "answers")

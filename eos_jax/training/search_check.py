@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from eos_jax import models, processes, search
-from eos_jax.training import losses, partition
+from eos_jax.models import partition
+from eos_jax.training import losses
 from eos_jax.training import search as search_lib
 
 

@@ -18,14 +18,8 @@ import jax
 import numpy as np
 
 from eos_jax import cost, files, models, ops, processes, search
-from eos_jax.training import (
-  loop,
-  metrics,
-  partition,
-  record,
-  search_check,
-  speed,
-)
+from eos_jax.models import partition
+from eos_jax.training import loop, metrics, record, search_check, speed
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
 from eos_jax.training import workdir as workdir_lib

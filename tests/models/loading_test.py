@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from eos_jax import models
-from eos_jax.models import loading
-from eos_jax.training import partition
+from eos_jax.models import loading, partition
 from tests.models import checkpoints
 
 WEIGHTS = checkpoints.weights()

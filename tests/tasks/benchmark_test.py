@@ -8,8 +8,9 @@ import pytest
 
 from eos_jax import cost, ops
 from eos_jax.evaluation import evaluator
+from eos_jax.models import fits
 from eos_jax.tasks import benchmark, common, subjects
-from eos_jax.training import benchmark_settings, fits, settings
+from eos_jax.training import benchmark_settings, settings
 from tests import command
 
 

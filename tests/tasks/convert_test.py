@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from eos_jax import main, tasks
-from eos_jax.models import loading
-from eos_jax.training import converted, fits
+from eos_jax.models import converted, fits, loading
 from tests import command
 from tests.models import checkpoints
 

@@ -11,9 +11,9 @@ import PIL.Image
 import pytest
 
 from eos_jax import files, main, ops, tasks
-from eos_jax.models import loading
+from eos_jax.models import fits, loading
 from eos_jax.tasks import published, search
-from eos_jax.training import fits, search_settings, settings
+from eos_jax.training import search_settings, settings
 from tests import command
 from tests.models import tiny_families
 

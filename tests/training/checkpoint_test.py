@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from eos_jax.data import loader
-from eos_jax.training import checkpoint, checksums, partition
+from eos_jax.models import checksums, partition
+from eos_jax.training import checkpoint
 from tests import campaign
 
 

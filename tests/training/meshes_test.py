@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from eos_jax import models, ops
-from eos_jax.models import families, loading
-from eos_jax.training import partition
+from eos_jax.models import families, loading, partition
 from eos_jax.training import search as search_lib
 from tests.models import public_configs, small
 from tests.training import search_test

@@ -20,8 +20,7 @@ import time
 import jax
 import numpy as np
 
-from eos_jax.models import families, loading
-from eos_jax.training import converted
+from eos_jax.models import converted, families, loading
 from tests.models import checkpoints
 
 # LLaVA-1.5 with half of its width and a fifth of its layers.

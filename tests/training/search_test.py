@@ -11,11 +11,11 @@ import pytest
 
 from eos_jax import cost, files, models, ops, search
 from eos_jax.evaluation import evaluator
+from eos_jax.models import partition
 from eos_jax.training import (
   limits,
   losses,
   metrics,
-  partition,
   search_check,
   search_loop,
   search_settings,

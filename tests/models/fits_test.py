@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from eos_jax.models import families
-from eos_jax.training import fits, partition
+from eos_jax.models import families, fits, partition
 from tests.models import checkpoints
 
 _7B = families.describe(checkpoints.PUBLIC_7B)

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from eos_jax import files, models
-from eos_jax.training import finite, partition
+from eos_jax.models import finite, partition
 from tests.models import small
 
 

@@ -17,8 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from eos_jax import files
-from eos_jax.models import families, loading
-from eos_jax.training import checkpoint, checksums, finite
+from eos_jax.models import checksums, families, finite, loading
 
 MARK, PARAMETERS = "converted.json", "parameters"
 _FORMAT = "eos_jax.Converted/1"
@@ -98,7 +97,7 @@ def check(folder: pathlib.Path) -> tuple[families.Description, dict[str, Any]]:
     What the config says, and what `converted.json` does.
 
   Raises:
-    checkpoint.CheckpointError: it was not finished, files are missing, cut
+    files.CheckpointError: it was not finished, files are missing, cut
       short or changed, or they are of another model; all faults are listed.
   """
   mark = _mark(folder)
@@ -108,7 +107,7 @@ def check(folder: pathlib.Path) -> tuple[families.Description, dict[str, Any]]:
     try:
       description = families.read(folder)
     except ValueError as error:
-      raise checkpoint.CheckpointError(str(error)) from error
+      raise files.CheckpointError(str(error)) from error
     head = f"{families.HEAD}.kernel"
     if description.cfg.decoder.tied and head in mark["parameters"]:
       description = description.with_own_head()
@@ -120,7 +119,7 @@ def check(folder: pathlib.Path) -> tuple[families.Description, dict[str, Any]]:
       if there.get(name) != here.get(name)
     ]
   if faults:
-    raise checkpoint.CheckpointError(
+    raise files.CheckpointError(
       f"{folder} is not as it was when {mark['model']} was converted;"
       f" {_REMEDY}:\n  " + "\n  ".join(faults)
     )
@@ -145,7 +144,7 @@ def restore(
     written in.
 
   Raises:
-    checkpoint.CheckpointError: as by `check`, or parameters cannot be read or
+    files.CheckpointError: as by `check`, or parameters cannot be read or
       are not those that were written.
   """
   folder = pathlib.Path(folder).absolute()
@@ -173,12 +172,12 @@ def restore(
     if sum_ != mark["parameters"][name]["sum"]
   ]
   if damaged:
-    raise checkpoint.CheckpointError(
+    raise files.CheckpointError(
       f"{folder / PARAMETERS} is damaged; {_REMEDY}. Other numbers than were"
       f" written are in {', '.join(damaged)}"
     )
   if unusable := finite.names(params):
-    raise checkpoint.CheckpointError(
+    raise files.CheckpointError(
       f"{folder / PARAMETERS} has numbers that are NaN or infinite in"
       f" {', '.join(unusable)}, expected none; {_REMEDY}"
     )
@@ -202,7 +201,7 @@ def _read(path, like):
   # Whatever a damaged file makes Orbax or tensorstore raise.
   except Exception as error:
     reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
-    raise checkpoint.CheckpointError(
+    raise files.CheckpointError(
       f"{path} cannot be read ({reason}); {_REMEDY}"
     ) from error
 
@@ -239,12 +238,12 @@ def _mark(folder):
       raise ValueError(f"its format is {mark['format']!r}, not {_FORMAT!r}")
     return {name: mark[name] for name in _FIELDS}
   except FileNotFoundError as error:
-    raise checkpoint.CheckpointError(
+    raise files.CheckpointError(
       f"{folder} holds no finished conversion: it has no {MARK}; run"
       " --config=configs/convert.py with this --workdir to its end"
     ) from error
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise checkpoint.CheckpointError(
+    raise files.CheckpointError(
       f"{folder / MARK} cannot be read ({error!r}); {_REMEDY}"
     ) from error
 

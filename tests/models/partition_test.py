@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eos_jax import models
-from eos_jax.training import partition
+from eos_jax.models import partition
 from tests.models import small
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eos_jax.models import families, loading
-from eos_jax.training import partition
+from eos_jax.models import families, loading, partition
 
 
 class TooLarge(ValueError):

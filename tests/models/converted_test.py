@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eos_jax.models import loading
-from eos_jax.training import checkpoint, converted, partition
+from eos_jax.models import converted, loading, partition
+from eos_jax.training import checkpoint
 from tests import command
 from tests.models import checkpoints
 
