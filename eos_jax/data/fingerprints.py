@@ -11,25 +11,25 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 from typing import Any
 
 from eos_jax import files
-from eos_jax.data import instruction_rows, instructions, sources
+from eos_jax.data import items, sources
 
 # What turns questions into arrays, and ids into answers.
 _CODE = (
   "benchmarks/prompts.py",
-  "instruction_batches.py",
-  "instruction_rows.py",
+  "items.py",
+  "question_sets.py",
   "processors",
   "rooms.py",
+  "rows.py",
 )
 _THREADS = 8
 
 
-def image(source: pathlib.Path | bytes) -> str:
+def image(source: pathlib.Path | bytes | items.LazyImage) -> str:
   """Returns the SHA-256 of an encoded image.
 
   A file is read once for as long as its size and its times stay the same.
@@ -39,6 +39,8 @@ def image(source: pathlib.Path | bytes) -> str:
   """
   if isinstance(source, bytes):
     return hashlib.sha256(source).hexdigest()
+  if not isinstance(source, pathlib.Path):
+    return source.digest()
   with _readable(source):
     found = source.stat()
     stamp = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
@@ -62,73 +64,58 @@ def _file(path, *stamp):
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def questions(
-  asked: Iterable[Any], shown: Iterable[Sequence[pathlib.Path | bytes]]
-) -> tuple[str, ...]:
+def questions(asked: Sequence[Any], *, answers: bool) -> tuple[str, ...]:
   """Returns a digest of each question.
 
   Args:
-    asked: all that is asked in words; plain JSON values.
-    shown: the images of each.
+    asked: with the attributes of `items.Item`.
+    answers: whether the expected answers count.
   """
-  shown = [tuple(images) for images in shown]
+  shown = [tuple(map(items.encoded, item.images)) for item in asked]
   different = list(dict.fromkeys(one for images in shown for one in images))
   with futures.ThreadPoolExecutor(_THREADS) as pool:
     known = dict(zip(different, pool.map(image, different), strict=True))
   return tuple(
-    files.digest({"asked": words, "images": [known[one] for one in images]})
-    for words, images in zip(asked, shown, strict=True)
+    files.digest(
+      {"asked": _words(item, answers), "images": [known[one] for one in images]}
+    )
+    for item, images in zip(asked, shown, strict=True)
   )
 
 
-def instruction_questions(
-  items: Sequence[instructions.Instruction],
-) -> tuple[str, ...]:
-  """Returns a digest of each instruction with its answers."""
-  return questions(
-    ([item.question, item.answer, item.later] for item in items),
-    (item.pictures for item in items),
-  )
+def _words(item, answers):
+  """What an item asks in words; plain values."""
+  words = [item.question, dict(getattr(item, "choices", {}))]
+  if answers:
+    words += [item.answer, item.later]
+  return words
 
 
-def sizes(items: Iterable[instructions.Instruction]) -> str:
-  """Returns a digest of the names and sizes of all images of instructions.
+digest = files.digest
+
+
+def sizes(asked: Iterable[Any]) -> str:
+  """Returns a digest of the names and sizes of all image files of items.
 
   For those that are too many to be read before a run.
 
   Raises:
     sources.DataError: a file is not there.
   """
-  paths = dict.fromkeys(path for item in items for path in item.pictures)
+  different = dict.fromkeys(one for item in asked for one in item.images)
   found = []
-  for path in paths:
-    with _readable(path):
-      found.append([path.name, path.stat().st_size])
+  for one in different:
+    one = items.encoded(one)
+    if not isinstance(one, pathlib.Path):
+      found.append(["", image(one)])
+      continue
+    with _readable(one):
+      found.append([one.name, one.stat().st_size])
   return files.digest(found)
 
 
-def inputs(rows: instruction_rows.Rows) -> dict[str, Any]:
-  """Returns what turns questions into what a model reads; plain JSON values."""
-  processor, text = rows.processor, rows.processor.text
-  tokenizer = hashlib.sha256(text.inner.to_str().encode()).hexdigest()
-  found = {
-    "tokenizer": {"sha256": tokenizer, **_fields(text, without=("inner",))},
-    "processor": dataclasses.asdict(processor.settings),
-    "conversation": {
-      # `text` and `settings` are above; `where` is no content.
-      **_fields(processor, without=("family", "settings", "text", "where")),
-      "family": processor.family.__name__,
-      "ends": rows.end_ids,
-    },
-    "prefix": rows.prefix,
-    "room": dataclasses.asdict(rows.room),
-    "code": code(),
-  }
-  return json.loads(json.dumps(found, default=str))
-
-
-def _fields(value: Any, without: Sequence[str]) -> dict[str, Any]:
-  """Fields of a dataclass, but for some."""
+def fields(value: Any, without: Sequence[str]) -> dict[str, Any]:
+  """Returns the fields of a dataclass without some."""
   names = (field.name for field in dataclasses.fields(value))
   return {name: getattr(value, name) for name in names if name not in without}
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from eos_jax import naming
 from eos_jax.data import faults as faults_lib
-from eos_jax.data import image_folder
+from eos_jax.data import image_folder, items
 
 PLACEHOLDER = "<image>"
 _SPEAKERS = ("human", "gpt")
@@ -30,29 +30,6 @@ _SHAPE = (
   'a list of {"id", "image", "conversations": [{"from": "human", "value":'
   ' ...}, {"from": "gpt", "value": ...}]}'
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-  """Questions about pictures, and the answers that are wanted.
-
-  Attributes:
-    name: its id, or its place in the file where it has none.
-    question: without placeholders of pictures, which stand in front of it.
-    answer: the text that the model should give.
-    pictures: files, in the order in which they are shown.
-    later: further questions with their answers, in their order.
-    file: that it is in, for messages.
-    row: its place in that file, from 1.
-  """
-
-  name: str
-  question: str
-  answer: str
-  pictures: tuple[pathlib.Path, ...]
-  later: tuple[tuple[str, str], ...] = ()
-  file: str = dataclasses.field(default="", compare=False)
-  row: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +42,7 @@ class Instructions:
     faults: entries that were set apart.
   """
 
-  parts: Mapping[str, tuple[Instruction, ...]]
+  parts: Mapping[str, tuple[items.Item, ...]]
   without_picture: int
   faults: tuple[faults_lib.Fault, ...] = ()
 
@@ -104,7 +81,7 @@ def load(
       f" {path} names"
     )
   folder = image_folder.ImageFolder(images, anywhere=images_anywhere)
-  parts: dict[str, list[Instruction]] = {name: [] for name in shares}
+  parts: dict[str, list[items.Item]] = {name: [] for name in shares}
   without, faults = 0, []
   for place, entry in enumerate(entries, 1):
     try:
@@ -120,15 +97,15 @@ def load(
     parts[_part(names[0], bounds)].append(item)
   if faults and not apart:
     raise ValueError(f"{path}: {faults_lib.listed(faults)}")
-  for name, items in parts.items():
-    if not items:
+  for name, listed in parts.items():
+    if not listed:
       raise ValueError(
         f"{path}: no entry falls to {name!r}, whose share is {shares[name]:g}"
         f" of {sum(map(len, parts.values()))} entries with pictures; give more"
         " entries, or that part a larger share"
       )
   return Instructions(
-    {name: tuple(items) for name, items in parts.items()},
+    {name: tuple(listed) for name, listed in parts.items()},
     without,
     tuple(faults),
   )
@@ -245,7 +222,7 @@ def _instruction(entry, names, folder, place):
   name = entry.get("id")
   name = place if name is None else str(name)
   files = tuple(folder.path(name) for name in names)
-  return Instruction(name, question, answer, files, tuple(later))
+  return items.Item(name, question, answer, files, tuple(later))
 
 
 def _turns(turns) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eos_jax.data import labels, prompts
+from eos_jax.data import prompts
 from eos_jax.data import questions as questions_lib
 from eos_jax.data import tokenizer as tokenizer_lib
 
@@ -25,29 +25,6 @@ def _turn(tokenizer, question: Question, text_length: int):
       f" {question.question!r} -> {question.answer!r}: use at least {len(ids)}"
     )
   return ids, prompt
-
-
-def question_row(
-  tokenizer: tokenizer_lib.Tokenizer, question: Question, *, text_length: int
-) -> dict[str, np.ndarray]:
-  """One question and its answer, padded.
-
-  Returns:
-    tokens int32 `[T]` (after the visual tokens), mask bool `[T]` (not
-    padding), prompt_length int32, loss_mask bool `[T]` (True where the token
-    belongs to the answer or ends it), task int32 (index in `labels.TASKS`).
-  """
-  ids, prompt = _turn(tokenizer, question, text_length)
-  tokens = np.full(text_length, tokenizer.pad_id, np.int32)
-  tokens[: len(ids)] = ids
-  place = np.arange(text_length)
-  return {
-    "tokens": tokens,
-    "mask": place < len(ids),
-    "prompt_length": np.int32(prompt),
-    "loss_mask": (place >= prompt) & (place < len(ids)),
-    "task": np.int32(labels.TASKS.index(question.task)),
-  }
 
 
 def packed_row(

@@ -40,6 +40,26 @@ class Room:
   tiles: tuple[int, int] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Default:
+  """The static shape of images that a family has unless another is set.
+
+  Attributes:
+    pictures: images of a row; of SmolVLM, tiles.
+    tiles: rows and columns of tiles of an image of LLaVA-OneVision; or ().
+    size: height and width of an image of Qwen2-VL, pixels; or ().
+  """
+
+  pictures: int = 1
+  tiles: tuple[int, ...] = ()
+  size: tuple[int, ...] = ()
+
+
+def default(processor: processors.Processor) -> Default:
+  """Returns the static shape of the images of a family."""
+  return _FAMILIES[processor.family].default
+
+
 def misfit(processor: processors.Processor, room: Room) -> str:
   """Why a processor's pictures are not those of a room; "" = they are."""
   settings = processor.settings
@@ -115,10 +135,12 @@ class _Family:
     makes: size of what the encoder reads at once and tokens of a picture, from
       settings and room.
     show: as `show`, without filling up.
+    default: static shape of the images.
   """
 
   makes: Callable[[Any, Room], tuple[tuple[int, int], int]]
   show: Callable[..., tuple[Mapping[str, Any], str]]
+  default: Default = Default()
 
 
 def _show_tiles(processor, pictures, prompt, room):
@@ -188,8 +210,10 @@ def _qwen2_vl_makes(settings, room):
 _FAMILIES: dict[ModuleType, _Family] = {
   llava: _Family(lambda own, _: (own.side, own.tokens), _show_tiles),
   smolvlm: _Family(
-    lambda own, _: ((own.side, own.side), own.tokens), _show_tiles
+    lambda own, _: ((own.side, own.side), own.tokens),
+    _show_tiles,
+    Default(pictures=17),
   ),
-  onevision: _Family(_onevision_makes, _show_onevision),
-  qwen2_vl: _Family(_qwen2_vl_makes, _show_qwen2_vl),
+  onevision: _Family(_onevision_makes, _show_onevision, Default(tiles=(2, 2))),
+  qwen2_vl: _Family(_qwen2_vl_makes, _show_qwen2_vl, Default(size=(672, 672))),
 }

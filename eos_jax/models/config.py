@@ -275,3 +275,24 @@ def llava_1_5_7b() -> VLMConfig:
     prefix=(1,),
     projector_activation="gelu_exact",
   )
+
+
+def wide() -> VLMConfig:
+  """A decoder wide enough that its products bind, after a small encoder."""
+  return VLMConfig(
+    name="wide",
+    vision=VisionConfig(
+      image_size=336, patch_size=14, layers=4, width=256, heads=4, mlp=1024
+    ),
+    decoder=DecoderConfig(
+      vocab=4096,
+      layers=8,
+      width=1024,
+      heads=16,
+      kv_heads=16,
+      head_dim=64,
+      mlp=2816,
+    ),
+    projector=1024,
+    prefix=(1, 2, 3),
+  )

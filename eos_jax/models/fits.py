@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eos_jax.models import families, loading, partition
+from eos_jax.models import loading, partition
 
 
 class TooLarge(ValueError):
@@ -79,7 +79,7 @@ def held_bytes(params: Any, shardings: Any) -> int:
 
 
 def measure(
-  description: families.Description,
+  model: Any,
   dtype: Any,
   mesh: jax.sharding.Mesh,
   *,
@@ -89,7 +89,7 @@ def measure(
   """What a published model takes, cut over a mesh by `partition.RULES`.
 
   Args:
-    description: of the model.
+    model: `ModelFiles`, or a family's description: it has cfg and family.
     dtype: of all parameters.
     mesh: from `partition.make_mesh`.
     besides: further bytes on each device, by what they are for.
@@ -100,11 +100,11 @@ def measure(
   """
   shapes = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype),
-    loading.shapes(description.cfg),
+    loading.shapes(model.cfg),
   )
   return Need(
-    name=description.cfg.name,
-    family=description.family,
+    name=model.cfg.name,
+    family=model.family,
     parameters={
       part: sum(leaf.size for leaf in jax.tree.leaves(tree))
       for part, tree in sorted(shapes.items())

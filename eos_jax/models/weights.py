@@ -1,7 +1,6 @@
 """Model weights as safetensors: one flat table of path names."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -13,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from eos_jax import files
+from eos_jax.models import checksums, loading
 from eos_jax.models import config as config_lib
 
 SEPARATOR = "."
@@ -162,9 +162,11 @@ def _defaults():
 
 
 def fingerprint(params: Any) -> str:
-  """SHA-256 over names, shapes and bytes of all parameters."""
-  digest = hashlib.sha256()
-  for name, value in sorted(flatten(params).items()):
-    digest.update(f"{name}{value.shape}{value.dtype}".encode())
-    digest.update(np.ascontiguousarray(value).tobytes())
-  return digest.hexdigest()
+  """Returns a digest of names, shapes, dtypes and numbers of all parameters.
+
+  Args:
+    params: nested dict of arrays, which may be sharded over processes.
+  """
+  leaves = loading.flat(params)
+  kinds = {n: [list(v.shape), v.dtype.name] for n, v in leaves.items()}
+  return files.digest([kinds, checksums.sums(leaves)])

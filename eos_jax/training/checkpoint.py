@@ -19,7 +19,6 @@ import tensorstore
 from eos_jax import files, processes
 from eos_jax.models import checksums
 
-
 CheckpointError = files.CheckpointError
 
 

@@ -51,6 +51,31 @@ class Sample:
   file: str = dataclasses.field(default="", compare=False)
   row: int = dataclasses.field(default=0, compare=False)
 
+  @property
+  def name(self) -> str:
+    """The id, as `items.Item` names it."""
+    return self.id
+
+  @property
+  def question(self) -> str:
+    """The prompt, as `items.Item` names it."""
+    return self.prompt
+
+  @property
+  def answer(self) -> str:
+    """The first of the right answers; "" where they are kept secret."""
+    return "".join(self.answers[:1])
+
+  @property
+  def images(self) -> tuple[Source, ...]:
+    """The one image."""
+    return (self.picture,)
+
+  @property
+  def task(self) -> str:
+    """No task of its own: the benchmark is."""
+    return ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Questions:

@@ -215,6 +215,37 @@ class Processor:
     return smolvlm.image_prompt(grid, settings)
 
 
+def with_options(own: Processor, style: str, aspect: str) -> Processor:
+  """Returns a processor with another conversation format or aspect.
+
+  Args:
+    own: the processor of a folder.
+    style: of the conversation; "" = the folder's own, "vicuna" = that of
+      LLaVA-1.5's authors.
+    aspect: of LLaVA-1.5, of `llava.ASPECTS`; "" = as the folder says.
+
+  Raises:
+    ValueError: the family has no such style or aspect.
+  """
+  if style not in ("", own.style):
+    if own.family is not llava or style != "vicuna":
+      allowed = (own.style, *(["vicuna"] if own.family is llava else []))
+      raise ValueError(
+        f"style is {style!r}; expected one of {', '.join(allowed)} for"
+        f" {own.where}"
+      )
+    own = _vicuna(own)
+  if not aspect:
+    return own
+  if not hasattr(own.settings, "aspect"):
+    raise ValueError(
+      f"aspect is {aspect!r}, and models like {own.where} take images of any"
+      " shape; use ''"
+    )
+  settings = dataclasses.replace(own.settings, aspect=aspect)
+  return dataclasses.replace(own, settings=settings)
+
+
 def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
   """Reads settings and tokenizer of a model folder.
 
@@ -238,16 +269,6 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
       "convert the checkpoint, or prepare its inputs yourself",
     )
   family = FAMILIES[kind]
-  names = {
-    module: module.__name__.rpartition(".")[2] for module in FAMILIES.values()
-  }
-  style = names[family] if style is None else style
-  allowed = [names[family], *(["vicuna"] if family is llava else [])]
-  if style not in allowed:
-    raise ValueError(
-      f"style is {style!r}; expected one of {', '.join(allowed)} for the"
-      f" model_type {kind!r}"
-    )
   settings = family.read_settings(folder)
   text = text_lib.load(
     folder,
@@ -258,13 +279,13 @@ def load(path: pathlib.Path | str, *, style: str | None = None) -> Processor:
     family,
     settings,
     text,
-    names[family],
+    family.__name__.rpartition(".")[2],
     folder.template,
     str(path),
     folder.special_tokens,
     text_lib.end_ids(folder, text, otherwise=family.END_TOKEN),
   )
-  return own if style == own.style else _vicuna(own)
+  return with_options(own, style or "", "")
 
 
 def _vicuna(own: Processor) -> Processor:

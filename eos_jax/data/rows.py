@@ -1,4 +1,4 @@
-"""Instructions as rows of a published model, in arrays of static shape.
+"""Questions as rows of a model family, in arrays of static shape.
 
 `Processor.prepare` writes an image token for every visual token. The models
 here want the text without them, and for each picture the column in front of
@@ -10,13 +10,15 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import itertools
-from typing import Any
+import json
+from typing import Any, ClassVar
 
 import numpy as np
 
 from eos_jax import naming
-from eos_jax.data import faults, instructions, processors, rooms
+from eos_jax.data import faults, fingerprints, items, processors, rooms
 from eos_jax.data.processors import text as text_lib
 
 # Stands for an answer while it is looked for in what a template writes.
@@ -25,7 +27,7 @@ _ANSWER = "Answer"
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """How instructions become rows.
+  """Turns items into rows; see `question_sets.Rows`.
 
   Attributes:
     processor: of the model folder.
@@ -97,6 +99,13 @@ class Rows:
     end = self._around[1]
     return next(i for t, i in self._end_tokens().items() if end.endswith(t))
 
+  drawn: ClassVar[bool] = False
+
+  @property
+  def max_images(self) -> int:
+    """I."""
+    return self.room.pictures
+
   @functools.cached_property
   def end_ids(self) -> tuple[int, ...]:
     """Ids that end an answer."""
@@ -108,8 +117,8 @@ class Rows:
     ids = list(itertools.takewhile(lambda i: i not in self.end_ids, ids))
     return self.processor.text.decode(ids).strip()
 
-  def row(self, item: instructions.Instruction) -> dict[str, Any]:
-    """One instruction with its answers.
+  def row(self, item: items.Item) -> dict[str, Any]:
+    """One question with its answers.
 
     As in LLaVA's trainer, all turns are one text, each answer and what ends it
     counts in the loss, and what has no room behind the first prompt is cut off.
@@ -127,7 +136,7 @@ class Rows:
         or the tokenizer joins a prompt and its answer.
     """
     with _naming(item.name):
-      shown, text = self._show(item.question, item.pictures)
+      shown, text = self._show(item.question, item.images)
       between, end, after = self._around
       asked, slots = self._split(text)
       if len(asked) >= self.text_length:
@@ -176,35 +185,57 @@ class Rows:
       )
     return whole.removeprefix(before)
 
-  def ask(
-    self, name: str, question: str, pictures: Sequence[Any]
-  ) -> dict[str, Any]:
+  def ask(self, item: Any) -> dict[str, Any]:
     """One question without an answer.
 
     Args:
-      name: of the question, for messages.
-      question: the user's turn, behind the pictures.
-      pictures: files, or the bytes of some.
+      item: an `items.Item`, or what has its name, question and images.
 
     Returns:
-      What `rooms.show` gives, and slots int32 `[I]`, T where there is no
-      picture; tokens int32 `[T]`; mask bool `[T]`; prompt_length int32.
+      What `rooms.show` gives, and slots int32 `[I]`, T where there is no image;
+      tokens int32 `[T]`; mask bool `[T]`; prompt_length int32.
 
     Raises:
-      ValueError: text or pictures do not fit, or a picture cannot be read.
+      ValueError: text or images do not fit, or an image cannot be read.
     """
-    with _naming(name):
-      shown, prompt = self._show(question, pictures)
+    with _naming(item.name):
+      shown, prompt = self._show(item.question, item.images)
       asked, slots = self._split(prompt)
       return self._filled(shown, asked, slots, len(asked))
 
-  def _show(self, question, pictures):
-    """Arrays of the pictures, and the text up to the answer."""
-    opened = [processors.open_picture(picture) for picture in pictures]
+  def facts(self) -> dict[str, Any]:
+    """Returns all that turns questions into arrays, as plain JSON values."""
+    processor, text = self.processor, self.processor.text
+    tokenizer = hashlib.sha256(text.inner.to_str().encode()).hexdigest()
+    found = {
+      "tokenizer": {
+        "sha256": tokenizer,
+        **fingerprints.fields(text, without=("inner",)),
+      },
+      "processor": dataclasses.asdict(processor.settings),
+      "conversation": {
+        # `text` and `settings` are above; `where` is no content.
+        **fingerprints.fields(
+          processor, without=("family", "settings", "text", "where")
+        ),
+        "family": processor.family.__name__,
+        "ends": self.end_ids,
+      },
+      "prefix": self.prefix,
+      "room": dataclasses.asdict(self.room),
+      "text_length": self.text_length,
+      "protocol": self.protocol,
+      "code": fingerprints.code(),
+    }
+    return json.loads(json.dumps(found, default=str))
+
+  def _show(self, question, images):
+    """Arrays of the images, and the text up to the answer."""
+    opened = [items.open_image(image) for image in images]
     if self.protocol == "llava":
-      for picture in opened:
+      for image in opened:
         # LLaVA's own code knows no colour that stands for transparent.
-        picture.info.pop("transparency", None)
+        image.info.pop("transparency", None)
     content = [{"type": "image"} for _ in opened]
     content.append({"type": "text", "text": question})
     prompt = self.processor.prompt([{"role": "user", "content": content}])
