@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 import copy
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
-from eos_jax import cost, files, models, ops, processes
+from eos_jax import cost, data, files, models, ops, processes
 from eos_jax.evaluation import fate, metrics
 
 # Name of the plans that a search found, beside those of operators.
@@ -124,38 +124,6 @@ class _Batch:
   seen: models.Seen
 
 
-class Questions(Protocol):
-  """A fixed list of questions with pictures.
-
-  Attributes:
-    questions: each with its question, its answer and its task.
-    answers: the right answers.
-    pictures: int32 `[N]`, number of what each question shows; those that show
-      the same are neighbours.
-    stop: ids that end an answer.
-    drawn: whether one picture a question, whose tokens fill a square raster,
-      can be drawn with what a plan does to them.
-  """
-
-  questions: Sequence[Any]
-  answers: Sequence[str]
-  pictures: np.ndarray
-  stop: tuple[int, ...]
-  drawn: bool
-
-  def batches(self, batch: int, start: int = 0) -> Iterator[dict[str, Any]]:
-    """All in order from the `start`-th batch on, as `models.inputs` wants them.
-
-    Beside that index int32 `[B]`, and valid bool `[B]`, False where a row only
-    fills the last batch up.
-    """
-    raise NotImplementedError
-
-  def decode(self, ids: Sequence[int]) -> str:
-    """The text of an answer."""
-    raise NotImplementedError
-
-
 class Evaluator:
   """Answers a fixed set of questions under one plan after the other.
 
@@ -168,7 +136,7 @@ class Evaluator:
     self,
     cfg: models.VLMConfig,
     params: Any,
-    questions: Questions,
+    questions: data.QuestionSet,
     *,
     batch: int,
     seed: int,
@@ -209,14 +177,14 @@ class Evaluator:
       yield from self._kept[start:]
       return
     questions, batch = self._questions, self._batch
-    slots = _slots(questions.pictures, batch, self._placement)
-    count = -(-len(questions.pictures) // batch)
+    slots = _slots(questions.image_ids, batch, self._placement)
+    count = -(-len(questions.image_ids) // batch)
     kept: list[Any] | None = []
     for number, raw in enumerate(questions.batches(batch, start), start):
       valid, index = np.asarray(raw.pop("valid")), raw.pop("index")
       lengths = raw["prompt_length"].tolist()
       self._lengths |= dict(zip(index.tolist(), lengths, strict=True))
-      shown = questions.pictures[index]
+      shown = questions.image_ids[index]
       _, first, rows = np.unique(shown, return_index=True, return_inverse=True)
       first = np.pad(first, (0, slots - len(first)), mode="edge")
       asked = {n: raw[n] for n in raw if n not in models.inputs.SHOWN}
@@ -235,7 +203,7 @@ class Evaluator:
       yield whole
     self._kept = None if start else kept
 
-  def with_questions(self, questions: Questions) -> "Evaluator":
+  def with_questions(self, questions: data.QuestionSet) -> "Evaluator":
     """Other questions to the same model; shares programs of the same shapes."""
     other = copy.copy(self)
     other._questions, other._kept, other._lengths = questions, None, {}
@@ -274,7 +242,7 @@ class Evaluator:
     return out.ids, jax.vmap(fates)(out.ids, out.trace)
 
   @property
-  def questions(self) -> Questions:
+  def questions(self) -> data.QuestionSet:
     """The questions that are asked."""
     return self._questions
 
@@ -337,7 +305,7 @@ class Evaluator:
     answers: Answers,
   ) -> Result:
     """Accuracy and cost of the answers that a plan gave."""
-    tasks = [question.task for question in self._questions.questions]
+    tasks = self._questions.tasks
     right = metrics.exact_match(answers.texts, self._questions.answers)
     accuracy = metrics.accuracy_by_task(right, tasks)
     budget = cost.budget_of(

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 import dataclasses
 import pathlib
 import typing
-from typing import Any
 
 import numpy as np
 
-from eos_jax import files, ops
-from eos_jax.data import loader
+from eos_jax import data, files, ops
+from eos_jax.data import tiny_rows
 from eos_jax.evaluation import evaluator
 
 
@@ -55,26 +54,22 @@ def choose(tasks: Sequence[str], pictures: Sequence[int]) -> list[int]:
 
 
 def collect(
-  asked: Any, answers: evaluator.Answers, plan: ops.ReductionPlan
+  asked: data.QuestionSet, answers: evaluator.Answers, plan: ops.ReductionPlan
 ) -> Examples:
-  """Examples of an evaluated plan.
+  """Returns examples of an evaluated plan.
 
   Args:
-    asked: the `data.loader.EvaluationSet`.
+    asked: the questions, whose images can be drawn on.
     answers: of `Evaluator.predict` under the plan.
     plan: the plan.
   """
-  questions = asked.questions
-  places = choose([question.task for question in questions], asked.pictures)
-  images = []
-  for place in places:
-    source, picture, _ = asked.items[place]
-    images.append(loader.sized(asked.sources[source][picture].image))
+  places = choose(asked.tasks, asked.image_ids)
+  shown = [asked.items[place] for place in places]
   return Examples(
-    images=np.stack(images),
-    tasks=tuple(questions[place].task for place in places),
-    questions=tuple(questions[place].question for place in places),
-    expected=tuple(questions[place].answer for place in places),
+    images=np.stack([tiny_rows.small(item.images[0]) for item in shown]),
+    tasks=tuple(asked.tasks[place] for place in places),
+    questions=tuple(item.question for item in shown),
+    expected=tuple(item.answer for item in shown),
     answers=tuple(answers.texts[place] for place in places),
     owner=answers.owner[places],
     left_at=answers.left_at[places],

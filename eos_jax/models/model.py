@@ -168,6 +168,15 @@ class ModelFiles:
     params = self.read(place, watch)
     return Model(self, params, weights.fingerprint(params), mesh)
 
+  def renamed(self, name: str) -> "ModelFiles":
+    """Returns the same model with the weights that `Model.save` wrote."""
+    return dataclasses.replace(
+      open_files(name),
+      cfg=self.cfg,
+      processor=self.processor,
+      max_images=self.max_images,
+    )
+
   @property
   def sharded_by(self) -> Any:
     """What `partition.make_mesh` chooses axes by; None = a small model."""
@@ -214,6 +223,25 @@ class Model:
   def place(self, params: Any) -> Any:
     """Returns parameters on the devices of this model, sharded like its own."""
     return processes.place(params, partition.param_shardings(self.mesh, params))
+
+  def save(self, path: pathlib.Path, params: Any) -> pathlib.Path:
+    """Writes other parameters of the model, for `load`.
+
+    Args:
+      path: to write to. "tiny" becomes one file, with the suffix .safetensors;
+        other models a folder in Orbax's format.
+      params: the parameters.
+
+    Returns:
+      Where they are.
+    """
+    if self.files.family == TINY:
+      path = path.with_suffix(".safetensors")
+      weights.save(path, jax.device_get(params), self.cfg)
+      return path
+    path.mkdir(exist_ok=True)
+    converted.save(path, pathlib.Path(self.files.name), params)
+    return path
 
   def answer(
     self,

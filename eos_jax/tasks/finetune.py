@@ -3,120 +3,108 @@
 import contextlib
 import pathlib
 
-from eos_jax import cost, models
-from eos_jax.data import loader
+import jax
+
+from eos_jax import cost
+from eos_jax.data import question_sets
 from eos_jax.evaluation import evaluator
 from eos_jax.models import partition
-from eos_jax.tasks import common, comparison, messages
-from eos_jax.training import finetune, settings, speed
+from eos_jax.tasks import common, comparison, messages, opening
+from eos_jax.training import finetune, finetune_settings, settings, speed
 
 TRAINED = "finetuned"
 
 
-def check(job: settings.FinetuneJob) -> None:
-  """Refuses a plan, weights or batches that do not fit."""
-  _, cfg = common.model()
-  common.fitting_plan(cfg, job.plan, "config.plan")
-  common.read_weights(cfg, job.weights_path)
-  faults = common.split_faults(job.data, "train", "finetuning")
-  faults += common.batch_faults(
-    partition.make_mesh(),
-    {
-      "batch": job.batch,
-      "micro_batch": job.micro_batch,
-      "check_batch": job.check_batch,
-      "evaluation.batch": job.evaluation.batch,
-    },
-  )
-  faults += common.shipped_data_faults(
-    job.data,
-    {
+def check(job: finetune_settings.FinetuneJob) -> None:
+  """Refuses a plan, a model or questions that do not fit."""
+  opening.forget()
+  found = opening.opened(job)
+  job = job.for_model(found.cfg)
+  common.fitting_plan(found.cfg, job.plan, "config.plan")
+  faults = opening.question_faults(
+    found,
+    batches=job.batch_sizes,
+    asked={
       "check_questions": (job.check_questions, "validation"),
       "evaluation.questions": (job.evaluation.questions, "test"),
     },
-    job.weights,
+    streams={"train": "fine-tuning"},
   )
   if faults:
     raise settings.ConfigError(faults)
+  opening.check_rows(found, opening.fixed_sets, job)
 
 
-def run(job: settings.FinetuneJob, folder: pathlib.Path) -> None:
+def run(job: finetune_settings.FinetuneJob, folder: pathlib.Path) -> None:
   """Trains under a plan, writes weights, judges the plan before and after."""
-  words, cfg = common.model()
-  plan = common.fitting_plan(cfg, job.plan, "config.plan")
-  before = common.read_weights(cfg, job.weights_path)
-  fingerprint = models.weights.fingerprint(before)
-  train = common.open_sources("train", job.data)
-  batches = loader.question_batches(
-    train, words, batch=job.batch, seed=job.seed, weights=job.weights
-  )
-  checks = loader.evaluation_set(
-    common.open_sources("validation", job.data),
-    words,
-    count=job.check_questions,
-    seed=job.seed,
-  )
+  found = opening.opened(job)
+  job = job.for_model(found.cfg)
+  plan = common.fitting_plan(found.cfg, job.plan, "config.plan")
+  with jax.set_mesh(found.mesh):  # for `models.target.spread`
+    _run(job, folder, found, plan)
+
+
+def _run(job, folder, found, plan):
+  model = found.load(finetune.memory(found.files, found.mesh))
+  checks, tests = opening.fixed_sets(found, job)
   print(
-    f"plan {plan.name!r}:"
-    f" {', '.join(f'{s.keep} from {s.site} on' for s in plan.sites)}",
-    f"parameters: {messages.count_parameters(before)} (projector, decoder"
-    " trained)",
-    messages.data_line(train) + f"; {len(checks)} questions for the checks",
+    f"plan {plan.name!r}: {messages.kept(plan)}; projector and decoder trained",
+    f"{found.questions.summary(['train'])}; {len(checks)} questions for the"
+    " checks",
     f"{job.steps} steps of {job.batch} questions",
     sep="\n",
     flush=True,
   )
   after = finetune.run(
-    cfg,
-    before,
+    model,
     plan,
     job,
-    batches,
+    question_sets.batches(
+      found.questions.dataset("train", job.seed), batch=job.batch
+    ),
     checks,
-    fingerprint,
     folder,
-    _work(cfg, plan, job, checks.text_length),
+    _work(found.cfg, plan, job, checks),
+    searched_on=found.questions.searched_on(["train"]),
   )
-  path = folder / job.output
-  models.weights.save(path, after, cfg)
-  # What is judged is the file as it is kept: float16.
-  after = models.weights.load(path, after, cfg)
-  judge = common.make_evaluator(cfg, before, words, job.data, job.evaluation)
-  data = common.data_facts(job.data)
+  path = model.save(folder / job.output, after)
+  # What is judged is read again: a file may hold rounded numbers.
+  trained = model.files.renamed(str(path)).load(found.mesh)
+  judge = opening.evaluator_of(found, model, tests, job.evaluation)
+  known = {**found.questions.identity, "tests": tests.digest()}
   limit = float(cost.layer_average(cost.layer_counts(plan)))
   results = []
-  for label, model, weights in (
-    ("", judge, before),
-    (f"_{TRAINED}", judge.with_params(common.placed(after)), after),
-  ):
+  for label, one in (("", model), (f"_{TRAINED}", trained)):
     todo = [(f"dense{label}", None, None), (f"plan{label}", limit, plan)]
     with contextlib.closing(
-      comparison.open_ledger(
-        folder, models.weights.fingerprint(weights), data, job.evaluation
-      )
+      comparison.open_ledger(folder, one.fingerprint, known, job.evaluation)
     ) as book:
-      results += comparison.judged(model, todo, book, folder)
+      results += comparison.judged(
+        judge.with_params(one.params), todo, book, folder
+      )
   text = comparison.write(
-    folder, results, judge, models.weights.fingerprint(after), {}, data
+    folder, results, judge, trained.fingerprint, {}, known
   )
   means = {result.name: result.mean for result in results}
   print(text, flush=True)
   print(
     f"\nThe plan: {means['plan']:.3f} before and"
-    f" {means[f'plan_{TRAINED}']:.3f} after, on {len(judge.questions)} test"
-    f" questions; dense {means['dense']:.3f} and"
-    f" {means[f'dense_{TRAINED}']:.3f}. Weights: {path}",
+    f" {means[f'plan_{TRAINED}']:.3f} after, on {len(tests)} test questions;"
+    f" dense {means['dense']:.3f} and {means[f'dense_{TRAINED}']:.3f}. Use the"
+    f" trained model with --config.model={path}",
     flush=True,
   )
 
 
-def _work(cfg, plan, job, text):
+def _work(cfg, plan, job, checks):
   """What a step is: one pass of the encoder, three of what is trained."""
-  shape, text = evaluator.model_shape(cfg), text + len(cfg.prefix)
-  trained = cost.decoder_flops(
-    shape, cost.layer_counts(plan), text, head_positions=text
-  )
+  images = checks.rows.max_images
+  shape = evaluator.model_shape(cfg)
+  text = checks.text_length + len(cfg.prefix)
+  counts = [images * count for count in cost.layer_counts(plan)]
+  trained = cost.decoder_flops(shape, counts, text, head_positions=text)
+  encoder = images * cost.vision_flops(shape)
   return speed.Work(
-    tokens=job.batch * (cfg.tokens + text),
-    flops=float(job.batch * (cost.vision_flops(shape) + 3 * trained)),
+    tokens=job.batch * (images * cfg.tokens + text),
+    flops=float(job.batch * (encoder + 3 * trained)),
   )

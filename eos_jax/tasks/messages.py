@@ -2,6 +2,7 @@
 
 import jax
 
+from eos_jax import models
 from eos_jax.evaluation import evaluator
 from eos_jax.models import fits, partition
 from eos_jax.search import init_policy
@@ -12,14 +13,6 @@ def count_parameters(params):
   return ", ".join(
     f"{part} {sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.2f} M"
     for part, tree in sorted(params.items())
-  )
-
-
-def data_line(sources_):
-  """The data sets, and how many pictures they have."""
-  return "data: " + ", ".join(
-    f"{source.name}/{source.split} {len(source):,} pictures"
-    for source in sources_
   )
 
 
@@ -34,7 +27,12 @@ def mesh_line(mesh, params, batch_bytes):
   )
 
 
-def describe_search(problem, case):
+def kept(plan):
+  """What a plan keeps at each site, in words."""
+  return ", ".join(f"{s.keep} from {s.site} on" for s in plan.sites) or "all"
+
+
+def describe_search(problem, found, parts, checks):
   """What a search is about to do, for its first lines."""
   cfg, job, space = problem.cfg, problem.settings, problem.space
   numbers = sum(leaf.size for leaf in jax.tree.leaves(init_policy(space)))
@@ -42,12 +40,10 @@ def describe_search(problem, case):
   state = "projector, decoder trained too" if job.trains_model else "frozen"
   return "\n".join(
     [
-      f"model {cfg.name}: {cfg.tokens} visual tokens,"
-      f" {cfg.decoder.layers} decoder layers",
-      f"parameters: {count_parameters(problem.params)} ({state}); policy of"
-      f" {numbers} numbers at {', '.join(space.sites)} (searched)",
-      mesh_line(case.mesh, problem.params, case.batch_bytes),
-      f"{case.data}; {len(case.checks)} questions for the checks",
+      f"search: {cfg.tokens} visual tokens, {cfg.decoder.layers} decoder layers"
+      f" ({state}); policy of {numbers} numbers at {', '.join(space.sites)}",
+      f"{found.questions.summary(parts)}; {len(checks)} questions for the"
+      " checks",
       f"budgets: {', '.join(f'{b:g}' for b in job.budgets)} visual tokens"
       f" (layer average), {_steps(job)}, from {job.start!r}",
     ]
@@ -102,11 +98,10 @@ def found_lines(results, found, questions):
     if others:
       best = max(others, key=lambda r: r.mean)
       beside = f"; best hand-made: {best.name} {best.mean:.3f}"
-    kept = ", ".join(f"{s.keep} from {s.site} on" for s in item.plan.sites)
     lines += [
       f"  budget {item.limit:g}: EOS {mine.mean:.3f} +- {mine.error:.3f} at"
       f" {mine.flops / 1e6:.0f} MFLOPs{beside}",
-      f"    keeps {kept or 'all tokens'}; soft - hard"
+      f"    keeps {kept(item.plan)}; soft - hard"
       f" {100 * (item.soft - item.hard):+.1f} points",
     ]
     alone = {r.name: r.mean for r in rows}
@@ -118,20 +113,18 @@ def found_lines(results, found, questions):
   return "\n".join(lines)
 
 
-def where_to_look(found, folder, evaluated):
+def where_to_look(found, folder, job):
   """The files of a finished search.
 
   Args:
     found: the plans.
     folder: of the run.
-    evaluated: whether `configs/evaluate.py` judges plans of this model.
+    job: the settings.
   """
   plan = f"{min(item.limit for item in found):g}.json"
-  more = [
-    "To judge a plan on the whole test split:",
-    "  python -m eos_jax.main --config=configs/evaluate.py"
-    f" --config.plan={folder}/plans/{plan}",
-  ]
+  again = f" --config.model={job.model}" if job.model != models.TINY else ""
+  if job.data.path:
+    again += f" --config.data.path={job.data.path}"
   return "\n".join(
     [
       f"Look at {folder}/",
@@ -140,6 +133,8 @@ def where_to_look(found, folder, evaluated):
       "  table.txt, results.json  all numbers",
       "  metrics.jsonl            the course of the search; also tensorboard/",
       "  speed.jsonl              how fast its steps were",
-      *(more if evaluated else ()),
+      "To judge a plan on the whole test split:",
+      f"  python -m eos_jax.main --config=configs/evaluate.py{again}"
+      f" --config.plans=\"('{folder}/plans/{plan}',)\"",
     ]
   )

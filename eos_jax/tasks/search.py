@@ -1,8 +1,4 @@
-"""The main job: searches plans and compares them with hand-made operators.
-
-For the shipped model and its data, or for a published model and instructions of
-the user.
-"""
+"""The main job: searches plans and compares them with presets."""
 
 import contextlib
 import dataclasses
@@ -11,19 +7,13 @@ import time
 
 import jax
 
-from eos_jax import cost, files, models
+from eos_jax import cost, files, processes
+from eos_jax.data import question_sets
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import report as report_lib
 from eos_jax.ops import plan as plan_lib
 from eos_jax.search import check_reachable
-from eos_jax.tasks import (
-  common,
-  comparison,
-  messages,
-  published,
-  report,
-  shipped,
-)
+from eos_jax.tasks import common, comparison, messages, opening, report
 from eos_jax.training import (
   limits,
   search,
@@ -34,20 +24,23 @@ from eos_jax.training import (
 )
 
 
-def _about(job):
-  """Where the model and the questions of a job come from."""
-  if isinstance(job, search_settings.PublishedSearchJob):
-    return published
-  return shipped
-
-
-def _make_problem(cfg, params, job):
+def _make_problem(found, params, job):
   """The search problem of a job.
 
   Raises:
     settings.ConfigError: what does not fit this model or these devices.
   """
-  faults = _about(job).faults(job)
+  cfg = found.cfg
+  streams = {"train": f"mode={job.mode!r}"} if job.trains_model else {}
+  faults = opening.question_faults(
+    found,
+    batches=job.batch_sizes,
+    asked={
+      "check_questions": (job.check_questions, "validation"),
+      "evaluation.questions": (job.evaluation.questions, "test"),
+    },
+    streams=streams,
+  )
   faults += [
     f"config.sites has {site!r}; {settings.nearest(site, cfg.sites)}"
     for site in job.sites
@@ -109,45 +102,53 @@ def _start_faults(problem):
   return []
 
 
-def check(job: search_settings.SearchSettings) -> None:
+def check(job: search_settings.SearchJob) -> None:
   """Refuses what does not fit the model, before anything is built."""
-  about = _about(job)
-  _make_problem(about.config(job), None, job)
-  about.check_weights(job)
+  opening.forget()
+  found = opening.opened(job)
+  _make_problem(found, None, job.for_model(found.cfg))
+  opening.check_rows(found, opening.fixed_sets, job)
 
 
-def run(job: search_settings.SearchSettings, folder: pathlib.Path) -> None:
-  """Searches plans, compares them with hand-made operators, writes both.
+def run(job: search_settings.SearchJob, folder: pathlib.Path) -> None:
+  """Searches plans, compares them with presets, writes both.
 
   Args:
-    job: a `SearchJob` or a `PublishedSearchJob`.
+    job: the settings.
     folder: directory of the run.
   """
   started = time.time()
-  case = _about(job).opened(job)
-  with jax.set_mesh(case.mesh):  # for `models.target.spread`
-    _run(job, folder, case, started)
+  found = opening.opened(job)
+  job = job.for_model(found.cfg)
+  with jax.set_mesh(found.mesh):  # for `models.target.spread`
+    _run(job, folder, found, started)
 
 
-def _run(job, folder, case, started):
-  problem = _make_problem(case.cfg, case.params, job)
-  print(messages.describe_search(problem, case), flush=True)
-  work = _work(problem, case)
-  found, course = search_loop.run(
+def _run(job, folder, found, started):
+  ways = found.mesh.shape["data"] * found.mesh.shape["fsdp"]
+  batch = job.batch * found.row_bytes()
+  model = found.load({"a batch": batch // ways})
+  problem = _make_problem(found, model.params, job)
+  checks, tests = opening.fixed_sets(found, job)
+  parts = _parts(job)
+  print(messages.describe_search(problem, found, parts, checks), flush=True)
+  work = _work(problem, checks)
+  plans, course = search_loop.run(
     problem,
-    case.iterator,
-    case.checks,
-    case.fingerprint,
+    _stream(job, found, parts),
+    checks,
+    model.fingerprint,
     folder,
     work,
-    case.mesh,
-    searched_on=_searched_on(job, case),
+    found.mesh,
+    searched_on=_searched_on(job, found, parts, checks),
   )
   searched = time.time()
-  judge = case.judge()
-  results = _compare(job, case, judge, found, folder)
+  judge = opening.evaluator_of(found, model, tests, job.evaluation)
+  known = {**found.questions.identity, "tests": tests.digest()}
+  results = _compare(job, model, known, judge, plans, folder)
   facts = {
-    "gaps": {f"{f.limit:g}": f.soft - f.hard for f in found},
+    "gaps": {f"{f.limit:g}": f.soft - f.hard for f in plans},
     "cost": _cost(problem, work),
     "seconds": {
       "data and search": round(searched - started, 1),
@@ -155,29 +156,52 @@ def _run(job, folder, case, started):
     },
   }
   text = comparison.write(
-    folder, results, judge, case.fingerprint, facts, case.facts
+    folder, results, judge, model.fingerprint, facts, known
   )
   report_lib.plot(folder / "accuracy_cost.png", results)
   report.write(folder)
   print(text, flush=True)
   print(
     "",
-    messages.found_lines(results, found, len(judge.questions)),
+    messages.found_lines(results, plans, len(judge.questions)),
     messages.cost_lines(facts, course),
-    messages.where_to_look(found, folder, case.evaluated),
+    messages.where_to_look(plans, folder, job),
     sep="\n",
     flush=True,
   )
 
 
-def _searched_on(job, case):
-  """What plans depend on beside the model's weights and the settings."""
+def _parts(job):
+  """The part that is searched on, and that the model is trained on beside."""
+  return {
+    "frozen": ("validation",),
+    "joint": ("train",),
+    "bilevel": ("validation", "train"),
+  }[job.mode]
+
+
+def _stream(job, found, parts):
+  """Batches to search on, pairs of them in a bilevel search."""
+  return question_sets.batches(
+    *(found.questions.dataset(part, job.seed) for part in parts),
+    **processes.share(job.batch),
+  )
+
+
+def _searched_on(job, found, parts, checks):
+  """What plans depend on in addition to the weights and the settings."""
   table = job.limits.latency_table if job.limits.latency else ""
   text = pathlib.Path(table).read_text(encoding="utf-8") if table else ""
-  return {**case.searched_on, "latency_table": files.digest(text)}
+  return {
+    **found.questions.searched_on(parts),
+    "rows": files.digest(found.questions.rows.facts()),
+    "model": files.digest(dataclasses.asdict(found.cfg)),
+    "checks": checks.digest(),
+    "latency_table": files.digest(text),
+  }
 
 
-def _compare(job, case, judge, found, folder):
+def _compare(job, model, known, judge, plans, folder):
   """Results of all plans, each beside the hand-made operators.
 
   Where the search trained the model, plans are judged with the weights that
@@ -186,34 +210,36 @@ def _compare(job, case, judge, found, folder):
 
   def opened(fingerprint):
     return contextlib.closing(
-      comparison.open_ledger(folder, fingerprint, case.facts, job.evaluation)
+      comparison.open_ledger(folder, fingerprint, known, job.evaluation)
     )
 
   name = evaluator.PLAN_ALONE if job.trains_model else evaluator.SEARCHED
-  plans = [(name, item.limit, item.plan) for item in found]
-  with opened(case.fingerprint) as book:
+  todo = [(name, item.limit, item.plan) for item in plans]
+  with opened(model.fingerprint) as book:
     results = comparison.compare(
-      judge, plans, job.evaluation.presets, book, folder
+      judge, todo, job.evaluation.presets, book, folder
     )
-  for item in found if job.trains_model else ():
-    trained = judge.with_params(case.place(item.params))
+  for item in plans if job.trains_model else ():
+    trained = model.with_params(model.place(item.params))
     todo = [
       (evaluator.SEARCHED, item.limit, item.plan),
       (evaluator.WEIGHTS_ALONE, item.limit, None),
     ]
-    with opened(models.weights.fingerprint(item.params)) as book:
-      results += comparison.judged(trained, todo, book, folder)
+    with opened(trained.fingerprint) as book:
+      results += comparison.judged(
+        judge.with_params(trained.params), todo, book, folder
+      )
   return results
 
 
-def _work(problem, case):
+def _work(problem, checks):
   """What a step of a search is."""
   job, cfg = problem.settings, problem.cfg
-  text = len(cfg.prefix) + case.checks.text_length
+  text, images = len(cfg.prefix) + checks.text_length, checks.rows.max_images
   shape = evaluator.model_shape(cfg)
   return speed.Work(
-    tokens=_examples(job) * (text + case.pictures * cfg.tokens),
-    flops=search.step_flops(problem, shape, text, pictures=case.pictures),
+    tokens=_examples(job) * (text + images * cfg.tokens),
+    flops=search.step_flops(problem, shape, text, pictures=images),
   )
 
 

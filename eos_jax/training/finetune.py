@@ -1,23 +1,27 @@
 """Training of projector and decoder under a fixed plan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import hashlib
 import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from eos_jax import models, ops, search
-from eos_jax.models import partition
+from eos_jax.models import fits, partition
 from eos_jax.training import loop, losses, record, speed
-from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
 
 
+# The parts of the model that are trained.
+TRAINED = ("projector", "decoder")
+
+
 def make_optimizer(
-  job: settings_lib.FinetuneJob,
+  job: Any,
 ) -> optax.GradientTransformation:
   """AdamW with warm-up and cosine decay, gradients clipped."""
   rate = optax.warmup_cosine_decay_schedule(
@@ -29,20 +33,36 @@ def make_optimizer(
   )
 
 
+def cast(params: Any, dtypes: Any) -> Any:
+  """Returns trained parameters in the dtypes that the model computes in."""
+  return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), params, dtypes)
+
+
 def make_step(
-  cfg: models.VLMConfig, plan: ops.ReductionPlan, job: settings_lib.FinetuneJob
+  cfg: models.VLMConfig, plan: ops.ReductionPlan | None, job: Any
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
   """`step(state, batch, params) -> state, metrics`, tokens dropped.
 
-  The state has "params" (projector and decoder) and "opt"; `params` gives the
-  vision encoder, which stays as it is.
+  The state has "params" (projector and decoder, in float32) and "opt". `params`
+  gives the vision encoder, which stays as it is, and the dtypes that the model
+  computes in.
   """
   transform = make_optimizer(job)
 
   def step(state, batch, params):
+    dtypes = jax.tree.map(
+      lambda leaf: leaf.dtype, {name: params[name] for name in TRAINED}
+    )
+
     def loss_fn(trained, batch, key):
       del key  # nothing is drawn
-      loss, aux = losses.task_loss(cfg, {**params, **trained}, batch, plan)
+      loss, aux = losses.task_loss(
+        cfg,
+        {**params, **cast(trained, dtypes)},
+        batch,
+        plan,
+        remat=job.remat,
+      )
       return loss, {"loss": loss, "exact": aux["exact"].mean()}
 
     gradient = search.mean_grad(loss_fn, job.micro_batch)
@@ -55,58 +75,83 @@ def make_step(
   return step
 
 
+def first_state(params: Any, job: Any) -> Any:
+  """Returns the state before the first step, not placed on devices."""
+  trained = jax.tree.map(
+    lambda leaf: leaf.astype(jnp.float32),
+    {name: params[name] for name in TRAINED},
+  )
+  return {"params": trained, "opt": make_optimizer(job).init(trained)}
+
+
+def shardings(mesh: jax.sharding.Mesh, state: Any, job: Any) -> Any:
+  """Returns where a state lies: moments like the parameters they belong to."""
+  cuts = partition.param_shardings(mesh, state["params"])
+  return {
+    "params": cuts,
+    "opt": optax.tree.map_params(
+      make_optimizer(job),
+      lambda _, cut: cut,
+      state["opt"],
+      cuts,
+      transform_non_params=lambda _: partition.replicated(mesh),
+    ),
+  }
+
+
+def memory(files: models.ModelFiles, mesh: jax.sharding.Mesh) -> dict[str, int]:
+  """Returns the bytes on each device in addition to the model's parameters."""
+  trained = {name: files.shapes[name] for name in TRAINED}
+  held = fits.held_bytes(trained, partition.param_shardings(mesh, trained))
+  whole = held * 4 // files.dtype.itemsize  # in float32
+  return {"trained copy, gradients and moments": 4 * whole}
+
+
 def run(
-  cfg: models.VLMConfig,
-  params: Any,
+  model: models.Model,
   plan: ops.ReductionPlan,
-  job: settings_lib.FinetuneJob,
+  job: Any,
   iterator: Any,
-  check_questions: Any,
-  fingerprint: str,
+  checks: Any,
   workdir: pathlib.Path,
   work: speed.Work,
+  *,
+  searched_on: Mapping[str, Any],
 ) -> Any:
   """Trains or resumes; returns the whole model's parameters, last or best.
 
   Args:
-    cfg: shape of the model.
-    params: its parameters at the start.
+    model: at the start.
     plan: acts in every forward pass.
-    job: the settings.
+    job: the settings, `finetune_settings.FinetuneJob`.
     iterator: batches of questions.
-    check_questions: fixed validation questions.
-    fingerprint: of `params`; a checkpoint of others is refused.
+    checks: fixed validation questions.
     workdir: gets checkpoints and metrics.
     work: of a step.
+    searched_on: what the questions depend on; a checkpoint of others is
+      refused.
   """
-  mesh = partition.make_mesh()
+  mesh, params = model.mesh, model.params
   everywhere, cut = partition.replicated(mesh), partition.batch_sharding(mesh)
-  placed = partition.param_shardings(mesh, params)
-  params = jax.device_put(params, placed)
-  trained = {name: params[name] for name in search_lib.TRAINED}
-  spread = {name: placed[name] for name in search_lib.TRAINED}
-  opt = make_optimizer(job).init(trained)
-  state = {
-    "params": trained,
-    "opt": optax.tree.map_params(
-      make_optimizer(job),
-      lambda leaf, where: jax.device_put(leaf, where),
-      opt,
-      spread,
-      transform_non_params=lambda leaf: jax.device_put(leaf, everywhere),
-    ),
-  }
+  state = first_state(params, job)
+  placed = shardings(mesh, state, job)
+  state = jax.tree.map(jax.device_put, state, placed)
   compiled = loop.compile_step(
-    make_step(cfg, plan, job),
-    jax.tree.map(lambda leaf: leaf.sharding, state),
+    make_step(model.cfg, plan, job),
+    placed,
     cut,
     everywhere,
-    constants=(placed,),
+    constants=(partition.param_shardings(mesh, params),),
   )
-  checker = _checker(cfg, plan, check_questions, job.check_batch, cut)
+  dtypes = jax.tree.map(
+    lambda leaf: leaf.dtype, {name: params[name] for name in TRAINED}
+  )
+  merged = lambda state: {**params, **cast(state["params"], dtypes)}
+  checker = _checker(model.cfg, plan, checks, job.check_batch, cut)
   facts = {
-    "weights": fingerprint,
+    "weights": model.fingerprint,
     "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
+    "data": dict(searched_on),
     "settings": settings_lib.binding(job),
   }
   with record.Record(workdir, facts, keep=job.keep, best=job.best) as book:
@@ -114,7 +159,7 @@ def run(
     checked: dict[int, float] = {}
 
     def check(done, state):
-      checked[done] = checker({**params, **state["params"]})
+      checked[done] = checker(merged(state))
       book.writer.write(done, {"check/hard": checked[done]})
 
     def save(done, state):
@@ -140,8 +185,8 @@ def run(
     )
     if job.best:
       state, step = book.best(state)
-      print(f"the best of the checks was behind step {step}", flush=True)
-  return jax.device_get({**params, **state["params"]})
+      print(f"the best of the checks was after step {step}", flush=True)
+  return merged(state)
 
 
 def _checker(cfg, plan, questions, batch, cut):
