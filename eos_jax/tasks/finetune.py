@@ -7,26 +7,24 @@ from eos_jax import cost, models
 from eos_jax.data import loader
 from eos_jax.evaluation import evaluator
 from eos_jax.tasks import common, comparison, messages
-from eos_jax.training import finetune, partition, settings, speed
+from eos_jax.training import (
+  finetune,
+  finetune_settings,
+  partition,
+  settings,
+  speed,
+)
 
 TRAINED = "finetuned"
 
 
-def check(job: settings.FinetuneJob) -> None:
+def check(job: finetune_settings.FinetuneJob) -> None:
   """Refuses a plan, weights or batches that do not fit."""
   _, cfg = common.model()
   common.fitting_plan(cfg, job.plan, "config.plan")
   common.read_weights(cfg, job.weights_path)
   faults = common.split_faults(job.data, "train", "finetuning")
-  faults += common.batch_faults(
-    partition.make_mesh(),
-    {
-      "batch": job.batch,
-      "micro_batch": job.micro_batch,
-      "check_batch": job.check_batch,
-      "evaluation.batch": job.evaluation.batch,
-    },
-  )
+  faults += common.batch_faults(partition.make_mesh(), job.batch_sizes)
   faults += common.shipped_data_faults(
     job.data,
     {
@@ -39,7 +37,7 @@ def check(job: settings.FinetuneJob) -> None:
     raise settings.ConfigError(faults)
 
 
-def run(job: settings.FinetuneJob, folder: pathlib.Path) -> None:
+def run(job: finetune_settings.FinetuneJob, folder: pathlib.Path) -> None:
   """Trains under a plan, writes weights, judges the plan before and after."""
   words, cfg = common.model()
   plan = common.fitting_plan(cfg, job.plan, "config.plan")

@@ -49,13 +49,7 @@ def config(job: search_settings.PublishedSearchJob) -> models.VLMConfig:
 
 def faults(job: search_settings.PublishedSearchJob) -> list[str]:
   """What is wrong with the batch sizes."""
-  sizes = {
-    "batch": job.batch,
-    "micro_batch": job.micro_batch,
-    "check_batch": job.check_batch,
-    "evaluation.batch": job.evaluation.batch,
-  }
-  return common.batch_faults(_open(job).mesh, sizes)
+  return common.batch_faults(_open(job).mesh, job.batch_sizes)
 
 
 def check_weights(job: search_settings.PublishedSearchJob) -> None:

@@ -16,7 +16,7 @@ from eos_jax import models
 from eos_jax.data import instruction_rows, processors, rooms
 from eos_jax.models import families, loading
 from eos_jax.tasks import common
-from eos_jax.training import converted, fits, model_settings, partition
+from eos_jax.training import converted, fits, partition, shared_settings
 
 
 class Room(Protocol):
@@ -52,7 +52,7 @@ class Source:
   load: Callable[[Callable[[Any], Any]], Any]
 
 
-def source(model: model_settings.ModelSettings) -> Source:
+def source(model: shared_settings.ModelSettings) -> Source:
   """A folder in Hugging Face's layout, or one that was converted from it.
 
   Raises:

@@ -22,15 +22,7 @@ def faults(job: search_settings.SearchJob) -> list[str]:
     partition.param_shardings(mesh, loading.shapes(config(job)))
   except ValueError as error:
     return [f"config.mesh: {error}"]
-  found = common.batch_faults(
-    mesh,
-    {
-      "batch": job.batch,
-      "micro_batch": job.micro_batch,
-      "check_batch": job.check_batch,
-      "evaluation.batch": job.evaluation.batch,
-    },
-  )
+  found = common.batch_faults(mesh, job.batch_sizes)
   if job.trains_model:
     found += common.split_faults(job.data, "train", f"mode={job.mode!r}")
   return found + common.shipped_data_faults(

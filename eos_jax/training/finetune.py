@@ -10,13 +10,20 @@ import numpy as np
 import optax
 
 from eos_jax import models, ops, search
-from eos_jax.training import loop, losses, partition, record, speed
+from eos_jax.training import (
+  finetune_settings,
+  loop,
+  losses,
+  partition,
+  record,
+  settings,
+  speed,
+)
 from eos_jax.training import search as search_lib
-from eos_jax.training import settings as settings_lib
 
 
 def make_optimizer(
-  job: settings_lib.FinetuneJob,
+  job: finetune_settings.FinetuneJob,
 ) -> optax.GradientTransformation:
   """AdamW with warm-up and cosine decay, gradients clipped."""
   rate = optax.warmup_cosine_decay_schedule(
@@ -29,7 +36,9 @@ def make_optimizer(
 
 
 def make_step(
-  cfg: models.VLMConfig, plan: ops.ReductionPlan, job: settings_lib.FinetuneJob
+  cfg: models.VLMConfig,
+  plan: ops.ReductionPlan,
+  job: finetune_settings.FinetuneJob,
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
   """`step(state, batch, params) -> state, metrics`, tokens dropped.
 
@@ -58,7 +67,7 @@ def run(
   cfg: models.VLMConfig,
   params: Any,
   plan: ops.ReductionPlan,
-  job: settings_lib.FinetuneJob,
+  job: finetune_settings.FinetuneJob,
   iterator: Any,
   check_questions: Any,
   fingerprint: str,
@@ -106,7 +115,7 @@ def run(
   facts = {
     "weights": fingerprint,
     "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
-    "settings": settings_lib.binding(job),
+    "settings": settings.binding(job),
   }
   with record.Record(workdir, facts, keep=job.keep, best=job.best) as book:
     state, iterator, start = book.resume(state, iterator, job.steps)
