@@ -5,11 +5,8 @@
 
 import ml_collections
 
+from eos_jax.training import report_settings, settings
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  """Returns the config; it has no variants."""
-  if arg:
-    raise ValueError(f"variant {arg!r} is unknown; there is none")
-  config = ml_collections.ConfigDict()
-  config.task = "report"
-  return config.lock()
+  return settings.config("report", report_settings.ReportJob, arg=arg)

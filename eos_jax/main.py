@@ -12,8 +12,8 @@ if __name__ == "__main__":
   # Until a run has begun there is nothing to save, and imports drop exceptions.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import itertools
 import os
+import re
 import runpy
 import stat
 import sys
@@ -21,7 +21,6 @@ from typing import Any
 
 from absl import app, flags, logging
 import jax
-from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 from eos_jax import files, naming, processes, tasks
@@ -29,8 +28,11 @@ from eos_jax.data import sources
 from eos_jax.models import fits
 from eos_jax.training import checkpoint, ending, loop, settings, workdir
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file, optionally with a variant: FILE.py:VARIANT."
+_CONFIG = flags.DEFINE_string(
+  "config",
+  None,
+  "Config file, optionally with a variant: FILE.py:VARIANT. A field of it is"
+  " changed by --config.FIELD=VALUE.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where output goes; empty = runs/TASK."
@@ -55,6 +57,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
   "Join the other processes that Cloud TPU, GKE, Slurm or MPI tell of.",
 )
 
+_OVERRIDE = re.compile(r"--?(no)?(config\.[^=]*)(?:=(.*))?", re.DOTALL)
+_FLAG = re.compile(r"--?[A-Za-z]")
+
 # What parses an override of a field, by the type of its default.
 _PARSERS = {
   bool: flags.BooleanParser(),
@@ -77,12 +82,9 @@ EXPECTED = (
 )
 
 
-def main(argv: list[str]) -> None:
+def main(config: dict[str, Any]) -> None:
   """Runs the task that the config names."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments {argv[1:]}; use --config=FILE")
   logging.set_verbosity(logging.WARNING)
-  config = _CONFIG.value.to_dict()
   task = config.pop("task", "")
   if task not in tasks.TASKS:
     known = settings.nearest(task, tasks.TASKS)
@@ -107,31 +109,43 @@ def main(argv: list[str]) -> None:
       tasks.run(task, config, path)
 
 
-def _parse(argv: list[str]) -> list[str]:
-  """Parses the flags; lists every override that does not fit the config."""
-  faults = _override_faults(argv)
+def _parse(argv: list[str]) -> dict[str, Any]:
+  """Returns the config; lists every override that does not fit it."""
+  argv, overrides = _split(flags.FLAGS.read_flags_from_files(argv, False))
+  if unexpected := app.parse_flags_with_usage(argv)[1:]:
+    sys.exit(f"error: unexpected arguments {unexpected}; use --config=FILE")
+  config, faults = _defaults(_CONFIG.value), []
+  for name, values in overrides.items():
+    try:
+      _override(config, name, values)
+    except ValueError as error:
+      faults.append(str(error))
   if faults:
     sys.exit(f"error: {settings.ConfigError(faults)}")
-  return app.parse_flags_with_usage(argv)
+  return config
 
 
-def _override_faults(argv: list[str]) -> list[str]:
-  """What is wrong with the config and with `--config.NAME=VALUE` arguments.
+def _split(
+  argv: list[str],
+) -> tuple[list[str], dict[str, list[str | bool]]]:
+  """Separates overrides of the config from the other arguments.
 
-  absl and ml_collections name the first fault only, and some with a traceback.
+  Returns:
+    The others, and the values of each override by its name: True stands for
+    `--config.NAME` alone and False for `--noconfig.NAME`.
   """
-  given = []
-  for arg, after in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
-    name, equals, value = arg.lstrip("-").partition("=")
-    given.append((name, value if equals else after, not equals))
-  paths = [value for name, value, _ in given if name == "config"]
-  if not paths:
-    return []  # absl asks for it
-  defaults, faults = _defaults(paths[-1]), []
-  for name, value, alone in given:
-    if name.startswith("config."):
-      faults += _override_fault(name, value, defaults, alone)
-  return faults
+  others, overrides, left = [], {}, list(argv)
+  while left:
+    arg = left.pop(0)
+    if not (override := _OVERRIDE.fullmatch(arg)):
+      others.append(arg)
+      continue
+    negated, name, value = override.groups()
+    if value is None and not negated and left and not _FLAG.match(left[0]):
+      value = left.pop(0)
+    value = not negated if value is None else value
+    overrides.setdefault(name, []).append(value)
+  return others, overrides
 
 
 def _defaults(file: str) -> dict[str, Any]:
@@ -164,28 +178,42 @@ def _defaults(file: str) -> dict[str, Any]:
     )
 
 
-def _override_fault(name, value, config, alone):
-  """At most one fault, in words; `alone`: the value is the next argument."""
+def _override(
+  config: dict[str, Any], name: str, values: list[str | bool]
+) -> None:
+  """Changes a field; the last value counts, or all of them for a tuple.
+
+  Raises:
+    ValueError: the field is unknown, or a value is of another type.
+  """
+  here: Any = config
   for part in name.split(".")[1:]:
     where = naming.quoted(name).strip("'")
-    if not isinstance(config, dict):
-      return [f"{where} is unknown; it is a single value that has no fields"]
-    if part not in config:
-      return [f"{where} is unknown; {settings.nearest(part, config)}"]
-    config = config[part]
-  if isinstance(config, dict):
-    return [
-      f"{name} must be a group of fields, got {naming.quoted(value)}; set one"
-      f" of {', '.join(f'{name}.{field}' for field in config)}"
-    ]
-  kind = type(config)
-  if alone and kind is bool:  # `--config.best`
-    return []
+    if not isinstance(here, dict):
+      raise ValueError(
+        f"{where} is unknown; it is a single value that has no fields"
+      )
+    if part not in here:
+      raise ValueError(f"{where} is unknown; {settings.nearest(part, here)}")
+    group, here = here, here[part]
+  if isinstance(here, dict):
+    raise ValueError(
+      f"{name} must be a group of fields, got {naming.quoted(values[-1])}; set"
+      f" one of {', '.join(f'{name}.{field}' for field in here)}"
+    )
+  parsed = [_value(name, value, type(here)) for value in values]
+  group[part] = sum(parsed, ()) if isinstance(here, tuple) else parsed[-1]
+
+
+def _value(name, value, kind):
+  if isinstance(value, bool) and kind is not bool:
+    raise ValueError(f"{name} must be {kind.__name__}; give --{name}=VALUE")
   try:
-    _PARSERS[kind].parse(value)
-  except (ValueError, RecursionError, MemoryError):
-    return [f"{name} must be {kind.__name__}, got {naming.quoted(value)}"]
-  return []
+    return _PARSERS[kind].parse(value)
+  except (ValueError, RecursionError, MemoryError) as error:
+    raise ValueError(
+      f"{name} must be {kind.__name__}, got {naming.quoted(value)}"
+    ) from error
 
 
 if __name__ == "__main__":

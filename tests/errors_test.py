@@ -73,12 +73,12 @@ def test_all_impossible_values_are_listed(tmp_path):
   assert command.error(
     tmp_path / "w", "--config.start=nonsense", "--config.batch=0"
   ) == _FAULTS + (
-    "config.start is 'nonsense'; use one of csp, dart, diffrate, divprune,"
+    "config.batch is 0; use 1 or more\n"
+    "  config.start is 'nonsense'; use one of csp, dart, diffrate, divprune,"
     " evit, evit_drop, fastv, globalcom2, grid, hybrid, matryoshka, merge,"
     " merge_proportional, pool, pool_soft, prumerge, prumerge_plus, prune,"
     " pyramiddrop, random, reweight, sparsevlm, sparsevlm_1_5, sparsevlm_2_0,"
-    " tome, tome_kth, tome_port, vision_selector, visionzip, visionzip_prune\n"
-    "  config.batch is 0; use 1 or more"
+    " tome, tome_kth, tome_port, vision_selector, visionzip, visionzip_prune"
   )
   assert not (tmp_path / "w").exists()
 
@@ -253,7 +253,7 @@ def test_directories_that_are_not_this_runs(tmp_path):
     )
 
 
-def test_an_edited_config_is_refused_unless_it_is_harmless(
+def test_an_edited_config_is_refused_unless_it_is_resumable(
   searched, tmp_path, monkeypatch
 ):
   path = tmp_path / "run"

@@ -25,8 +25,11 @@ from eos_jax.tasks import (
 from eos_jax.training import (
   benchmark_settings,
   compile_settings,
+  convert_settings,
   evaluate_settings,
-  model_settings,
+  finetune_settings,
+  pretrain_settings,
+  report_settings,
   search_settings,
   settings,
   workdir,
@@ -57,16 +60,18 @@ TASKS = {
     benchmark_settings.BenchmarkJob, benchmark.run, benchmark.check
   ),
   "compile": Task(compile_settings.CompileJob, compile.run, compile.check),
-  "convert": Task(model_settings.ConvertJob, convert.run, convert.check),
-  "evaluate": Task(settings.EvaluateJob, evaluate.run, evaluate.check),
+  "convert": Task(convert_settings.ConvertJob, convert.run, convert.check),
+  "evaluate": Task(evaluate_settings.EvaluateJob, evaluate.run, evaluate.check),
   "evaluate_published": Task(
     evaluate_settings.EvaluatePublishedJob,
     evaluate_published.run,
     evaluate_published.check,
   ),
-  "finetune": Task(settings.FinetuneJob, finetune.run, finetune.check),
-  "pretrain": Task(settings.PretrainSettings, pretrain.run, pretrain.check),
-  "report": Task(settings.ReportJob, report.run, reads="search"),
+  "finetune": Task(finetune_settings.FinetuneJob, finetune.run, finetune.check),
+  "pretrain": Task(
+    pretrain_settings.PretrainSettings, pretrain.run, pretrain.check
+  ),
+  "report": Task(report_settings.ReportJob, report.run, reads="search"),
   "search": Task(
     search_settings.SearchJob, search.run, search.check, spread=True
   ),
@@ -102,7 +107,7 @@ def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
     task.run(job, path)
     return
   opened = workdir.opened(
-    path, name, config, harmless=settings.harmless(task.settings)
+    path, name, config, resumable=settings.resumable(task.settings)
   )
   with processes.books(path, opened) as folder:
     task.run(job, folder)

@@ -27,7 +27,7 @@ from eos_jax.evaluation import evaluator
 from eos_jax.models import partition
 from eos_jax.ops import plan as plan_lib
 from eos_jax.ops import trial
-from eos_jax.training import settings
+from eos_jax.training import settings, shared_settings
 
 ANSWER_TOKENS = 6  # the longest answer and </s>
 
@@ -168,7 +168,7 @@ def batch_faults(
 
 
 def split_faults(
-  data: settings.DataSettings, split: str, purpose: str
+  data: shared_settings.DataSettings, split: str, purpose: str
 ) -> list[str]:
   """Why data do not serve a purpose that reads a split."""
   if split in mini_suite.COUNTS[data.suite]:
@@ -180,7 +180,7 @@ def split_faults(
 
 
 def shipped_data_faults(
-  data: settings.DataSettings,
+  data: shared_settings.DataSettings,
   asked: Mapping[str, tuple[int, str]],
   weights: Sequence[float] | None = None,
 ) -> list[str]:
@@ -234,13 +234,13 @@ def _unusable_folder(name: str) -> str:
   return ""
 
 
-def data_facts(data: settings.DataSettings) -> dict[str, Any]:
+def data_facts(data: shared_settings.DataSettings) -> dict[str, Any]:
   """What the questions of the shipped data depend on."""
   return {"generator": generator.generator_hash(), "suite": data.suite}
 
 
 def open_sources(
-  split: str, data: settings.DataSettings, keep: bool = False
+  split: str, data: shared_settings.DataSettings, keep: bool = False
 ) -> list[sources.Source]:
   """A split of both datasets, built on first use.
 
@@ -292,8 +292,8 @@ def make_evaluator(
   cfg: models.VLMConfig,
   params: Any,
   words: tokenizer.Tokenizer,
-  data: settings.DataSettings,
-  chosen: settings.EvaluationSettings,
+  data: shared_settings.DataSettings,
+  chosen: shared_settings.EvaluationSettings,
   mesh: jax.sharding.Mesh | None = None,
 ) -> evaluator.Evaluator:
   """An evaluator over the test questions that the settings choose."""

@@ -92,7 +92,7 @@ def open_ledger(folder, fingerprint, data, chosen):
     folder: directory of the run.
     fingerprint: of the model's weights.
     data: what the questions depend on.
-    chosen: `settings.EvaluationSettings`.
+    chosen: `shared_settings.EvaluationSettings`.
   """
   circumstances = {
     "version": eos_jax.__version__,

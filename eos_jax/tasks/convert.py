@@ -8,10 +8,10 @@ import tqdm
 
 from eos_jax.models import converted, fits, loading, partition
 from eos_jax.tasks import common
-from eos_jax.training import model_settings, settings
+from eos_jax.training import convert_settings, settings
 
 
-def check(job: model_settings.ConvertJob) -> None:
+def check(job: convert_settings.ConvertJob) -> None:
   """Refuses a folder that cannot be read, or a mesh that does not fit."""
   faults, contents = [], None
   try:
@@ -29,7 +29,7 @@ def check(job: model_settings.ConvertJob) -> None:
     raise settings.ConfigError(faults)
 
 
-def run(job: model_settings.ConvertJob, folder: pathlib.Path) -> None:
+def run(job: convert_settings.ConvertJob, folder: pathlib.Path) -> None:
   """Says what the model takes, reads it, and writes it to the folder."""
   if converted.finished(folder):
     description, mark = converted.check(folder)

@@ -6,10 +6,10 @@ import pathlib
 from eos_jax import cost, models
 from eos_jax.models import partition
 from eos_jax.tasks import common, comparison
-from eos_jax.training import settings
+from eos_jax.training import evaluate_settings, settings
 
 
-def check(job: settings.EvaluateJob) -> None:
+def check(job: evaluate_settings.EvaluateJob) -> None:
   """Refuses a plan or weights that do not fit the model."""
   _, cfg = common.model()
   common.fitting_plan(cfg, job.plan, "config.plan")
@@ -25,7 +25,7 @@ def check(job: settings.EvaluateJob) -> None:
     raise settings.ConfigError(faults)
 
 
-def run(job: settings.EvaluateJob, folder: pathlib.Path) -> None:
+def run(job: evaluate_settings.EvaluateJob, folder: pathlib.Path) -> None:
   """Judges one plan on test questions, beside the dense model."""
   words, cfg = common.model()
   plan = common.fitting_plan(cfg, job.plan, "config.plan")

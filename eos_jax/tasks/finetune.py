@@ -8,7 +8,6 @@ import jax
 from eos_jax import cost
 from eos_jax.data import question_sets
 from eos_jax.evaluation import evaluator
-from eos_jax.models import partition
 from eos_jax.tasks import common, comparison, messages, opening
 from eos_jax.training import finetune, finetune_settings, settings, speed
 

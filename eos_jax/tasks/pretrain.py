@@ -14,10 +14,15 @@ from eos_jax import files, models
 from eos_jax.data import generator, language_only, sources
 from eos_jax.models import partition
 from eos_jax.tasks import common, messages
-from eos_jax.training import pretrain, settings
+from eos_jax.training import (
+  pretrain,
+  pretrain_settings,
+  settings,
+  shared_settings,
+)
 
 
-def check(job: settings.PretrainSettings) -> None:
+def check(job: pretrain_settings.PretrainSettings) -> None:
   """Refuses data or batches that do not fit."""
   faults = common.split_faults(job.data, "train", "pretraining")
   faults += common.batch_faults(
@@ -31,7 +36,7 @@ def check(job: settings.PretrainSettings) -> None:
     raise settings.ConfigError(faults)
 
 
-def run(job: settings.PretrainSettings, folder: pathlib.Path) -> None:
+def run(job: pretrain_settings.PretrainSettings, folder: pathlib.Path) -> None:
   """Pretrains the `tiny` model, tests it, and writes weights and their card."""
   words, cfg = common.model()
   train = common.open_sources("train", job.data, keep=True)
@@ -72,9 +77,7 @@ def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
 
   The accuracy stands beside that of a guess from the question alone.
   """
-  whole = settings.EvaluationSettings(
-    questions=chosen.test_questions, batch=128, seed=0, presets=()
-  )
+  whole = shared_settings.EvaluationSettings(questions=chosen.test_questions)
   judge = common.make_evaluator(cfg, params, words, chosen.data, whole)
   result = judge.evaluate("dense", None, None)
   suite = [a for task, a in result.accuracy.items() if task != "easy_vqa"]

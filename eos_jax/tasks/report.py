@@ -4,7 +4,7 @@ import pathlib
 
 from eos_jax import files, ops
 from eos_jax.evaluation import examples, html, report
-from eos_jax.training import metrics, settings, workdir
+from eos_jax.training import metrics, report_settings, workdir
 
 # Tasks that end with a report.
 SEARCHES = ("search", "search_published")
@@ -51,7 +51,7 @@ def write(folder: pathlib.Path) -> None:
   files.write_text(folder / "report.html", page)
 
 
-def run(job: settings.ReportJob, folder: pathlib.Path) -> None:
+def run(job: report_settings.ReportJob, folder: pathlib.Path) -> None:
   """Makes the report of a finished search anew."""
   del job  # it has no settings
   write(folder)

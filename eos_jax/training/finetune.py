@@ -15,7 +15,6 @@ from eos_jax.models import fits, partition
 from eos_jax.training import loop, losses, record, speed
 from eos_jax.training import settings as settings_lib
 
-
 # The parts of the model that are trained.
 TRAINED = ("projector", "decoder")
 

@@ -24,8 +24,7 @@ import optax
 from eos_jax import models
 from eos_jax.data import labels, loader
 from eos_jax.models import heads, partition
-from eos_jax.training import loop, optimizer, record, speed
-from eos_jax.training import settings as settings_lib
+from eos_jax.training import loop, optimizer, pretrain_settings, record, speed
 
 STAGES = ("vision", "lookup", "grounding", "answers")
 
@@ -177,7 +176,7 @@ def _mean(value, weight):
 
 def train_vision(
   cfg: models.VLMConfig,
-  settings: settings_lib.PretrainSettings,
+  settings: pretrain_settings.PretrainSettings,
   sources: Any,
   workdir: pathlib.Path,
 ) -> Any:
@@ -202,7 +201,7 @@ def train_vision(
 
 def train_answers(
   cfg: models.VLMConfig,
-  settings: settings_lib.PretrainSettings,
+  settings: pretrain_settings.PretrainSettings,
   encoder: Any,
   sources: Any,
   tokenizer: Any,

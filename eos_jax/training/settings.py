@@ -1,26 +1,22 @@
-"""Settings of the tasks as frozen dataclasses, built from a config file.
+"""The mechanism of settings: frozen dataclasses that list all of their faults.
 
-Each lists all of its own faults, so that a config with several is refused once.
-A field is `harmless` where a run may be resumed under another value of it.
+A task has one dataclass, in which each field has its type, default, rule and
+description. A config file changes some defaults (`config`), the command line
+changes single fields, and `build` makes the dataclass of the result.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 import dataclasses
 import difflib
+import functools
 import math
-import types
 import typing
 from typing import Any
 
-from eos_jax import naming, ops
-from eos_jax.data import mini_suite
-from eos_jax.naming import quoted
-from eos_jax.training import rules
+import ml_collections
 
-# Metadata of a field that may change between starts of a run.
-HARMLESS = types.MappingProxyType({"harmless": True})
-# Metadata of a field of numbers whose last one may be infinite.
-UNBOUNDED = types.MappingProxyType({"unbounded": True})
+from eos_jax import naming
+from eos_jax.naming import quoted
 
 # Largest value of an integer field by its name, for those that decide how much
 # is allocated or how long a loop is; array indices are int32.
@@ -34,8 +30,7 @@ MOST = {
   "pictures": 2**16,
   "places": 2**10,
   "points": 2**10,
-  "questions": 2**31 - 1,
-  "seed": 2**32 - 1,  # what `jax.random.key` tells apart
+  "seed": 2**32 - 1,  # `jax.random.key` keeps 32 bits
   "text_length": 2**20,
   "text_tokens": 2**20,
 }
@@ -69,300 +64,150 @@ def nearest(name: str, known: Collection[str]) -> str:
   return f"use one of {', '.join(sorted(known))}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """Which values a field accepts, and whether it may change on resume.
+
+  Attributes:
+    least: smallest number.
+    above: a number that all others have to exceed.
+    most: largest float; integers have the limits in `MOST`.
+    choices: known texts, for a text or the entries of a tuple.
+    once: whether the entries of a tuple have to differ.
+    needed: what to do if a text or tuple is empty; "" = it may be empty.
+    unbounded: whether the last number of a tuple may be infinite.
+    resumable: whether a run may be resumed under another value.
+  """
+
+  least: float | None = None
+  above: float | None = None
+  most: float | None = None
+  choices: Collection[str] | None = None
+  once: bool = False
+  needed: str = ""
+  unbounded: bool = False
+  resumable: bool = False
+
+  def faults(self, name: str, value: Any) -> Iterator[str]:
+    """Yields what is wrong with the value of a field."""
+    if self.needed and not value:
+      yield f"{name} is empty; {self.needed}"
+    if self.choices is not None:
+      several = isinstance(value, tuple)
+      for one in value if several else (value,):
+        if one not in self.choices:
+          verb = "has" if several else "is"
+          yield f"{name} {verb} {quoted(one)}; {nearest(one, self.choices)}"
+    if self.once and len(set(value)) < len(value):
+      yield f"{name} is {quoted(value)}; give each once"
+    if range_ := self._range(name, value):
+      yield f"{name} is {quoted(value)}; use {range_}"
+
+  def _range(self, name, value):
+    """Returns the range that a number has to be in, if it is not; else ""."""
+    if self.above is not None and not value > self.above:
+      return f"a number above {self.above}"
+    least = self.above if self.least is None else self.least
+    if least is None:
+      return ""
+    if isinstance(value, int):
+      most = MOST.get(name, _MOST_COUNT)
+      return f"{least} to {most}" if value > most else self._lower(value, least)
+    if self.most is None:
+      return self._lower(value, least)
+    fits = least <= value <= self.most
+    return "" if fits else f"a number from {least} to {self.most}"
+
+  def _lower(self, value, least):
+    return "" if value >= least else f"{least} or more"
+
+
+def field(default: Any, **rule: Any) -> Any:
+  """Returns a field with a default; the other arguments are those of `Rule`.
+
+  A subclass that changes only the default writes `name: type = default`; the
+  rule stays.
+  """
+  return dataclasses.field(default=default, metadata={"rule": Rule(**rule)})
+
+
+def group(kind: type, *, resumable: bool = False, **changes: Any) -> Any:
+  """Returns a field whose value is a settings dataclass.
+
+  Args:
+    kind: the dataclass.
+    resumable: whether a run may be resumed under other values.
+    **changes: defaults that differ from those of `kind`.
+  """
+  return dataclasses.field(
+    default_factory=functools.partial(kind, **changes),
+    metadata={"rule": Rule(resumable=True)} if resumable else {},
+  )
+
+
+def _rule(kind, name):
+  """Returns the rule of a field, which a base may have given."""
+  for base in kind.__mro__:
+    found = vars(base).get("__dataclass_fields__", {}).get(name)
+    if found is not None and "rule" in found.metadata:
+      return found.metadata["rule"]
+  return Rule()
+
+
 class Checked:
-  """A dataclass that refuses values with all of its faults at once."""
+  """A settings dataclass, which refuses values with all faults at once."""
 
   def _faults(self) -> Iterator[str]:
-    """What is wrong, each starting with the name of a field."""
-    raise NotImplementedError
+    """Yields faults, each starting with the name of a field.
+
+    Subclasses add those that `Rule` does not cover.
+    """
+    for each in dataclasses.fields(self):
+      rule = _rule(type(self), each.name)
+      yield from rule.faults(each.name, getattr(self, each.name))
 
   def __post_init__(self):
     faults = tuple(self._faults())
     if faults:
       raise ConfigError(faults)
 
-  def at_least(self, least: float, *names: str) -> Iterator[str]:
-    """Faults of those of the named fields that are below `least`, or too large.
 
-    Integers that decide how much is allocated have an upper limit too.
-    """
-    for name in names:
-      value = getattr(self, name)
-      most = MOST.get(name, _MOST_COUNT)
-      if not value >= least:
-        yield f"{name} is {quoted(value)}; use {least} or more"
-      elif isinstance(value, int) and value > most:
-        yield f"{name} is {quoted(value)}; use {least} to {most}"
-
-  def above_zero(self, *names: str) -> Iterator[str]:
-    """Faults of those of the named fields that are not above 0."""
-    for name in names:
-      value = getattr(self, name)
-      if not value > 0:
-        yield f"{name} is {value}; use a number above 0"
-
-  def fractions(self, *names: str) -> Iterator[str]:
-    """Faults of those of the named fields that are not in [0, 1]."""
-    for name in names:
-      value = getattr(self, name)
-      if not 0 <= value <= 1:
-        yield f"{name} is {value}; use a number from 0 to 1"
-
-  def each_once(self, *names: str) -> Iterator[str]:
-    """Faults of those of the named tuples that have an entry twice."""
-    for name in names:
-      values = getattr(self, name)
-      if len(set(values)) < len(values):
-        yield f"{name} is {quoted(values)}; give each once"
-
-  def known(self, name: str, choices: Collection[str]) -> Iterator[str]:
-    """Fault of a text, or faults of the texts of a tuple, not in `choices`."""
-    value = getattr(self, name)
-    several = isinstance(value, tuple)
-    for one in value if several else (value,):
-      if one not in choices:
-        verb = "has" if several else "is"
-        yield f"{name} {verb} {quoted(one)}; {nearest(one, choices)}"
-
-  def budget_faults(self) -> Iterator[str]:
-    """What is wrong with `budgets`, whose files are named by six digits."""
-    if any(not limit > 0 for limit in self.budgets):
-      yield f"budgets is {quoted(self.budgets)}; give positive numbers"
-    yield from self.each_once("budgets")
-    names: dict[str, float] = {}
-    for limit in dict.fromkeys(self.budgets):
-      other = names.setdefault(f"{limit:g}", limit)
-      if other != limit:
-        yield (
-          f"budgets has {other} and {limit}, which would share the file name"
-          f" {limit:g}; let them differ in the first six digits"
-        )
+def _defaults(kind):
+  found = {}
+  for each in dataclasses.fields(kind):
+    found[each.name] = each.default
+    if each.default is dataclasses.MISSING:
+      made = each.default_factory
+      found[each.name] = _defaults(made.func) | made.keywords
+  return found
 
 
-@dataclasses.dataclass(frozen=True)
-class DataSettings(Checked):
-  """Where data come from.
+def config(
+  task: str,
+  kind: type,
+  variants: Mapping[str, Mapping[str, Any]] | None = None,
+  arg: str = "",
+) -> ml_collections.ConfigDict:
+  """Returns the config of a task: the defaults, but for what a variant changes.
 
-  Attributes:
-    suite: builder config of `mini_suite`: "default", "held_out" or "tiny".
-    directory: where prepared data are kept; "" = where tfds keeps them.
+  Args:
+    task: one of `tasks.TASKS`.
+    kind: its settings dataclass.
+    variants: name of each variant -> values by dotted name, as on the command
+      line; the variant "" is the one that needs no name.
+    arg: the variant.
+
+  Raises:
+    ValueError: the variant is unknown.
   """
-
-  suite: str
-  directory: str = dataclasses.field(metadata=HARMLESS)
-
-  def _faults(self) -> Iterator[str]:
-    yield from self.known("suite", mini_suite.COUNTS)
-
-
-@dataclasses.dataclass(frozen=True)
-class StageSettings(Checked):
-  """One stage of pretraining.
-
-  Attributes:
-    steps: optimiser steps.
-    batch: pictures a step.
-    learning_rate: peak of the schedule of Muon, for matrices.
-    adam_learning_rate: peak of the schedule of Adam, for everything else.
-    warmup: steps to the peak.
-    weight_decay: decoupled weight decay.
-  """
-
-  steps: int
-  batch: int
-  learning_rate: float
-  adam_learning_rate: float
-  warmup: int
-  weight_decay: float
-
-  def _faults(self) -> Iterator[str]:
-    yield from self.at_least(1, "steps", "batch")
-    yield from self.at_least(0, "warmup", "weight_decay")
-    yield from self.above_zero("learning_rate", "adam_learning_rate")
-    yield from rules.warmup_faults(self.warmup, self.steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainSettings(Checked):
-  """Pretraining of the shipped model.
-
-  Attributes:
-    seed: of initialisation and data order.
-    data: the data sets.
-    vision: first stage.
-    lookup: second stage.
-    grounding: third stage.
-    answers: fourth stage.
-    questions: questions of a picture that share a sequence.
-    places: questions about places that are added to a picture's own ones
-      before these are drawn; the third stage asks for sides alone.
-    text_length: tokens of that sequence, the picture not counted.
-    weights: share of pictures from mini_suite and easy_vqa.
-    log_every: steps between lines of metrics.
-    save_every: steps between checkpoints.
-    output: file name of the exported weights, inside the workdir.
-    test_questions: test questions behind the card's accuracy; 0 = all.
-  """
-
-  seed: int
-  data: DataSettings
-  vision: StageSettings
-  lookup: StageSettings
-  grounding: StageSettings
-  answers: StageSettings
-  questions: int
-  places: int
-  text_length: int
-  weights: tuple[float, ...]
-  log_every: int = dataclasses.field(metadata=HARMLESS)
-  save_every: int = dataclasses.field(metadata=HARMLESS)
-  output: str
-  test_questions: int
-
-  def _faults(self) -> Iterator[str]:
-    yield from self.at_least(1, "questions", "text_length")
-    yield from self.at_least(1, "log_every", "save_every")
-    yield from self.at_least(0, "seed", "places", "test_questions")
-    yield from rules.share_faults(self.weights)
-    yield from rules.output_faults(self.output)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationSettings(Checked):
-  """The comparison of plans on the test split.
-
-  Attributes:
-    questions: size of the fixed part of the test split; 0 = all of it.
-    batch: questions a batch.
-    seed: chooses the part, and draws the noise of the preset "random".
-    presets: hand-made operators to compare with.
-  """
-
-  questions: int
-  batch: int
-  seed: int
-  presets: tuple[str, ...]
-
-  def _faults(self) -> Iterator[str]:
-    yield from self.at_least(0, "questions", "seed")
-    yield from self.at_least(1, "batch")
-    yield from self.known("presets", ops.PRESETS)
-    yield from self.each_once("presets")
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateJob(Checked):
-  """The evaluation of one plan.
-
-  Results are kept by what they depend on: one directory may serve many plans.
-
-  Attributes:
-    plan: JSON file of the plan.
-    weights_path: the model's weights; "" = those inside the package.
-    data: the data sets.
-    evaluation: which questions, and what to compare with.
-  """
-
-  plan: str = dataclasses.field(metadata=HARMLESS)
-  weights_path: str = dataclasses.field(metadata=HARMLESS)
-  data: DataSettings = dataclasses.field(metadata=HARMLESS)
-  evaluation: EvaluationSettings = dataclasses.field(metadata=HARMLESS)
-
-  def _faults(self) -> Iterator[str]:
-    if not self.plan:
-      yield "plan is empty; give the JSON file of a plan, --config.plan=FILE"
-
-
-@dataclasses.dataclass(frozen=True)
-class FinetuneJob(Checked):
-  """Training of projector and decoder under a fixed plan.
-
-  Attributes:
-    seed: of the order of the questions.
-    plan: JSON file of the plan; a checkpoint knows what was in it.
-    weights_path: weights to start from; "" = those inside the package.
-    data: the data sets.
-    weights: share of questions from mini_suite and easy_vqa.
-    steps: optimiser steps.
-    batch: questions a step.
-    micro_batch: questions whose gradients are computed at once, against memory;
-      a divisor of `batch` and a multiple of the devices along data and fsdp; 0
-      = all. Each micro-batch counts alike in the loss.
-    learning_rate: peak of a cosine schedule (AdamW).
-    warmup: steps to the peak.
-    weight_decay: decoupled weight decay.
-    check_every: steps between checks on validation questions.
-    check_questions: their number.
-    check_batch: questions a batch of a check.
-    log_every: steps between lines of metrics.
-    save_every: steps between checkpoints; there is one, too, when the training
-      is stopped.
-    keep: newest checkpoints that are kept.
-    best: True: the result is the state with the best check, whose checkpoint is
-      kept too, instead of the last one.
-    trace_steps: first and last step, from 1, of a trace by `jax.profiler` in
-      the workdir's tensorboard/; () = none.
-    output: file name of the trained weights, inside the workdir.
-    evaluation: the comparison of before and after.
-  """
-
-  seed: int
-  plan: str = dataclasses.field(metadata=HARMLESS)
-  weights_path: str = dataclasses.field(metadata=HARMLESS)
-  data: DataSettings
-  weights: tuple[float, ...]
-  steps: int
-  batch: int
-  micro_batch: int
-  learning_rate: float
-  warmup: int
-  weight_decay: float
-  check_every: int
-  check_questions: int
-  check_batch: int
-  log_every: int = dataclasses.field(metadata=HARMLESS)
-  save_every: int = dataclasses.field(metadata=HARMLESS)
-  keep: int = dataclasses.field(metadata=HARMLESS)
-  best: bool
-  trace_steps: tuple[int, ...] = dataclasses.field(metadata=HARMLESS)
-  output: str
-  evaluation: EvaluationSettings = dataclasses.field(metadata=HARMLESS)
-
-  def _faults(self) -> Iterator[str]:
-    if not self.plan:
-      yield "plan is empty; give the JSON file of a plan, --config.plan=FILE"
-    yield from rules.share_faults(self.weights)
-    yield from self.at_least(
-      1,
-      "steps",
-      "batch",
-      "check_every",
-      "check_questions",
-      "check_batch",
-      "log_every",
-      "save_every",
-      "keep",
-    )
-    yield from self.at_least(0, "seed", "micro_batch", "warmup", "weight_decay")
-    yield from self.above_zero("learning_rate")
-    yield from rules.micro_batch_faults(self.batch, self.micro_batch)
-    whole = min(self.save_every, self.check_every) > 0
-    if (self.best and whole) and (
-      self.check_every % self.save_every or self.steps % self.check_every
-    ):
-      yield (
-        f"best is True, but save_every={self.save_every} does not divide"
-        f" check_every={self.check_every}, or this not steps={self.steps};"
-        " every check needs its checkpoint, the last one too"
-      )
-    yield from rules.warmup_faults(self.warmup, self.steps)
-    yield from rules.trace_faults(self.trace_steps)
-    yield from rules.output_faults(self.output)
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportJob:
-  """A report is made from the files of a run; it has no settings."""
+  variants = {"": {}} if variants is None else variants
+  if arg not in variants:
+    known = ", ".join(name for name in variants if name)
+    remedy = f"use '' or one of {known}" if known else "there is none"
+    raise ValueError(f"variant {arg!r} is unknown; {remedy}")
+  made = ml_collections.ConfigDict({"task": task, **_defaults(kind)}).lock()
+  made.update_from_flattened_dict(variants[arg])
+  return made
 
 
 def build(kind: type, values: Any, path: str = "config") -> Any:
@@ -385,7 +230,7 @@ def build(kind: type, values: Any, path: str = "config") -> Any:
 
 def _build(kind, values, path, faults):
   hints = typing.get_type_hints(kind)
-  known = {field.name: field for field in dataclasses.fields(kind)}
+  known = [each.name for each in dataclasses.fields(kind)]
   before = len(faults)
   for name in values:
     if name not in known:
@@ -395,7 +240,7 @@ def _build(kind, values, path, faults):
   for name in known:
     where = f"{path}.{name}"
     if name in values:
-      unbounded = "unbounded" in known[name].metadata
+      unbounded = _rule(kind, name).unbounded
       found[name] = _convert(
         hints[name], values[name], where, faults, unbounded
       )
@@ -468,8 +313,8 @@ def _value_fault(kind, value) -> str:
   return ""
 
 
-def harmless(kind: type, path: str = "config") -> frozenset[str]:
-  """Names of the fields under which a run may be resumed when they change.
+def resumable(kind: type, path: str = "config") -> frozenset[str]:
+  """Returns the names of the fields that may change when a run is resumed.
 
   Args:
     kind: settings dataclass.
@@ -480,20 +325,20 @@ def harmless(kind: type, path: str = "config") -> frozenset[str]:
   """
   found = set()
   hints = typing.get_type_hints(kind)
-  for field in dataclasses.fields(kind):
-    where = f"{path}.{field.name}"
-    if field.metadata.get("harmless"):
+  for each in dataclasses.fields(kind):
+    where = f"{path}.{each.name}"
+    if _rule(kind, each.name).resumable:
       found.add(where)
-    elif dataclasses.is_dataclass(hints[field.name]):
-      found |= harmless(hints[field.name], where)
+    elif dataclasses.is_dataclass(hints[each.name]):
+      found |= resumable(hints[each.name], where)
   return frozenset(found)
 
 
 def binding(chosen: Any) -> dict[str, Any]:
-  """The settings that must stay when a run is resumed, as plain values."""
+  """Returns the settings that must stay when a run is resumed."""
   return {
-    field.name: binding(value) if dataclasses.is_dataclass(value) else value
-    for field in dataclasses.fields(chosen)
-    if not field.metadata.get("harmless")
-    for value in [getattr(chosen, field.name)]
+    each.name: binding(value) if dataclasses.is_dataclass(value) else value
+    for each in dataclasses.fields(chosen)
+    if not _rule(type(chosen), each.name).resumable
+    for value in [getattr(chosen, each.name)]
   }

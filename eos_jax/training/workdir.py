@@ -57,7 +57,7 @@ def opened(
   task: str,
   config: Mapping[str, Any],
   *,
-  harmless: Collection[str] = (),
+  resumable: Collection[str] = (),
 ):
   """Makes a directory this run's own until the block ends.
 
@@ -65,7 +65,7 @@ def opened(
     path: the directory; made if need be.
     task: what the run does.
     config: resolved config, plain JSON values.
-    harmless: dotted names, starting with "config.", of the fields or groups
+    resumable: dotted names, starting with "config.", of the fields or groups
       that may differ from those of an earlier start.
 
   Raises:
@@ -91,7 +91,7 @@ def opened(
       ) from error
     if os.path.lexists(path / "run.json"):
       _check_kinds(path)
-    _claim(path, task, config, harmless)
+    _claim(path, task, config, resumable)
     with _named(path):
       yield
 
@@ -195,7 +195,7 @@ def _no_lock(path):
   )
 
 
-def _claim(path, task, config, harmless):
+def _claim(path, task, config, resumable):
   fresh = {
     "format": _FORMAT,
     "task": task,
@@ -227,7 +227,7 @@ def _claim(path, task, config, harmless):
     f" {now.get(name, 'absent')!r} now"
     for name in sorted(before.keys() | now.keys())
     if before.get(name) != now.get(name)
-    and not any(f"{name}.".startswith(f"{free}.") for free in harmless)
+    and not any(f"{name}.".startswith(f"{free}.") for free in resumable)
   ]
   if changed and _holds(path) <= {"run.json"}:
     changed = []  # nothing was computed under the old config

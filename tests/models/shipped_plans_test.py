@@ -8,7 +8,7 @@ import pytest
 from eos_jax import cost, models
 from eos_jax.data import loader
 from eos_jax.tasks import common
-from eos_jax.training import settings
+from eos_jax.training import shared_settings
 
 BUDGETS = (48, 32, 16, 4)
 FINAL_TEMPERATURE = 0.001  # of the soft top-k, as configs/search.py anneals it
@@ -40,7 +40,7 @@ def _soft(plan):
 def test_soft_and_hard_give_the_same_answers():
   words, cfg = common.model()
   params = common.read_weights(cfg, "")
-  data = settings.DataSettings(suite="held_out", directory="")
+  data = shared_settings.DataSettings(suite="held_out", directory="")
   questions = loader.evaluation_set(
     common.open_sources("validation", data), words, count=QUESTIONS, seed=3
   )

@@ -5,32 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from eos_jax import ops
-from eos_jax.training import finetune, settings
+from eos_jax.training import finetune, finetune_settings
 from tests.models import small
 
 CFG = small.config()
-JOB = settings.FinetuneJob(
-  seed=0,
+JOB = finetune_settings.FinetuneJob(
   plan="plan.json",
-  weights_path="",
-  data=settings.DataSettings("tiny", ""),
   weights=(1.0,),
   steps=20,
   batch=8,
-  micro_batch=0,
   learning_rate=3e-3,
   warmup=2,
-  weight_decay=0.01,
   check_every=10,
   check_questions=8,
   check_batch=8,
   log_every=1,
   save_every=10,
-  keep=2,
-  best=False,
-  trace_steps=(),
-  output="out.safetensors",
-  evaluation=settings.EvaluationSettings(8, 8, 0, ()),
 )
 
 

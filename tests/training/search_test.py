@@ -25,33 +25,16 @@ from tests.models import small
 
 CFG = small.config()
 CHOSEN = search_settings.SearchSettings(
-  seed=0,
   budgets=(8.0, 3.0),
-  limits=search_settings.LimitSettings(0.0, 0.0, 0.0, 0.0, "", 1, 8),
-  knots=0,
-  sites=(),
-  start="hybrid",
+  limits=search_settings.LimitSettings(text_tokens=8),
   free=("where", "how_many", "transfer", "temperature", "scores"),
-  ranges=search_settings.RangeSettings(*((),) * 10),
-  priors=search_settings.PriorSettings(*(0.0,) * 10),
-  mode="frozen",
-  labels=True,
-  relaxation="annealed",
-  binarize=0.0,
-  whole_from=0.75,
   steps=4,
-  calibration_steps=0,
   batch=8,
-  micro_batch=0,
-  remat="",
   learning_rate=0.05,
   model_learning_rate=1e-3,
   multiplier_learning_rate=0.5,
   penalty=5.0,
-  align=0.3,
   start_multiple=1.2,
-  start_decay=0.8,
-  temperature_start=0.5,
   temperature_end=0.05,
   anneal_share=0.8,
   check_every=2,
@@ -59,8 +42,6 @@ CHOSEN = search_settings.SearchSettings(
   check_batch=8,
   log_every=1,
   save_every=2,
-  keep=2,
-  trace_steps=(),
 )
 
 # Where one site is enough a step compiles faster.
@@ -397,7 +378,9 @@ def test_without_labels_answers_are_not_read():
 
 
 def test_limits_are_shares_of_the_dense_model():
-  chosen = search_settings.LimitSettings(2.0, 0.85, 0.6, 0.0, "", 1, 8)
+  chosen = search_settings.LimitSettings(
+    final_count=2.0, flops=0.85, kv_bytes=0.6, text_tokens=8
+  )
   problem = _problem(limits=chosen)
   shape = evaluator.model_shape(CFG)
   prefix = len(CFG.prefix)
@@ -425,7 +408,9 @@ def test_limits_are_shares_of_the_dense_model():
 
 @pytest.mark.full
 def test_priors_pull_to_the_start_and_binarising_rises():
-  priors = search_settings.PriorSettings(*(1e3,) * 10)
+  priors = search_settings.PriorSettings(
+    **dict.fromkeys(search_settings.NUMBERS, 1e3)
+  )
   held = _problem(priors=priors, sites=ONE)
   sure = _problem(binarize=10.0, sites=ONE)
   state = search_lib.first_state(sure)

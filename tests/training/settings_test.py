@@ -1,12 +1,19 @@
+import dataclasses
 import json
 import math
 import pathlib
+import re
 import runpy
+import typing
 
 import pytest
 
-from eos_jax import naming, tasks
-from eos_jax.training import compile_settings, search_settings, settings
+from eos_jax import files, naming, ops, tasks
+from eos_jax.training import (
+  compile_settings,
+  search_settings,
+  settings,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -21,16 +28,111 @@ def _values(name, arg=""):
   return values
 
 
-@pytest.mark.parametrize("arg", ["", "family", "fast", "ci"])
-def test_shipped_configs_build(arg):
-  if arg in ("", "ci"):
-    chosen = settings.build(
-      settings.PretrainSettings, _values("pretrain.py", arg)
-    )
-    assert chosen.seed == 0
-  job = settings.build(search_settings.SearchJob, _values("search.py", arg))
-  assert job.steps % job.check_every == 0
-  assert job.evaluation.questions > 0
+def _variants():
+  """Every config file with each of its variants."""
+  for path in sorted((ROOT / "configs").glob("*.py")):
+    variants = runpy.run_path(str(path)).get("VARIANTS", ("",))
+    yield from ((path.name, variant) for variant in variants)
+
+
+# What no default can name, by its dotted name; the others stay away.
+_NAMED = {
+  "plan": "plan.json",
+  "model.path": "model",
+  "data.path": "data.json",
+  "data.folder": "benchmarks",
+  "data.names": ("pope",),
+}
+
+
+@pytest.mark.parametrize("name, variant", _variants())
+def test_every_variant_builds_its_dataclass(name, variant):
+  config = _load(name, variant)
+  assert config.is_locked
+  values = config.to_dict()
+  kind = tasks.TASKS[values.pop("task")].settings
+  known = files.flat(values)
+  for field, value in _NAMED.items():
+    if field in known and not known[field]:
+      _changed(values, field, value)
+  settings.build(kind, values)
+
+
+def test_variants_change_the_defaults_alone():
+  default, short = (_values("search.py", arg) for arg in ("", "ci"))
+  assert short["data"] == {"suite": "tiny", "directory": ""}
+  assert default["data"] == {"suite": "held_out", "directory": ""}
+  job = settings.build(search_settings.SearchJob, default)
+  assert job == search_settings.SearchJob()
+  changed = {"steps": 4, "no_field": 1}
+  for variants in ({"": changed}, {"": {"data.no_field": 1}}):
+    with pytest.raises((KeyError, AttributeError), match="no_field"):
+      settings.config("search", search_settings.SearchJob, variants)
+
+
+def _kinds(kind):
+  """A settings dataclass and those of its groups."""
+  yield kind
+  for hint in typing.get_type_hints(kind).values():
+    if dataclasses.is_dataclass(hint):
+      yield from _kinds(hint)
+
+
+_KINDS = {
+  each: None for task in tasks.TASKS.values() for each in _kinds(task.settings)
+}
+
+
+@pytest.mark.parametrize("kind", _KINDS, ids=lambda kind: kind.__name__)
+def test_every_field_is_described(kind):
+  text = "\n".join(base.__doc__ or "" for base in kind.__mro__)
+  if kind in (search_settings.RangeSettings, search_settings.PriorSettings):
+    assert "`NUMBERS`" in text
+    text = ops.OperatorParams.__doc__
+  described = re.findall(r"^    ((?:\w+, )*\w+): ", text, re.M)
+  names = {name for entry in described for name in entry.split(", ")}
+  fields = {field.name for field in dataclasses.fields(kind)}
+  assert fields <= names, fields - names
+
+
+def test_a_subclass_changes_a_default_and_keeps_the_rule():
+  @dataclasses.dataclass(frozen=True)
+  class Longer(search_settings.SearchSettings):
+    steps: int = 120
+    mesh: tuple[int, ...] = settings.field(())
+
+  assert Longer().steps == 120
+  with pytest.raises(settings.ConfigError, match="steps is 0; use 1 or more"):
+    Longer(steps=0)
+  assert "config.log_every" in settings.resumable(Longer)
+  assert "config.steps" not in settings.resumable(Longer)
+
+
+@pytest.mark.parametrize(
+  "rule, value, fault",
+  [
+    ({"least": 1}, 1, ""),
+    ({"least": 1}, 0, "use 1 or more"),
+    ({"least": 0.5}, 0.25, "use 0.5 or more"),
+    ({"least": 1}, 2**31, "use 1 to 2147483647"),
+    ({"above": 0}, 0.0, "use a number above 0"),
+    ({"above": 0}, 1e-6, ""),
+    ({"least": 0, "most": 1}, 1.0, ""),
+    ({"least": 0, "most": 1}, 1.5, "use a number from 0 to 1"),
+    ({"choices": ("a", "bb")}, "b", "did you mean 'bb'?"),
+    ({"choices": ("a", "bb")}, ("a", "bb"), ""),
+    ({"choices": ("a", "bb")}, ("a", "x"), "use one of a, bb"),
+    ({"once": True}, ("a", "a"), "give each once"),
+    ({"needed": "give one"}, "", "give one"),
+    ({"needed": "give one"}, ("a",), ""),
+    ({}, math.inf, ""),
+  ],
+  ids=str,
+)
+def test_rules(rule, value, fault):
+  found = list(settings.Rule(**rule).faults("name", value))
+  assert len(found) == bool(fault)
+  assert not fault or (found[0].startswith("name ") and fault in found[0])
 
 
 def test_faults_of_a_search_for_all_budgets():
@@ -93,12 +195,12 @@ def test_every_fault_is_listed_at_once():
     == """\
 the config has faults:
   config.learning_rat is unknown; did you mean 'learning_rate'?
-  config.budgets must be a tuple, got 48
-  config.steps must be int, got 'ten' (str)
-  config.learning_rate is missing
   config.data.suite is 'heldout'; did you mean 'held_out'?
   config.evaluation.batch is 0; use 1 or more
-  config.evaluation.presets has 'tomme'; did you mean 'tome'?"""
+  config.evaluation.presets has 'tomme'; did you mean 'tome'?
+  config.budgets must be a tuple, got 48
+  config.steps must be int, got 'ten' (str)
+  config.learning_rate is missing"""
   )
 
 
@@ -135,7 +237,7 @@ def test_impossible_values_are_listed_at_once():
 
 
 def test_what_may_change_between_starts():
-  assert settings.harmless(search_settings.SearchJob) == {
+  assert settings.resumable(search_settings.SearchJob) == {
     "config.data.directory",
     "config.keep",
     "config.log_every",

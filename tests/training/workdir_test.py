@@ -39,15 +39,15 @@ def test_other_settings_are_refused_with_all_changes(tmp_path):
   )
 
 
-def test_harmless_changes_are_taken_over(tmp_path):
+def test_resumable_changes_are_taken_over(tmp_path):
   _open(tmp_path)
   edited = {**CONFIG, "data": {"suite": "tiny", "directory": "/d"}}
-  _open(tmp_path, config=edited, harmless={"config.data.directory"})
+  _open(tmp_path, config=edited, resumable={"config.data.directory"})
   assert workdir.read(tmp_path)["config"] == edited
   edited = {**CONFIG, "data": {"suite": "default", "directory": "/e"}}
-  _open(tmp_path, config=edited, harmless={"config.data"})
+  _open(tmp_path, config=edited, resumable={"config.data"})
   with pytest.raises(workdir.WorkdirError, match="config.steps: 60 before"):
-    _open(tmp_path, config={**edited, "steps": 1}, harmless={"config.data"})
+    _open(tmp_path, config={**edited, "steps": 1}, resumable={"config.data"})
 
 
 def test_a_config_may_change_before_anything_is_computed(tmp_path):
