@@ -1,12 +1,11 @@
 """Trains projector and decoder under a plan, and judges what that gains."""
 
-import contextlib
 import pathlib
 
 from eos_jax import cost, models
 from eos_jax.data import loader
 from eos_jax.evaluation import evaluator
-from eos_jax.tasks import common, comparison, messages
+from eos_jax.tasks import common, messages, results
 from eos_jax.training import finetune, partition, settings, speed
 
 TRAINED = "finetuned"
@@ -83,22 +82,18 @@ def run(job: settings.FinetuneJob, folder: pathlib.Path) -> None:
   judge = common.make_evaluator(cfg, before, words, job.data, job.evaluation)
   data = common.data_facts(job.data)
   limit = float(cost.layer_average(cost.layer_counts(plan)))
-  results = []
+  found = []
   for label, model, weights in (
     ("", judge, before),
     (f"_{TRAINED}", judge.with_params(common.placed(after)), after),
   ):
     todo = [(f"dense{label}", None, None), (f"plan{label}", limit, plan)]
-    with contextlib.closing(
-      comparison.open_ledger(
-        folder, models.weights.fingerprint(weights), data, job.evaluation
-      )
-    ) as book:
-      results += comparison.judged(model, todo, book, folder)
-  text = comparison.write(
-    folder, results, judge, models.weights.fingerprint(after), {}, data
-  )
-  means = {result.name: result.mean for result in results}
+    known = results.depends(
+      models.weights.fingerprint(weights), data, job.evaluation
+    )
+    found += results.judged(model, todo, known, folder)
+  text = results.write(folder, found, judge, known)
+  means = {result.name: result.accuracy.value for result in found}
   print(text, flush=True)
   print(
     f"\nThe plan: {means['plan']:.3f} before and"

@@ -4,7 +4,6 @@ For the shipped model and its data, or for a published model and instructions of
 the user.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import time
@@ -13,17 +12,10 @@ import jax
 
 from eos_jax import cost, files, models
 from eos_jax.evaluation import evaluator
-from eos_jax.evaluation import report as report_lib
+from eos_jax.evaluation import results as results_lib
 from eos_jax.ops import plan as plan_lib
 from eos_jax.search import check_reachable
-from eos_jax.tasks import (
-  common,
-  comparison,
-  messages,
-  published,
-  report,
-  shipped,
-)
+from eos_jax.tasks import common, messages, published, results, shipped
 from eos_jax.training import (
   limits,
   search,
@@ -145,7 +137,7 @@ def _run(job, folder, case, started):
   )
   searched = time.time()
   judge = case.judge()
-  results = _compare(job, case, judge, found, folder)
+  judged = _compare(job, case, judge, found, folder)
   facts = {
     "gaps": {f"{f.limit:g}": f.soft - f.hard for f in found},
     "cost": _cost(problem, work),
@@ -154,15 +146,12 @@ def _run(job, folder, case, started):
       "evaluation": round(time.time() - searched, 1),
     },
   }
-  text = comparison.write(
-    folder, results, judge, case.fingerprint, facts, case.facts
-  )
-  report_lib.plot(folder / "accuracy_cost.png", results)
-  report.write(folder)
+  known = results.depends(case.fingerprint, case.facts, job.evaluation)
+  text = results.write(folder, judged, judge, known, **facts)
   print(text, flush=True)
   print(
     "",
-    messages.found_lines(results, found, len(judge.questions)),
+    messages.found_lines(judged, found, len(judge.questions)),
     messages.cost_lines(facts, course),
     messages.where_to_look(found, folder, case.evaluated),
     sep="\n",
@@ -184,26 +173,24 @@ def _compare(job, case, judge, found, folder):
   belong to them; what plan and weights are worth alone stands beside.
   """
 
-  def opened(fingerprint):
-    return contextlib.closing(
-      comparison.open_ledger(folder, fingerprint, case.facts, job.evaluation)
-    )
+  def known(fingerprint):
+    return results.depends(fingerprint, case.facts, job.evaluation)
 
-  name = evaluator.PLAN_ALONE if job.trains_model else evaluator.SEARCHED
+  name = results_lib.SEARCHED
+  if job.trains_model:
+    name = results_lib.PLAN_ALONE
   plans = [(name, item.limit, item.plan) for item in found]
-  with opened(case.fingerprint) as book:
-    results = comparison.compare(
-      judge, plans, job.evaluation.presets, book, folder
-    )
+  todo = results.with_presets(plans, job.evaluation.presets)
+  judged = results.judged(judge, todo, known(case.fingerprint), folder)
   for item in found if job.trains_model else ():
     trained = judge.with_params(case.place(item.params))
     todo = [
-      (evaluator.SEARCHED, item.limit, item.plan),
-      (evaluator.WEIGHTS_ALONE, item.limit, None),
+      (results_lib.SEARCHED, item.limit, item.plan),
+      (results_lib.WEIGHTS_ALONE, item.limit, None),
     ]
-    with opened(models.weights.fingerprint(item.params)) as book:
-      results += comparison.judged(trained, todo, book, folder)
-  return results
+    fingerprint = models.weights.fingerprint(item.params)
+    judged += results.judged(trained, todo, known(fingerprint), folder)
+  return judged
 
 
 def _work(problem, case):

@@ -361,8 +361,17 @@ class FinetuneJob(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportJob:
-  """A report is made from the files of a run; it has no settings."""
+class ReportJob(Checked):
+  """The report of a finished run, from its files, or a comparison of runs.
+
+  Attributes:
+    runs: directories of finished runs to compare; () = report one run.
+  """
+
+  runs: tuple[str, ...] = dataclasses.field(metadata=HARMLESS)
+
+  def _faults(self) -> Iterator[str]:
+    yield from self.each_once("runs")
 
 
 def build(kind: type, values: Any, path: str = "config") -> Any:
