@@ -1,6 +1,9 @@
-"""Makes the report of a finished search anew, from the files in --workdir.
+"""Makes the report of a finished run anew, or compares finished runs.
 
-`python -m eos_jax.main --config=configs/report.py --workdir=runs/search`
+`python -m eos_jax.main --config=configs/report.py --workdir=runs/search` reads
+the files in --workdir and writes the report there;
+`--config.runs="('runs/a','runs/b')"` writes a table of the results of these
+runs to --workdir (runs/report).
 """
 
 import ml_collections

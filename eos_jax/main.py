@@ -89,7 +89,7 @@ def main(config: dict[str, Any]) -> None:
   if task not in tasks.TASKS:
     known = settings.nearest(task, tasks.TASKS)
     sys.exit(f"error: config.task is {task!r}; {known}")
-  path = _WORKDIR.value or f"runs/{tasks.TASKS[task].reads or task}"
+  path = _WORKDIR.value or f"runs/{tasks.reads(task, config) or task}"
   with ending.errors_as_messages(path, EXPECTED):
     path = workdir.absolute(path)
     processes.start(

@@ -3,40 +3,43 @@
 from collections.abc import Mapping, Sequence
 import io
 import itertools
+import pathlib
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import figure as figure_lib
 import numpy as np
 
-from eos_jax.evaluation import evaluator
+from eos_jax import files
+from eos_jax.evaluation import results as results_lib
 
 Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH = 6.4  # inches; text stays legible when a phone shows it
 
 
-def accuracy_cost(rows: Rows) -> figure_lib.Figure:
-  """Mean accuracy against prefill FLOPs, a line for each operator.
+def accuracy_cost(
+  results: Sequence[results_lib.Result], score: str = results_lib.ACCURACY
+) -> figure_lib.Figure:
+  """Draws a score against prefill FLOPs, a line for each operator.
 
   Args:
-    rows: results, as `evaluator.Result.to_dict` gives them.
+    results: of models and plans; those without the score are left out.
+    score: its name.
   """
   figure, axes = _figure(5.0)
-  measured = [row for row in rows if row["accuracy"]]
-  names = sorted({row["name"] for row in measured if row["limit"] is not None})
-  names.sort(key=lambda name: name != evaluator.SEARCHED)
+  measured = [result for result in results if score in result.scores]
+  names = sorted({r.name for r in measured if r.limit is not None})
+  names.sort(key=lambda name: name != results_lib.SEARCHED)
   colors = mpl.colormaps["tab20"]
   for index, name in enumerate(names):
-    line = sorted(
-      (row for row in measured if row["name"] == name),
-      key=lambda row: row["flops"],
-    )
-    searched = name == evaluator.SEARCHED
+    line = [result for result in measured if result.name == name]
+    line.sort(key=lambda result: result.flops)
+    searched = name == results_lib.SEARCHED
     axes.errorbar(
-      [row["flops"] / 1e6 for row in line],
-      [row["mean"] for row in line],
-      yerr=[row["error"] for row in line],
+      [result.flops / 1e6 for result in line],
+      [result.scores[score].value for result in line],
+      yerr=[result.scores[score].error or 0 for result in line],
       label="EOS (searched)" if searched else _literal(name),
       marker="*" if searched else "o",
       markersize=11 if searched else 4,
@@ -45,19 +48,22 @@ def accuracy_cost(rows: Rows) -> figure_lib.Figure:
       capsize=2,
       zorder=3 if searched else 2,
     )
-  for dense in (row for row in measured if row["limit"] is None):
-    axes.axhline(dense["mean"], linestyle="--", color="gray", linewidth=1)
+  for dense in (result for result in measured if result.limit is None):
+    value = dense.scores[score].value
+    axes.axhline(value, linestyle="--", color="gray", linewidth=1)
     axes.annotate(
-      f"dense, {dense['flops'] / 1e6:.0f} MFLOPs",
-      (0, dense["mean"]),  # at the left operators are cheap, and far below
+      f"{_literal(dense.name)}, {dense.flops / 1e6:.0f} MFLOPs",
+      (0, value),  # at the left operators are cheap, and far below
       xycoords=("axes fraction", "data"),
       xytext=(4, 4),
       textcoords="offset points",
     )
   axes.set_xlabel("FLOPs of a prefill, millions (vision encoder included)")
-  axes.set_ylabel("accuracy, mean over tasks")
-  # Below the axes: operators fill all of them.
-  figure.legend(fontsize=9, ncols=4, loc="outside lower center")
+  mean = "accuracy, mean over tasks"
+  label = mean if score == results_lib.ACCURACY else _literal(score)
+  axes.set_ylabel(label)
+  if names:  # below the axes: operators fill all of them
+    figure.legend(fontsize=9, ncols=4, loc="outside lower center")
   return figure
 
 
@@ -141,6 +147,12 @@ def svg(figure: figure_lib.Figure) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None})
   text = buffer.getvalue()
   return text[text.index("<svg") :]
+
+
+def write_png(path: pathlib.Path, figure: figure_lib.Figure) -> None:
+  """Writes a figure as PNG, whole or not at all."""
+  with files.whole(path) as file:
+    figure.savefig(file, format="png", dpi=150)
 
 
 def _literal(name: str) -> str:

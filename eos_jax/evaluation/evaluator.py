@@ -9,66 +9,7 @@ import jax
 import numpy as np
 
 from eos_jax import cost, data, files, models, ops, processes
-from eos_jax.evaluation import fate, metrics
-
-# Name of the plans that a search found, beside those of operators.
-SEARCHED = "eos"
-# Where a search trained the model too: what its two halves are worth alone.
-PLAN_ALONE, WEIGHTS_ALONE = "eos_plan_alone", "eos_weights_alone"
-OURS = (SEARCHED, PLAN_ALONE, WEIGHTS_ALONE)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """One line of a comparison.
-
-  Attributes:
-    name: operator, "dense" or `SEARCHED`.
-    limit: budget (layer average) that the line belongs to; None for dense.
-    plan: what was run; None for dense and for unreachable budgets.
-    reason: why the budget cannot be reached, else "".
-    accuracy: by task.
-    mean: over the tasks.
-    error: standard error of the mean.
-    layer_average: visual tokens, mean over decoder layers as executed.
-    final: visual tokens after the last site.
-    flops: of a prefill, pixels to first answer token, operators included.
-    kv_bytes: key-value cache behind the prefill, two bytes a number.
-  """
-
-  name: str
-  limit: float | None
-  plan: ops.ReductionPlan | None
-  reason: str = ""
-  accuracy: dict[str, float] = dataclasses.field(default_factory=dict)
-  mean: float = float("nan")
-  error: float = float("nan")
-  layer_average: float = float("nan")
-  final: int = 0
-  flops: int = 0
-  kv_bytes: int = 0
-
-  @property
-  def kept(self) -> str:
-    """Visual tokens after each site, such as "48>16"."""
-    return ">".join(str(s.keep) for s in self.plan.sites) if self.plan else ""
-
-  def to_dict(self) -> dict[str, Any]:
-    """Plain values for JSON; numbers that were not measured are null.
-
-    "plan" is the SHA-256 of the plan's JSON.
-    """
-    values = dataclasses.asdict(dataclasses.replace(self, plan=None))
-    values["plan"] = files.sha256(self.plan.to_json()) if self.plan else None
-    values = {
-      name: None if isinstance(v, float) and np.isnan(v) else v
-      for name, v in values.items()
-    }
-    values["sites"] = {
-      site.site: site.keep for site in (self.plan.sites if self.plan else ())
-    }
-    values["note"] = self.plan.note if self.plan else ""
-    return values
+from eos_jax.evaluation import fate, metrics, results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +187,11 @@ class Evaluator:
     """The questions that are asked."""
     return self._questions
 
+  @property
+  def name(self) -> str:
+    """Name of the model."""
+    return self._cfg.name
+
   def told(
     self, plan: ops.ReductionPlan | None, start: int = 0
   ) -> Iterator[Told]:
@@ -291,20 +237,14 @@ class Evaluator:
     fates = zip(*(batch.fates for batch in told), strict=True)
     return Answers(texts, *map(np.concatenate, fates))
 
-  def evaluate(
-    self, name: str, limit: float | None, plan: ops.ReductionPlan | None
-  ) -> Result:
-    """Accuracy and cost of a plan (None: the dense model)."""
-    return self.judge(name, limit, plan, self.predict(plan))
-
   def judge(
     self,
     name: str,
     limit: float | None,
     plan: ops.ReductionPlan | None,
     answers: Answers,
-  ) -> Result:
-    """Accuracy and cost of the answers that a plan gave."""
+  ) -> results.Result:
+    """Accuracy and cost of the answers that a plan gave (None: dense)."""
     tasks = self._questions.tasks
     right = metrics.exact_match(answers.texts, self._questions.answers)
     accuracy = metrics.accuracy_by_task(right, tasks)
@@ -313,18 +253,14 @@ class Evaluator:
       model_shape(self._cfg),
       text_tokens=len(self._cfg.prefix) + self._mean_prompt(),
     )
-    return Result(
-      name=name,
-      limit=limit,
-      plan=plan,
-      accuracy=accuracy,
-      mean=float(np.mean(list(accuracy.values()))),
+    score = results.Score(
+      float(np.mean(list(accuracy.values()))),
+      results.FRACTION,
       error=metrics.standard_error(right, tasks),
-      layer_average=float(budget.layer_average),
-      final=budget.final,
-      flops=budget.total_flops,
-      kv_bytes=budget.kv_bytes,
+      parts=accuracy,
     )
+    scores = {results.ACCURACY: score}
+    return results.measured(name, limit, plan, scores, budget)
 
   def _mean_prompt(self) -> int:
     """Mean prompt tokens behind the picture, rounded."""

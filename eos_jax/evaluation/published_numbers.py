@@ -11,7 +11,8 @@ import pathlib
 from typing import Any
 
 from eos_jax import files
-from eos_jax.evaluation import benchmark_report
+from eos_jax.evaluation import render
+from eos_jax.evaluation import results as results_lib
 
 _PATH = pathlib.Path(__file__).parent / "published_numbers.json"
 
@@ -68,32 +69,54 @@ def comparable(
   return names, ""
 
 
+def section(
+  facts: Mapping[str, Any], results: Sequence[results_lib.Result]
+) -> render.Section:
+  """Returns published numbers to compare with, or says why there are none.
+
+  Args:
+    facts: of a run on benchmarks.
+    results: of the run, the dense model first.
+  """
+  asked = {
+    name: found["asked"]
+    for name, found in facts["questions"].items()
+    if found["whole"] and name in results[0].scores
+  }
+  names, reason = comparable(asked, **facts["published"])
+  if reason:
+    notes_ = [f"There are none to compare with: {reason}."]
+    return render.Section("Published numbers", notes=notes_)
+  ours = [result for result in results if not result.reason]
+  return render.Section("Published numbers", table(ours, names), notes())
+
+
 def table(
-  lines: Sequence[benchmark_report.Line], names: Sequence[str]
+  results: Sequence[results_lib.Result], names: Sequence[str]
 ) -> list[list[str]]:
   """Ours and published numbers at equal budgets as texts, the head first.
 
   Args:
-    lines: a model under plans, the first without one.
+    results: of a model under plans.
     names: of the benchmarks, from `comparable`.
 
   Returns:
-    Rows of all published budgets that a line comes near to.
+    Rows of all published budgets that a result comes near to.
   """
   head = ["tokens", "method", "lineage", "source", *names]
   made, rows = [head], known()["rows"]
   for budget in sorted({row["budget"] for row in rows}, reverse=True):
     ours = [
-      line
-      for line in lines
-      if abs(line.layer_average - budget) <= _CLOSE * budget
+      result
+      for result in results
+      if abs(result.layer_average - budget) <= _CLOSE * budget
     ]
     if not ours:
       continue
     made += [
-      [f"{line.layer_average:.1f}", line.name, "here", ""]
-      + [f"{line.scores[name].value:.1f}" for name in names]
-      for line in ours
+      [f"{result.layer_average:.1f}", result.name, "here", ""]
+      + [f"{result.scores[name].value:.1f}" for name in names]
+      for result in ours
     ]
     made += [
       [str(budget), row["method"], row["lineage"], row["source"]]

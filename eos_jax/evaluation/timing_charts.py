@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib import figure as figure_lib
 
 from eos_jax import cost
-from eos_jax.evaluation import evaluator
+from eos_jax.evaluation import results as results_lib
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -27,7 +27,7 @@ def speedups(rows: Rows) -> figure_lib.Figure:
   panels = list(dict.fromkeys((row["model"], row["batch"]) for row in rows))
   names = list(dict.fromkeys(row["name"] for row in rows))
   colors = dict(zip(names, mpl.colormaps["tab10"].colors * 9, strict=False))
-  colors[evaluator.SEARCHED] = "black"
+  colors[results_lib.SEARCHED] = "black"
   height = 1.2 + 2.6 * max(1, -(-len(panels) // 2))
   figure = figure_lib.Figure((_WIDTH, height), layout="constrained")
   handles = {}

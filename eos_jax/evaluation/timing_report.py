@@ -1,11 +1,11 @@
 """Tables and files of measured times, from plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import pathlib
 from typing import Any
 
 from eos_jax import cost, files
-from eos_jax.evaluation import benchmark_report, timing_charts
+from eos_jax.evaluation import charts, render, timing_charts
 
 Row = Mapping[str, Any]
 
@@ -39,66 +39,72 @@ _ANSWER = (
   "step",
 )
 
-_LEGEND = """\
-Times are medians; quartiles are in deploy.json. *Prefill* is the decoder over
-encoded pictures and the prompt, up to the first token; *first token* the same
-from pixels on; *step* one decoded token; *end to end* the first token and
-{steps} steps. *Speed-up* is dense time / plan's time, the median over rounds in
-which both took turns; *ideal* is the same of their FLOPs, operators included;
-*roofline* the same of the least times of the chip, where its figures are known.
-*Operators* is their share of the plan's prefill (with `*`: from pixels on),
-found against a prefill that only drops as many rows. *KV* is what the cache
-holds behind the prefill, with biases and positions; *by model* is what the cost
-model says of keys and values."""
+_LEGEND = (
+  "Times are medians; quartiles are in deploy.json.",
+  "Prefill: the decoder over encoded images and the prompt, up to the first"
+  " token; first token: the same from pixels on; step: one decoded token; end"
+  " to end: the first token and {steps} steps.",
+  "Speed-up: dense time / plan's time, the median over rounds in which both"
+  " took turns; ideal: the same ratio of their FLOPs, operators included;"
+  " roofline: the same ratio of the least times of the chip, where its figures"
+  " are known.",
+  "Operators: their share of the plan's prefill (with *: from pixels on),"
+  " compared with a prefill that only drops as many rows.",
+  "KV: size of the cache after the prefill, with biases and positions; by"
+  " model: keys and values by the cost model.",
+)
 
 
 def deploy_table(value: Row) -> str:
-  """What was measured of plans, as Markdown that reads as plain text too.
+  """Returns what was measured of plans, as Markdown.
 
   Args:
     value: content of deploy.json.
   """
-  lines = [
-    f"# Plans beside dense on {value['device']}",
-    "",
-    f"jax {value['jax']}, {value['cores']} CPU cores, {value['text_tokens']}"
-    " text tokens.",
-    "",
-    *_LEGEND.format(steps=value["steps"]).splitlines(),
+  sections = [
+    render.Section(
+      f"Plans and dense on {value['device']}",
+      notes=[
+        f"jax {value['jax']}, {value['cores']} CPU cores,"
+        f" {value['text_tokens']} text tokens.",
+        *(line.format(steps=value["steps"]) for line in _LEGEND),
+      ],
+    )
   ]
   for name, batch in _groups(value["rows"]):
     rows = [
       r for r in value["rows"] if (r["model"], r["batch"]) == (name, batch)
     ]
     facts = value["models"][name]
-    lines += [
-      "",
-      f"## {name}, batch {batch}",
-      "",
+    measured = [row for row in rows if not row["reason"]]
+    tables = _tables(measured) if measured else ((), ())
+    notes = [
       f"{facts['visual_tokens']} visual tokens, {facts['layers']} layers,"
       f" {facts['parameters'] / 1e6:.1f} M parameters in {facts['dtype']},"
-      f" attention by {facts['kernels']['decoder']}.",
-      "",
-      *_tables([row for row in rows if not row["reason"]]),
+      f" attention by {facts['kernels']['decoder']}."
     ]
-    missed = [r for r in rows if r["reason"]]
-    if missed:
-      lines.append("")
-    lines += [
-      f"- {r['name']} cannot be at {r['limit']:g} tokens: {r['reason']}"
-      for r in missed
+    notes += [] if measured else ["Nothing could be measured."]
+    notes += [
+      f"{r['name']} cannot be at {r['limit']:g} tokens: {r['reason']}"
+      for r in rows
+      if r["reason"]
     ]
-    budgets = [r["budget"]["plan"]["text"] for r in rows if not r["reason"]]
-    lines += ["", "Budgets:", "", *(f"- {text}" for text in budgets)]
-  lines += ["", "## Programs", "", *_served(value)]
-  lines += [f"- skipped: {reason}" for reason in value["skipped"].values()]
-  return "\n".join(lines)
+    budgets = [row["budget"]["plan"]["text"] for row in measured]
+    title = f"{name}, batch {batch}"
+    sections += [
+      render.Section(f"{title}: prefill", tables[0], notes),
+      render.Section(f"{title}: answer", tables[1], budgets),
+    ]
+  skipped = [f"skipped: {reason}" for reason in value["skipped"].values()]
+  programs = [*_served(value), *skipped]
+  sections.append(render.Section("Programs", notes=programs))
+  return render.markdown(sections)
 
 
 def _served(value):
   """Lines about what was compiled for many pictures."""
   return [
-    f"- {name} under {found['plan']}: {found['pictures']} pictures and prompts,"
+    f"{name} under {found['plan']}: {found['pictures']} images and prompts,"
     f" {found['prefill']} program(s) of the prefill and {found['step']} of the"
     " step"
     for name, facts in value["models"].items()
@@ -112,9 +118,7 @@ def _groups(rows):
 
 def _tables(rows):
   """Two tables: dense, then the plans."""
-  if not rows:
-    return ["Nothing could be measured."]
-  # Dense was measured beside every plan; the first stands for all.
+  # Dense was measured with every plan; the first stands for all.
   sides = [("dense", rows[0]), *(("plan", row) for row in rows)]
   prefill, answer = [_PREFILL], [_ANSWER]
   for side, row in sides:
@@ -148,7 +152,7 @@ def _tables(rows):
         f"{spent['step']:.1f}",
       )
     )
-  return [*_aligned(prefill), "", *_aligned(answer)]
+  return prefill, answer
 
 
 def _name(row):
@@ -184,109 +188,103 @@ def _ms(measured):
   return f"{1e3 * measured['median']:.3g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-  """A Markdown table whose columns stand under one another."""
-  rows = [[*map(benchmark_report.markdown_cell, cells)] for cells in rows]
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def write(folder: pathlib.Path) -> str:
+  """Writes tables and figures of what was measured; returns a summary.
 
-  def line(cells):
-    padded = [cells[0].ljust(widths[0])]
-    padded += [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
-    return "| " + " | ".join(padded) + " |"
-
-  rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-  return [line(rows[0]), line(rule), *map(line, rows[1:])]
+  Raises:
+    OSError: nothing was measured.
+    ValueError: a file is damaged.
+  """
+  made = [make(folder) for name, make in _FILES if (folder / name).exists()]
+  return "\n".join(made or [deploy(folder)])
 
 
-def deploy_summary(value: Row, folder: pathlib.Path) -> str:
-  """A few lines for the end of a run."""
-  lines = [
-    f"Speed-ups on {value['device']}, prefill (ideal by FLOPs) / end to end:"
-  ]
-  for name, batch in _groups(value["rows"]):
-    lines.append(f"  {name}, batch {batch}:")
-    for row in value["rows"]:
-      if (row["model"], row["batch"]) != (name, batch) or row["reason"]:
-        continue
+def deploy(folder: pathlib.Path) -> str:
+  """Writes deploy.md and deploy.png from deploy.json; returns a summary."""
+  value = _read(folder / "deploy.json")
+  files.write_text(folder / "deploy.md", deploy_table(value))
+  charts.write_png(folder / "deploy.png", timing_charts.speedups(value["rows"]))
+  head = ("model", "batch", "plan", "tokens", "prefill", "by FLOPs")
+  cells = [(*head, "end to end", "operators")]
+  for row in value["rows"]:
+    if not row["reason"]:
       prefill, whole = (row["speedup"][p] for p in ("prefill", "end_to_end"))
-      lines.append(
-        f"    {row['name']:<20}{row['limit']:5.4g} tokens:"
-        f" {prefill['realised']:5.2f} x ({prefill['ideal']:.2f})"
-        f" / {whole['realised']:5.2f} x, operators"
-        f" {row['operators']['share']:.0%}"
+      cells.append(
+        (
+          *(row["model"], str(row["batch"]), row["name"]),
+          f"{row['limit']:.4g}",
+          f"{prefill['realised']:.2f}",
+          f"{prefill['ideal']:.2f}",
+          f"{whole['realised']:.2f}",
+          f"{row['operators']['share']:.0%}",
+        )
       )
-  missed = sum(bool(row["reason"]) for row in value["rows"])
-  if missed:
-    lines.append(f"  {missed} budget(s) cannot be reached, see deploy.md")
-  lines += _served(value)
-  lines.append(f"Look at {folder}/deploy.md, deploy.png and deploy.json")
-  return "\n".join(lines)
+  notes = _served(value)
+  if missed := sum(bool(row["reason"]) for row in value["rows"]):
+    notes.append(f"{missed} budget(s) cannot be reached, see deploy.md")
+  notes.append(f"Look at {folder}/deploy.md, deploy.png and deploy.json")
+  return _text(f"Speed-ups on {value['device']}", cells, notes)
 
 
-def write_deploy(folder: pathlib.Path, value: Row) -> None:
-  """Writes deploy.json, deploy.md and deploy.png."""
-  files.write_json(folder / "deploy.json", value)
-  files.write_text(folder / "deploy.md", deploy_table(value) + "\n")
-  _save(folder / "deploy.png", timing_charts.speedups(value["rows"]))
+def latency(folder: pathlib.Path) -> str:
+  """Writes latency.png from latency.json and latency_check.json.
 
-
-def latency_summary(
-  table: cost.LatencyTable, value: Row, folder: pathlib.Path
-) -> str:
-  """How well a table predicts, a line for each plan."""
-  lines = [
-    f"Layer times of {table.model} on {table.device}:"
-    f" {table.tokens[0]} to {table.tokens[-1]} rows, batches"
-    f" {', '.join(map(str, table.batches))}. Prefill from pixels on, predicted"
-    " against measured (against rows only dropped, without operators):"
-  ]
-  lines += [
-    f"  batch {row['batch']}, {row['name']:<24}"
-    f" {1e3 * row['predicted']:8.3g} ms against"
-    f" {1e3 * row['measured']:8.3g} ms: {row['error']:+.0%}"
-    f" ({row['error_cut']:+.0%})"
-    for row in value["checks"]
-  ]
-  lines.append(
-    f"Look at {folder}/latency.json (cost.LatencyTable.from_json),"
-    " latency_check.json and latency.png"
+  Returns:
+    How well the table predicts, a row for each plan.
+  """
+  text = (folder / "latency.json").read_text(encoding="utf-8")
+  table = cost.LatencyTable.from_json(text)
+  checks = _read(folder / "latency_check.json")["checks"]
+  charts.write_png(
+    folder / "latency.png", timing_charts.layer_times(table, checks)
   )
-  return "\n".join(lines)
-
-
-def write_latency(
-  folder: pathlib.Path, table: cost.LatencyTable, value: Row
-) -> None:
-  """Writes latency.json, latency_check.json and latency.png."""
-  files.write_text(folder / "latency.json", table.to_json())
-  files.write_json(folder / "latency_check.json", value)
-  _save(
-    folder / "latency.png", timing_charts.layer_times(table, value["checks"])
-  )
-
-
-def pictures_summary(value: Row, folder: pathlib.Path) -> str:
-  """Rates of preprocessing, a line for each family."""
-  lines = [
-    "Pictures a second, JPEG of 640 x 480 to a model's array; median of rounds:"
-  ]
-  lines += [
-    f"  {name:<18}"
-    + ", ".join(
-      f"{rate['median']:7.1f} with {threads} thread(s)"
-      for threads, rate in rates.items()
+  cells = [("plan", "batch", "predicted ms", "measured ms", "error", "cut")]
+  cells += [
+    (
+      *(row["name"], str(row["batch"])),
+      f"{1e3 * row['predicted']:.3g}",
+      f"{1e3 * row['measured']:.3g}",
+      f"{row['error']:+.0%}",
+      f"{row['error_cut']:+.0%}",
     )
-    for name, rates in value["rates"].items()
+    for row in checks
   ]
-  lines.append(f"Look at {folder}/pictures.json")
-  return "\n".join(lines)
+  notes = (
+    f"{table.tokens[0]} to {table.tokens[-1]} rows, batches"
+    f" {', '.join(map(str, table.batches))}. Prefill from pixels on; cut: error"
+    " where rows are only dropped, without operators.",
+    f"Look at {folder}/latency.json (cost.LatencyTable.from_json),"
+    " latency_check.json and latency.png",
+  )
+  title = f"Layer times of {table.model} on {table.device}"
+  return _text(title, cells, notes)
 
 
-def write_pictures(folder: pathlib.Path, value: Row) -> None:
-  """Writes pictures.json."""
-  files.write_json(folder / "pictures.json", value)
+def pictures(folder: pathlib.Path) -> str:
+  """Returns rates of preprocessing, a row for each family."""
+  rates = _read(folder / "pictures.json")["rates"]
+  threads = list(next(iter(rates.values())))
+  cells = [("family", *(f"{count} thread(s)" for count in threads))]
+  cells += [
+    (name, *(f"{found[count]['median']:.1f}" for count in threads))
+    for name, found in rates.items()
+  ]
+  title = "Images a second, JPEG of 640 x 480 to a model's array"
+  notes = ("Medians of rounds.", f"Look at {folder}/pictures.json")
+  return _text(title, cells, notes)
 
 
-def _save(path, figure):
-  with files.whole(path) as file:
-    figure.savefig(file, format="png", dpi=150)
+# By the file that a measurement writes.
+_FILES = (
+  ("deploy.json", deploy),
+  ("latency_check.json", latency),
+  ("pictures.json", pictures),
+)
+
+
+def _read(path):
+  return files.unsealed(files.read_json(path))
+
+
+def _text(title, cells, notes):
+  return render.text([render.Section(title, cells, notes)])

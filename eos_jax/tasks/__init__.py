@@ -44,7 +44,8 @@ class Task:
     settings: dataclass of its config.
     run: does it, in an opened working directory.
     check: refuses a config that cannot work, before the directory is taken.
-    reads: the task whose finished run it reads instead of having its own; "".
+    reads: the task whose finished run it reads instead of having its own,
+      unless its config names `runs` to read; "".
     spread: whether several processes may run it together.
   """
 
@@ -71,7 +72,7 @@ TASKS = {
   "pretrain": Task(
     pretrain_settings.PretrainSettings, pretrain.run, pretrain.check
   ),
-  "report": Task(report_settings.ReportJob, report.run, reads="search"),
+  "report": Task(report_settings.ReportJob, report.run, report.check, reads="search"),
   "search": Task(
     search_settings.SearchJob, search.run, search.check, spread=True
   ),
@@ -79,6 +80,11 @@ TASKS = {
     search_settings.PublishedSearchJob, search.run, search.check, spread=True
   ),
 }
+
+
+def reads(name: str, config: Mapping[str, Any]) -> str:
+  """Returns the task whose run the directory of a task belongs to, or ""."""
+  return "" if config.get("runs") else TASKS[name].reads
 
 
 def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
@@ -103,7 +109,7 @@ def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
     )
   job = settings.build(task.settings, config)
   task.check(job)
-  if task.reads:
+  if reads(name, config):
     task.run(job, path)
     return
   opened = workdir.opened(

@@ -14,13 +14,13 @@ import eos_jax
 from eos_jax import cost, files, models, ops
 from eos_jax.evaluation import (
   deploy,
-  evaluator,
   latency,
-  ledger,
   picture_rate,
   programs,
+  store,
   timing_report,
 )
+from eos_jax.evaluation import results as results_lib
 from eos_jax.tasks import common, subjects
 from eos_jax.training import benchmark_settings, settings
 
@@ -65,13 +65,13 @@ def check(job: benchmark_settings.BenchmarkJob) -> None:
 
 def run(job: benchmark_settings.BenchmarkJob, folder: pathlib.Path) -> None:
   """Measures, and writes tables, figures and all numbers."""
-  with contextlib.closing(ledger.Book(folder / "timings.jsonl")) as book:
+  with contextlib.closing(store.Store(folder / "timings.jsonl")) as times:
     if "deploy" in job.measure:
-      _deploy(job, folder, book)
+      _deploy(job, folder, times)
     if "latency" in job.measure:
-      _latency(job, folder, book)
+      _latency(job, folder, times)
     if "pictures" in job.measure:
-      _pictures(job, folder, book)
+      _pictures(job, folder, times)
 
 
 def candidates(
@@ -83,7 +83,7 @@ def candidates(
     limit = share * cfg.tokens
     plan = common.shipped_plan(cfg.name, limit)
     if plan is not None:
-      found.append(Candidate(evaluator.SEARCHED, limit, plan))
+      found.append(Candidate(results_lib.SEARCHED, limit, plan))
     found += [preset_candidate(cfg, name, limit) for name in job.presets]
   for path in job.plans:
     plan = common.read_plan(path, "config.plans")
@@ -157,7 +157,7 @@ def _fitting(job, names):
   return [name for name in names if name not in skipped], skipped
 
 
-def _deploy(job, folder, book):
+def _deploy(job, folder, times):
   names, skipped = _fitting(job, job.models)
   rows, facts = [], {}
   total = sum(len(candidates(job, subjects.config(n))) for n in names)
@@ -168,8 +168,8 @@ def _deploy(job, folder, book):
       model = subjects.load(name, job.seed)
       listed = candidates(job, model.cfg)
       for batch in job.batches:
-        rows += _rows(job, model, batch, listed, book, bar)
-      facts[name] = _facts(job, model, listed, book)
+        rows += _rows(job, model, batch, listed, times, bar)
+      facts[name] = _facts(job, model, listed, times)
   value = {
     **machine(),
     "skipped": skipped,
@@ -178,11 +178,11 @@ def _deploy(job, folder, book):
     "models": facts,
     "rows": rows,
   }
-  timing_report.write_deploy(folder, value)
-  print(timing_report.deploy_summary(value, folder), flush=True)
+  _write(folder / "deploy.json", value)
+  print(timing_report.deploy(folder), flush=True)
 
 
-def _rows(job, model, batch, listed, book, bar):
+def _rows(job, model, batch, listed, times, bar):
   """The measurements of a model at a batch size."""
   known = circumstances(job, model)
   inputs = programs.draw(
@@ -201,7 +201,7 @@ def _rows(job, model, batch, listed, book, bar):
     if item.plan is not None:
       plan = json.loads(item.plan.to_json())
       content = {**known, "what": "deploy", "batch": batch, "plan": plan}
-      found = book.find(content)
+      found = times.find(content)
       if found is None:
         if dense is None:
           dense = programs.Pipeline(model, inputs, None, steps=job.steps)
@@ -216,13 +216,13 @@ def _rows(job, model, batch, listed, book, bar):
             seconds=job.seconds,
           )
         )
-        book.add(content, found)
+        times.add(content, found)
       row |= {"note": item.plan.note, **found}
     bar.update()
     yield row
 
 
-def _facts(job, model, listed, book):
+def _facts(job, model, listed, times):
   """What is said once of a model, with the programs that pictures need."""
   # The shortest sequences, or dense where there is no plan.
   plans = sorted(
@@ -236,7 +236,7 @@ def _facts(job, model, listed, book):
     "pictures": job.pictures,
     "plan": None if plan is None else json.loads(plan.to_json()),
   }
-  served = book.once(
+  served = times.once(
     content,
     lambda: deploy.compilations(
       model,
@@ -256,7 +256,7 @@ def _facts(job, model, listed, book):
   }
 
 
-def _latency(job, folder, book):
+def _latency(job, folder, times):
   names, _ = _fitting(job, (job.model,))
   if not names:
     return
@@ -277,7 +277,7 @@ def _latency(job, folder, book):
     repeats=job.repeats,
     seconds=job.seconds,
     seed=job.seed,
-    once=lambda content, compute: book.once({**known, **content}, compute),
+    once=lambda content, compute: times.once({**known, **content}, compute),
   )
   table, spread = measure.table(job.batches, device=machine()["device"])
   checks = measure.check(table, plans)
@@ -289,11 +289,12 @@ def _latency(job, folder, book):
     "spread": spread,
     "checks": checks,
   }
-  timing_report.write_latency(folder, table, value)
-  print(timing_report.latency_summary(table, value, folder), flush=True)
+  files.write_text(folder / "latency.json", table.to_json())
+  _write(folder / "latency_check.json", value)
+  print(timing_report.latency(folder), flush=True)
 
 
-def _pictures(job, folder, book):
+def _pictures(job, folder, times):
   cores = os.cpu_count() or 1
   content = {
     "what": "pictures",
@@ -317,6 +318,10 @@ def _pictures(job, folder, book):
       for family, by_threads in rates.items()
     }
 
-  value = {**content, "rates": book.once(content, measure)}
-  timing_report.write_pictures(folder, value)
-  print(timing_report.pictures_summary(value, folder), flush=True)
+  value = {**content, "rates": times.once(content, measure)}
+  _write(folder / "pictures.json", value)
+  print(timing_report.pictures(folder), flush=True)
+
+
+def _write(path, value):
+  files.write_json(path, files.sealed(files.plain(value)))

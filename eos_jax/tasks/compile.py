@@ -6,7 +6,7 @@ import pathlib
 import tqdm
 
 from eos_jax import files
-from eos_jax.evaluation import benchmark_report
+from eos_jax.evaluation import render
 from eos_jax.models import fits, loading
 from eos_jax.tasks import compile_programs
 from eos_jax.training import ahead, compile_settings, settings
@@ -51,18 +51,29 @@ def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
         bar.update()
   if not made:
     raise settings.ConfigError(list(dict.fromkeys(faults)))
-  section = benchmark_report.Section(
-    f"{found.cfg.name} in {job.dtype}, batch {job.search.batch}",
-    table(made),
-    notes(made, faults),
+  value = {
+    "title": f"{found.cfg.name} in {job.dtype}, batch {job.search.batch}",
+    "programs": [dataclasses.asdict(program) for program in made],
+    "faults": faults,
+  }
+  files.write_json(folder / "compile.json", files.sealed(files.plain(value)))
+  print(
+    report(folder),
+    f"Look at {folder}/: compile.md, compile.json",
+    sep="\n",
   )
-  text = benchmark_report.as_markdown([section])
+
+
+def report(folder: pathlib.Path) -> str:
+  """Writes `compile.md` from `compile.json`, and returns it."""
+  value = files.unsealed(files.read_json(folder / "compile.json"))
+  made = [ahead.Program(**program) for program in value["programs"]]
+  section = render.Section(
+    value["title"], table(made), notes(made, value["faults"])
+  )
+  text = render.markdown([section])
   files.write_text(folder / "compile.md", text)
-  values = [dataclasses.asdict(program) for program in made]
-  files.write_json(
-    folder / "compile.json", {"programs": values, "faults": faults}
-  )
-  print(text, f"Look at {folder}/: compile.md, compile.json", sep="\n")
+  return text
 
 
 def table(made: list[ahead.Program]) -> list[list[str]]:

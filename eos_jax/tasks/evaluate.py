@@ -1,11 +1,10 @@
 """Judges one plan on test questions."""
 
-import contextlib
 import pathlib
 
 from eos_jax import cost, models
 from eos_jax.models import partition
-from eos_jax.tasks import common, comparison
+from eos_jax.tasks import common
 from eos_jax.training import evaluate_settings, settings
 
 
@@ -32,15 +31,14 @@ def run(job: evaluate_settings.EvaluateJob, folder: pathlib.Path) -> None:
   params = common.read_weights(cfg, job.weights_path)
   fingerprint = models.weights.fingerprint(params)
   judge = common.make_evaluator(cfg, params, words, job.data, job.evaluation)
-  data = common.data_facts(job.data)
   limit = float(cost.layer_average(cost.layer_counts(plan)))
-  with contextlib.closing(
-    comparison.open_ledger(folder, fingerprint, data, job.evaluation)
-  ) as book:
-    results = comparison.compare(
-      judge, [(plan.name, limit, plan)], job.evaluation.presets, book, folder
-    )
-  text = comparison.write(folder, results, judge, fingerprint, {}, data)
+  todo = results.with_presets(
+    [(plan.name, limit, plan)], job.evaluation.presets
+  )
+  data = common.data_facts(job.data)
+  known = results.depends(fingerprint, data, job.evaluation)
+  found = results.judged(judge, todo, known, folder)
+  text = results.write(folder, found, judge, known)
   print(text, flush=True)
   print(
     f"\n{len(judge.questions)} test questions; +- is one standard error. Look"

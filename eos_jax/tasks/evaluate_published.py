@@ -1,6 +1,7 @@
 """Judges a published model on benchmarks, dense and under plans."""
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,21 +12,17 @@ from typing import Any
 import jax
 import tqdm
 
-from eos_jax import cost, models, naming, ops
+from eos_jax import cost, files, models, naming, ops
 from eos_jax.data import benchmarks, fingerprints, processors
 from eos_jax.data import faults as faults_lib
 from eos_jax.data import sources as sources_lib
 from eos_jax.data.benchmarks import batches
-from eos_jax.evaluation import (
-  benchmark_report,
-  evaluator,
-  predictions,
-  submissions,
-)
+from eos_jax.evaluation import evaluator, store, submissions
+from eos_jax.evaluation import results as results_lib
 from eos_jax.evaluation.scoring import letters
 from eos_jax.models import loading, partition
-from eos_jax.tasks import benchmark_results, common, published_model
-from eos_jax.training import evaluate_settings, settings, workdir
+from eos_jax.tasks import common, published_model
+from eos_jax.training import evaluate_settings, settings
 
 # Always beside plans: what needs no idea at all.
 PLAIN = ("random", "grid", "pool")
@@ -40,7 +37,7 @@ class _Opened:
   mesh: jax.sharding.Mesh
   sets: tuple[batches.BenchmarkSet, ...]
   found: tuple[benchmarks.Questions, ...]
-  plans: tuple[tuple[str, ops.ReductionPlan | None, str], ...]
+  plans: tuple[tuple[str, float | None, ops.ReductionPlan | None, str], ...]
 
   @functools.cached_property
   def inputs(self) -> dict[str, Any]:
@@ -65,7 +62,7 @@ def run(
 
 def _run(job, folder, found):
   params, fingerprint = published_model.load(found.source, found.mesh, {})
-  print(benchmark_results.data_lines(found), flush=True)
+  print(_data_lines(found), flush=True)
 
   @functools.cache  # programs are those of a length of answers
   def judge(steps):
@@ -79,39 +76,108 @@ def _run(job, folder, found):
       placement=partition.batch_sharding(found.mesh),
     )
 
-  watch = _Watch()
-  lines = []
+  watch, made = _Watch(), []
   total = sum(_batches(job, asked) for asked in found.sets)
-  total *= sum(not reason for _, _, reason in found.plans)
+  total *= sum(not reason for *_, reason in found.plans)
   with tqdm.tqdm(total=total, desc="batches", dynamic_ncols=True) as bar:
-    for name, plan, reason in found.plans:
+    for name, limit, plan, reason in found.plans:
       if reason:
-        lines.append(benchmark_report.Line(name, reason=reason))
+        made.append(results_lib.Result(name, limit, reason=reason))
         continue
-      told = {}
+      answers = {}
       for asked in found.sets:
         bar.set_postfix_str(f"{name}, {asked.name}")
         path = _of_plan(folder, "predictions", name) / f"{asked.name}.jsonl"
-        book = _book(job, found, asked, plan, fingerprint, path)
-        bar.update(book.done)
-        if not book.finished:
-          timed = dataclasses.replace(asked, watch=watch.add)
-          one = judge(_steps(job, asked)).with_questions(timed)
-          with watch:
-            for batch in one.told(plan, start=book.done):
-              book.add(batch.texts, batch.lengths)
-              bar.update()
-        told[asked.name] = book
+        with contextlib.closing(store.Store(path)) as entries:
+          known = _known(job, found, asked, plan, fingerprint, entries)
+          bar.update(known.done)
+          if not known.finished:
+            timed = dataclasses.replace(asked, watch=watch.add)
+            one = judge(_steps(job, asked)).with_questions(timed)
+            with watch:
+              for batch in one.told(plan, start=known.done):
+                known.add(batch.texts, batch.lengths)
+                bar.update()
+        answers[asked.name] = known
+      handed_in = _of_plan(folder, "submissions", name)
       for asked in found.sets:
-        submissions.write(
-          _of_plan(folder, "submissions", name),
-          asked.name,
-          list(zip(asked.samples, told[asked.name].texts, strict=True)),
-        )
-      line = benchmark_results.line(job, found, name, plan, told, folder)
-      lines.append(line)
-  benchmark_results.write(job, found, lines, folder)
-  print(watch.line(), flush=True)
+        pairs = list(zip(asked.samples, answers[asked.name].texts, strict=True))
+        submissions.write(handed_in, asked.name, pairs)
+      scores = results.scored(job, found.sets, answers, handed_in)
+      costs = _costs(found.cfg, plan, list(answers.values()))
+      result = results_lib.measured(name, limit, plan, scores, costs)
+      made.append(dataclasses.replace(result, weights=fingerprint))
+  facts = _facts(job, found, fingerprint)
+  print(
+    report.write_results(folder, made, facts),
+    f"Look at {folder}/: report.html, table.md, table.csv, results.json,"
+    " predictions/ and submissions/",
+    watch.line(),
+    sep="\n",
+    flush=True,
+  )
+
+
+def _costs(cfg, plan, answers):
+  """Costs of a plan (None: dense), with a prompt of mean length."""
+  prompts = [known.prompt_tokens for known in answers]
+  return cost.budget_of(
+    plan,
+    evaluator.model_shape(cfg),
+    text_tokens=len(cfg.prefix) + round(sum(prompts) / len(prompts)),
+  )
+
+
+def _facts(job, found, fingerprint):
+  """What is said of the questions, and what the scores are comparable with."""
+  protocol = _protocol(job, found)
+  rows, decoder = found.sets[0].rows, found.cfg.decoder
+  return {
+    "model": found.cfg.name,
+    "weights": fingerprint,
+    "protocol": protocol,
+    "questions": {
+      asked.name: {
+        "asked": len(asked),
+        "digest": files.digest([files.plain(protocol), asked.digests]),
+        "files": list(questions.notes),
+        "left out": dict(questions.left_out),
+        "set apart": [str(fault) for fault in questions.faults],
+        "whole": not (job.data.count or questions.faults),
+      }
+      for asked, questions in zip(found.sets, found.found, strict=True)
+    },
+    "published": {
+      "layers": decoder.layers,
+      "width": decoder.width,
+      "tokens": found.cfg.tokens,
+      "protocol": job.data.protocol,
+      "style": rows.processor.style,
+      "aspect": getattr(rows.processor.settings, "aspect", ""),
+    },
+  }
+
+
+def _protocol(job, found):
+  """How questions are asked and answered, for all benchmarks alike."""
+  facts = settings.binding(job.data)
+  for name in ("folder", "apart", "count", "files", "images_anywhere"):
+    del facts[name]  # the digests of questions say what is asked
+  inputs = {name: files.digest(value) for name, value in found.inputs.items()}
+  return {**facts, "inputs": inputs, "seed": job.seed}
+
+
+def _data_lines(found):
+  """What is said of the questions before they are asked."""
+  lines = []
+  for asked, questions in zip(found.sets, found.found, strict=True):
+    parts = [f"{len(asked):,} questions"]
+    parts += [f"{n:,} left out: {why}" for why, n in questions.left_out.items()]
+    if questions.faults:
+      parts.append(f"{len(questions.faults):,} rows set apart")
+    parts += questions.notes
+    lines.append(f"{asked.name}: {', '.join(parts)}")
+  return "\n".join(lines)
 
 
 class _Watch:
@@ -161,35 +227,21 @@ def _of_plan(folder, kind, name):
   return folder / kind / name
 
 
-def _book(job, found, asked, plan, fingerprint, path):
+def _known(job, found, asked, plan, fingerprint, entries):
   """The answers to a benchmark under a plan that are known."""
-  facts = {
+  depends = {
+    **_protocol(job, found),
     "weights": fingerprint,
     "model": dataclasses.asdict(found.cfg),
-    "inputs": found.inputs,
     "plan": None if plan is None else json.loads(plan.to_json()),
     "batch": job.batch,
-    "seed": job.seed,
     "steps": _steps(job, asked),
     "stop": asked.stop,
-    **settings.binding(job.data),
   }
-  for name in ("folder", "apart", "count", "files", "images_anywhere"):
-    del facts[name]  # the digests of questions say what is asked
   ids = [sample.id for sample in asked.samples]
   keys = list(zip(ids, asked.digests, strict=True))
   cut = [keys[i : i + job.batch] for i in range(0, len(keys), job.batch)]
-  try:
-    book = predictions.Predictions(path, facts, cut)
-  except predictions.OtherCircumstances as error:
-    raise workdir.WorkdirError(str(error)) from error
-  if book.dropped:
-    print(
-      f"note: {book.dropped} answers in {path} are not those to the questions"
-      " and pictures as they now are; they are computed again",
-      flush=True,
-    )
-  return book
+  return store.Answers(entries, depends, cut)
 
 
 @functools.lru_cache(maxsize=1)  # checked once, then run
@@ -293,22 +345,22 @@ def _first(name: str, samples: Sequence[Any], count: int) -> tuple[Any, ...]:
 
 
 def _plans(cfg, job):
-  """Dense, the plans in files, and presets at each budget: name, plan, why not.
+  """Dense, the plans in files, and presets at each budget.
+
+  Each is a name, the budget, the plan, and why it cannot be run, or "".
 
   Where no budgets are named, they are those of the plans.
 
   Raises:
     settings.ConfigError: a plan is not one of this model, or two have one name.
   """
-  listed: list[Any] = [("dense", None, "")]
+  listed: list[Any] = [("dense", None, None, "")]
   for path in job.plans:
     plan = common.fitting_plan(cfg, path, "config.plans")
-    listed.append((plan.name, plan, ""))
+    average = float(cost.layer_average(cost.layer_counts(plan)))
+    listed.append((plan.name, average, plan, ""))
   presets = dict.fromkeys((*job.presets, *PLAIN))
-  averages = (
-    round(float(cost.layer_average(cost.layer_counts(plan))), 2)
-    for _, plan, _ in listed[1:]
-  )
+  averages = (round(average, 2) for _, average, *_ in listed[1:])
   for limit in job.budgets or dict.fromkeys(averages):
     for name in presets:
       full = f"{name}@{limit:g}"
@@ -321,10 +373,10 @@ def _plans(cfg, job):
           vision_layers=cfg.vision_sites,
           model=cfg.name,
         )
-        listed.append((full, plan, ""))
+        listed.append((full, limit, plan, ""))
       except cost.UnreachableBudget as error:
-        listed.append((full, None, str(error)))
-  names = [name for name, _, _ in listed]
+        listed.append((full, limit, None, str(error)))
+  names = [name for name, *_ in listed]
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise settings.ConfigError(
@@ -332,7 +384,7 @@ def _plans(cfg, job):
     )
   faults = [
     f"{name}: {fault}"
-    for name, plan, _ in listed
+    for name, _, plan, _ in listed
     for site in (plan.sites if plan else ())
     if (fault := common.lacking(site.site, site.spec))
   ]

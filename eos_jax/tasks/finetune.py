@@ -1,6 +1,5 @@
 """Trains projector and decoder under a plan, and judges what that gains."""
 
-import contextlib
 import pathlib
 
 import jax

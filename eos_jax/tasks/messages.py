@@ -3,7 +3,7 @@
 import jax
 
 from eos_jax import models
-from eos_jax.evaluation import evaluator
+from eos_jax.evaluation import results as results_lib
 from eos_jax.models import fits, partition
 from eos_jax.search import init_policy
 
@@ -87,28 +87,29 @@ def found_lines(results, found, questions):
   """What a search found at each budget, beside dense and hand-made ones."""
   dense = next(r for r in results if r.limit is None)
   lines = [
-    f"Found, judged on {questions} test questions; dense {dense.mean:.3f} at"
-    f" {dense.flops / 1e6:.0f} MFLOPs:"
+    f"Found, judged on {questions} test questions; dense"
+    f" {dense.accuracy.value:.3f} at {dense.flops / 1e6:.0f} MFLOPs:"
   ]
   for item in found:
-    rows = [r for r in results if r.limit == item.limit and r.accuracy]
-    mine = next(r for r in rows if r.name == evaluator.SEARCHED)
-    others = [r for r in rows if r.name not in evaluator.OURS]
+    rows = [r for r in results if r.limit == item.limit and r.scores]
+    mine = next(r for r in rows if r.name == results_lib.SEARCHED)
+    others = [r for r in rows if r.name not in results_lib.OURS]
     beside = ""
     if others:
-      best = max(others, key=lambda r: r.mean)
-      beside = f"; best hand-made: {best.name} {best.mean:.3f}"
+      best = max(others, key=lambda r: r.accuracy.value)
+      beside = f"; best hand-made: {best.name} {best.accuracy.value:.3f}"
     lines += [
-      f"  budget {item.limit:g}: EOS {mine.mean:.3f} +- {mine.error:.3f} at"
+      f"  budget {item.limit:g}: EOS {mine.accuracy.value:.3f} +-"
+      f" {mine.accuracy.error:.3f} at"
       f" {mine.flops / 1e6:.0f} MFLOPs{beside}",
       f"    keeps {kept(item.plan)}; soft - hard"
       f" {100 * (item.soft - item.hard):+.1f} points",
     ]
-    alone = {r.name: r.mean for r in rows}
-    if evaluator.PLAN_ALONE in alone:
+    alone = {r.name: r.accuracy.value for r in rows}
+    if results_lib.PLAN_ALONE in alone:
       lines.append(
-        f"    without the trained weights {alone[evaluator.PLAN_ALONE]:.3f};"
-        f" these without the plan {alone[evaluator.WEIGHTS_ALONE]:.3f}"
+        f"    without the trained weights {alone[results_lib.PLAN_ALONE]:.3f};"
+        f" these without the plan {alone[results_lib.WEIGHTS_ALONE]:.3f}"
       )
   return "\n".join(lines)
 

@@ -79,8 +79,9 @@ def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
   """
   whole = shared_settings.EvaluationSettings(questions=chosen.test_questions)
   judge = common.make_evaluator(cfg, params, words, chosen.data, whole)
-  result = judge.evaluate("dense", None, None)
-  suite = [a for task, a in result.accuracy.items() if task != "easy_vqa"]
+  result = judge.judge("dense", None, None, judge.predict(None))
+  accuracy = result.accuracy.parts
+  suite = [share for task, share in accuracy.items() if task != "easy_vqa"]
   guesses: dict[str, float] = {}
   for name in sources.NAMES:
     guesses |= language_only.measure(
@@ -98,8 +99,8 @@ def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
     "steps": {name: getattr(chosen, name).steps for name in pretrain.STAGES},
     "seed": chosen.seed,
     "test_questions": len(judge.questions),
-    "accuracy": {k: round(v, 4) for k, v in result.accuracy.items()},
-    "language_only": {k: round(guesses[k], 4) for k in result.accuracy},
+    "accuracy": {k: round(v, 4) for k, v in accuracy.items()},
+    "language_only": {k: round(guesses[k], 4) for k in accuracy},
     "suite_mean": round(float(np.mean(suite)), 4),
     "command": "python -m eos_jax.main --config=configs/pretrain.py",
   }

@@ -1,6 +1,5 @@
 """The main job: searches plans and compares them with presets."""
 
-import contextlib
 import dataclasses
 import pathlib
 import time
@@ -10,7 +9,7 @@ import jax
 from eos_jax import cost, files, processes
 from eos_jax.data import question_sets
 from eos_jax.evaluation import evaluator
-from eos_jax.evaluation import report as report_lib
+from eos_jax.evaluation import results as results_lib
 from eos_jax.ops import plan as plan_lib
 from eos_jax.search import check_reachable
 from eos_jax.tasks import common, comparison, messages, opening, report
@@ -222,8 +221,8 @@ def _compare(job, model, known, judge, plans, folder):
   for item in plans if job.trains_model else ():
     trained = model.with_params(model.place(item.params))
     todo = [
-      (evaluator.SEARCHED, item.limit, item.plan),
-      (evaluator.WEIGHTS_ALONE, item.limit, None),
+      (results_lib.SEARCHED, item.limit, item.plan),
+      (results_lib.WEIGHTS_ALONE, item.limit, None),
     ]
     with opened(trained.fingerprint) as book:
       results += comparison.judged(

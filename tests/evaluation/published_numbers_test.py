@@ -3,8 +3,7 @@
 import pytest
 
 from eos_jax.data import benchmarks
-from eos_jax.evaluation import benchmark_report, published_numbers
-from eos_jax.evaluation.scoring import benchmarks as scoring
+from eos_jax.evaluation import published_numbers, results
 
 LLAVA = {
   "layers": 32,
@@ -17,8 +16,8 @@ LLAVA = {
 
 
 def _line(name, tokens, **scores):
-  found = {n: scoring.Score(value, "%") for n, value in scores.items()}
-  return benchmark_report.Line(name, layer_average=tokens, scores=found)
+  found = {n: results.Score(value, "%") for n, value in scores.items()}
+  return results.Result(name, layer_average=tokens, scores=found)
 
 
 def test_only_whole_benchmarks_are_comparable():

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from eos_jax import cost, ops
-from eos_jax.evaluation import evaluator
+from eos_jax.evaluation import results
 from eos_jax.models import fits
 from eos_jax.tasks import benchmark, common, subjects
 from eos_jax.training import benchmark_settings, settings
@@ -48,7 +48,7 @@ def test_searched_plans_of_the_package_and_the_users_own(tmp_path):
   (tmp_path / "mine.json").write_text(plan.to_json())
   job = _job(presets=(), plans=(str(tmp_path / "mine.json"),))
   *searched, mine = benchmark.candidates(job, cfg)
-  assert {item.name for item in searched} == {evaluator.SEARCHED}
+  assert {item.name for item in searched} == {results.SEARCHED}
   assert [item.plan for item in searched] == [
     common.shipped_plan("tiny", limit) for limit in (48, 32, 16, 4)
   ]
@@ -157,7 +157,7 @@ def test_the_short_form_measures_and_writes_everything(tmp_path):
   assert [row["name"] for row in checks] == ["dense", "prune@36"]
   for name in ("deploy.png", "latency.png"):
     assert (path / name).stat().st_size > 1000
-  # The second run finds every time in the ledger.
+  # The second run finds every time in the store.
   files = ("deploy.json", "latency.json", "deploy.md", "latency_check.json")
   files += ("pictures.json",)
   before = {name: (path / name).read_text() for name in files}

@@ -5,10 +5,10 @@ Where a benchmark's own code and lmms-eval's differ, the protocol decides:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 import statistics
 from typing import Any, Protocol
 
+from eos_jax.evaluation import results
 from eos_jax.evaluation.scoring import letters, texts, vqa, yes_no
 
 
@@ -19,21 +19,6 @@ class Sample(Protocol):
   answers: Sequence[str]
   groups: Mapping[str, str]
   choices: Mapping[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-  """What a benchmark says of a model.
-
-  Attributes:
-    value: the number that papers print.
-    unit: of it, such as "%".
-    parts: further numbers, by name: breakdowns and counts.
-  """
-
-  value: float
-  unit: str
-  parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 Answered = Sequence[tuple[Any, str]]  # samples and the texts given
@@ -55,12 +40,14 @@ def _grouped(answered: Answered, shares) -> dict[str, float]:
 def _mean(share: Callable[[Any, str, str], float]):
   """A benchmark whose score is the mean of each question's."""
 
-  def score(answered: Answered, protocol: str) -> Score:
+  def score(answered: Answered, protocol: str) -> results.Score:
     shares = [
       float(share(sample, _as_scored(text, protocol), protocol))
       for sample, text in answered
     ]
-    return Score(_percent(shares), "%", _grouped(answered, shares))
+    return results.Score(
+      _percent(shares), "%", parts=_grouped(answered, shares)
+    )
 
   return score
 
@@ -99,7 +86,7 @@ def _scienceqa(sample, text, protocol):
   return letters.scienceqa_lmms_eval(text, answer)
 
 
-def pope(answered: Answered, protocol: str) -> Score:
+def pope(answered: Answered, protocol: str) -> results.Score:
   """F1 in percent: mean over the splits (llava), or over all (lmms_eval)."""
   splits: dict[str, list[tuple[str, str]]] = {}
   for sample, text in answered:
@@ -120,13 +107,13 @@ def pope(answered: Answered, protocol: str) -> Score:
     f1.append(found["f1"])
     parts |= {f"{split} {name}": 100 * share for name, share in found.items()}
   if protocol == "llava":
-    return Score(100 * statistics.fmean(f1), "% F1", parts)
+    return results.Score(100 * statistics.fmean(f1), "% F1", parts=parts)
   whole = [pair for pairs in splits.values() for pair in pairs]
   found = yes_no.pope_lmms_eval_scores(whole)
-  return Score(100 * found["f1"], "% F1", parts)
+  return results.Score(100 * found["f1"], "% F1", parts=parts)
 
 
-def mme(answered: Answered, protocol: str) -> Score:
+def mme(answered: Answered, protocol: str) -> results.Score:
   """Perception and cognition together, at most 2800; papers print either."""
   rows = [
     (
@@ -144,10 +131,10 @@ def mme(answered: Answered, protocol: str) -> Score:
     "perception": yes_no.mme_sum(scores, yes_no.PERCEPTION),
     "cognition": yes_no.mme_sum(scores, yes_no.COGNITION),
   }
-  return Score(sum(sums.values()), "of 2800", sums | scores)
+  return results.Score(sum(sums.values()), "of 2800", parts=sums | scores)
 
 
-def mmbench(answered: Answered, protocol: str) -> Score:
+def mmbench(answered: Answered, protocol: str) -> results.Score:
   """CircularEval in percent: all passes of a question have to be right.
 
   No judge is asked. An answer whose letter cannot be inferred is wrong (llava),
@@ -173,10 +160,10 @@ def mmbench(answered: Answered, protocol: str) -> Score:
   vanilla = [float(right[q][q]) for q in asked]
   parts = {"vanilla": _percent(vanilla), "not inferred": float(unknown)}
   parts |= _grouped([first[q] for q in asked], hits)
-  return Score(_percent(hits), "%", parts)
+  return results.Score(_percent(hits), "%", parts=parts)
 
 
-def mmstar(answered: Answered, protocol: str) -> Score:
+def mmstar(answered: Answered, protocol: str) -> results.Score:
   """Share of right answers (llava), or mean over 18 subjects (lmms_eval)."""
 
   def right(sample, text):
@@ -191,10 +178,10 @@ def mmstar(answered: Answered, protocol: str) -> Score:
   if protocol == "lmms_eval":
     subjects = [v for n, v in parts.items() if n.startswith("l2_category: ")]
     value = statistics.fmean(subjects)
-  return Score(value, "%", parts)
+  return results.Score(value, "%", parts=parts)
 
 
-def ocrbench(answered: Answered, protocol: str) -> Score:
+def ocrbench(answered: Answered, protocol: str) -> results.Score:
   """Hits, of 1000 in the whole benchmark; and those of each type."""
   narrow, total = protocol == "lmms_eval", 0
   parts: dict[str, float] = {}
@@ -205,10 +192,10 @@ def ocrbench(answered: Answered, protocol: str) -> Score:
     kind = f"type: {sample.groups['type']}"
     parts[kind] = parts.get(kind, 0.0) + hit
     total += hit
-  return Score(float(total), f"of {len(answered)}", parts)
+  return results.Score(float(total), f"of {len(answered)}", parts=parts)
 
 
-def mmvet(samples: Sequence[Sample], marks: Any) -> Score:
+def mmvet(samples: Sequence[Sample], marks: Any) -> results.Score:
   """MM-Vet from the marks of a judge, the mean of its runs.
 
   Args:
@@ -238,11 +225,11 @@ def mmvet(samples: Sequence[Sample], marks: Any) -> Score:
   found = texts.mmvet(rows)
   value = found.pop("total")
   parts = {name: mark for name, mark in found.items() if mark is not None}
-  return Score(value, "%", parts)
+  return results.Score(value, "%", parts=parts)
 
 
 # By benchmark. MM-Vet is scored by a judge, see `mmvet`.
-SCORES: dict[str, Callable[[Answered, str], Score]] = {
+SCORES: dict[str, Callable[[Answered, str], results.Score]] = {
   "vqav2": _mean(_vqav2),
   "gqa": _mean(_gqa),
   "textvqa": _mean(lambda s, text, _: vqa.textvqa(text, s.answers)),

@@ -1,11 +1,12 @@
 """The report escapes whatever its files hold."""
 
+import dataclasses
 from html import parser
 
 import numpy as np
 
 from eos_jax import ops
-from eos_jax.evaluation import charts, evaluator, examples, html
+from eos_jax.evaluation import examples, results, search_page
 
 EVIL = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&"
 
@@ -16,25 +17,27 @@ def _arguments(text):
   plan = ops.ReductionPlan(
     "mine", text, 144, 5, (ops.PlannedSite("decoder.0", 4, spec),)
   )
-  row = {
-    "accuracy": {text: 0.5},
-    "mean": 0.5,
-    "error": 0.01,
-    "layer_average": 4.0,
-    "flops": 10**7,
-    "kv_bytes": 2048,
-    "sites": {"decoder.0": text},
-  }
-  results = {
-    "results": [
-      row | {"name": "dense", "limit": None},
-      row | {"name": evaluator.SEARCHED, "limit": 4.0},
-      row | {"name": text, "limit": 4.0},
-    ],
+  score = results.Score(0.5, results.FRACTION, 0.01, {text: 0.5, "b": 0.5})
+  dense = results.Result(
+    "dense",
+    scores={"accuracy": score},
+    sites={"decoder.0": text},
+    note=text,
+    layer_average=4.0,
+    flops=10**7,
+    kv_bytes=2048,
+  )
+  found = [
+    dense,
+    dataclasses.replace(dense, name=results.SEARCHED, limit=4.0),
+    dataclasses.replace(dense, name=text, limit=4.0),
+    results.Result(text, 4.0, reason=text),
+  ]
+  facts = {
     "gaps": {"4": 0.1},
-    "questions": text,
+    "questions": {"accuracy": {"asked": text, "digest": text}},
     "weights": text,
-    "generator": text,
+    "protocol": {"generator": text},
   }
   steps = [
     {"step": i, "limit": 4.0, "task": 1.0, "alignment": 1.0, text: 1.0}
@@ -55,7 +58,7 @@ def _arguments(text):
     owner=np.array([[0, 0, -1, 3]], np.int32),
   )
   run = {"config": {"start": text}, "versions": {text: text}}
-  return run, results, steps, {4.0: plan}, {4.0: shown}, text
+  return run, facts, found, steps, {4.0: plan}, {4.0: shown}
 
 
 class _Page(parser.HTMLParser):
@@ -75,21 +78,10 @@ class _Page(parser.HTMLParser):
 
 
 def test_no_text_of_a_run_becomes_an_element():
-  plain = _Page(html.render(*_arguments("plain")))
-  evil = _Page(html.render(*_arguments(EVIL)))
+  plain = _Page(search_page.render(*_arguments("plain")))
+  evil = _Page(search_page.render(*_arguments(EVIL)))
   assert "script" not in evil.tags and "img" not in evil.tags
   assert evil.tags == plain.tags and evil.attributes == plain.attributes
   # The number of questions, cells, captions, the table and the config.
   assert f"0.500 on {EVIL} test questions" in evil.text
   assert evil.text.count(EVIL) >= plain.text.count("plain") - 5
-
-
-def test_names_are_no_formulas_of_a_chart():
-  names = ["a$\\frac$b", "_hidden", "$x$", "a$b"]
-  rows = [
-    {"name": name, "accuracy": {"a": 1}, "limit": 4.0, "flops": 1e7}
-    | {"mean": 0.5, "error": 0.1}
-    for name in names
-  ]
-  drawn = _Page(charts.svg(charts.accuracy_cost(rows))).text
-  assert all(name in drawn for name in names)

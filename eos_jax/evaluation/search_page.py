@@ -1,0 +1,230 @@
+"""The report of a search as one HTML file that needs nothing else.
+
+Every piece of the page comes from `html.fill`, which escapes what is filled in.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+import io
+import json
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from eos_jax import cost, ops
+from eos_jax.evaluation import charts, examples, html, tables
+from eos_jax.evaluation import results as results_lib
+
+# What is printed of an operator, in the order of its stages.
+_NUMBERS = ("gamma", "tau", "rho", "rho_attn", "eta", "delta", "kappa")
+_CORNERS = ("prune", "reweight", "merge", "pool_soft")
+
+
+def render(
+  run: Mapping[str, Any],
+  facts: Mapping[str, Any],
+  results: Sequence[results_lib.Result],
+  rows: Sequence[Mapping[str, Any]],
+  plans: Mapping[float, ops.ReductionPlan],
+  shown: Mapping[float, examples.Examples],
+) -> str:
+  """Returns the report.
+
+  Args:
+    run: what `run.json` says: config and versions.
+    facts: what `results.json` says of the run.
+    results: what is in `results.json`.
+    rows: lines of `metrics.jsonl`.
+    plans: plan of each budget.
+    shown: examples of each budget.
+
+  Returns:
+    An HTML page; the same arguments give the same page.
+  """
+  counts = {limit: cost.layer_counts(plan) for limit, plan in plans.items()}
+  parts = [
+    _head(facts, results, plans),
+    html.section(
+      "Accuracy against cost",
+      "Tokens are really dropped; bars are one standard error.",
+      html.chart(charts.accuracy_cost(results)),
+      _best_table(facts["gaps"], results),
+    ),
+    html.section(
+      "How many tokens reach each layer",
+      "",
+      html.chart(charts.tokens_by_layer(counts)),
+    ),
+    html.section(
+      "Searched operators and the named corners",
+      "Each site of each plan: tokens kept, and the numbers of its operator."
+      " The grey rows are the named corners of the same space.",
+      _operators(plans),
+    ),
+    _images(shown),
+    html.section(
+      "The course of the search",
+      "One policy for all budgets: each step is one of some budget."
+      if run["config"].get("knots")
+      else "Budgets are searched one after the other, from the largest.",
+      html.chart(charts.course(rows)),
+    ),
+    *html.tables(tables.sections(facts, results)),
+    html.section("Config and versions", "", _config(run, facts)),
+  ]
+  return html.page("eos_jax: search report", parts)
+
+
+def _head(facts, results, plans):
+  dense = next(r for r in results if r.limit is None)
+  plan = next(iter(plans.values()))
+  return html.fill(
+    "<h1>Efficient operator search</h1>"
+    '<p class="lead">Model {model}, {tokens} visual tokens, {layers} decoder'
+    " layers; budgets of {budgets} tokens, averaged over the layers. Dense"
+    " accuracy {mean:.3f} on {questions} test questions.</p>",
+    model=plan.model,
+    tokens=plan.tokens,
+    layers=plan.layers,
+    budgets=", ".join(f"{limit:g}" for limit in plans),
+    mean=dense.accuracy.value,
+    questions=facts["questions"][results_lib.ACCURACY]["asked"],
+  )
+
+
+def _best_table(gaps, results):
+  """For every budget the searched plan and the best preset."""
+  rows, kinds, points = [], [], []
+  for name, gap in gaps.items():
+    block = [r for r in results if r.limit == float(name) and r.scores]
+    searched = next(r for r in block if r.name == results_lib.SEARCHED)
+    halves = [r for r in block if r.name in results_lib.OURS[1:]]
+    others = [r for r in block if r.name not in results_lib.OURS]
+    best = sorted(others, key=lambda r: -r.accuracy.value)[:1]
+    rows += [searched, *halves, *best]
+    kinds += ["searched", *["corner"] * len(halves), *[""] * len(best)]
+    points += [f"{100 * gap:+.1f}", *[""] * len(halves + best)]
+  cells = tables.table(
+    rows, [results_lib.ACCURACY], after=[("soft - hard, points", points)]
+  )
+  return html.table(cells, kinds)
+
+
+def _operators(plans):
+  rows = [("budget, site", "keeps", *_NUMBERS, "scores")]
+  rows += [(name, "", *_numbers(ops.PRESETS[name])) for name in _CORNERS]
+  rows += [
+    (f"{limit:g}, {site.site}", str(site.keep), *_numbers(site.spec))
+    for limit, plan in plans.items()
+    for site in plan.sites
+  ]
+  corners = len(_CORNERS)
+  kinds = ["corner"] * corners + [""] * (len(rows) - 1 - corners)
+  return html.table(rows, kinds)
+
+
+def _numbers(spec):
+  """Numbers of an operator, and its mixture of scores, the greatest first."""
+  parts = sorted(zip(spec.pi, spec.scores, strict=True), reverse=True)
+  scores = ", ".join(f"{name} {weight:.2f}" for weight, name in parts)
+  return [*(f"{getattr(spec, name):.3g}" for name in _NUMBERS), scores]
+
+
+def _images(all_shown):
+  blocks = []
+  for limit, shown in all_shown.items():
+    cells = []
+    for place in range(len(shown.questions)):
+      right = shown.answers[place].strip() == shown.expected[place].strip()
+      expected = html.fill(" (is: {})", shown.expected[place])
+      cells.append(
+        html.fill(
+          "<figure>{picture}<figcaption>{question} <b class='{verdict}'>"
+          "{answer}</b>{expected}</figcaption></figure>",
+          picture=_image(shown, place),
+          question=shown.questions[place],
+          verdict="right" if right else "wrong",
+          answer=shown.answers[place],
+          expected=html.Markup() if right else expected,
+        )
+      )
+    blocks.append(
+      html.fill(
+        "<h3>Budget {:g}</h3><div class='pictures'>{}</div>",
+        limit,
+        html.join(cells),
+      )
+    )
+  if not blocks:
+    return html.Markup()
+  return html.section(
+    "Test pictures",
+    "Bright patches keep their row to the end. A dark one left, the earlier the"
+    " darker; a line leads to the patch that took up most of it. One question"
+    " of each task, the same for every budget.",
+    *blocks,
+  )
+
+
+def _image(shown, place):
+  """An image with what happened to its patches, as SVG."""
+  image, owner = shown.images[place], shown.owner[place]
+  left_at, sites = shown.left_at[place], len(shown.sites)
+  height, width = image.shape[:2]
+  side = round(np.sqrt(owner.size))
+  patch = width / side
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, format="PNG")
+  data = base64.b64encode(buffer.getvalue()).decode()
+  marks, lines = [], []
+  for token in range(owner.size):
+    row, col = divmod(token, side)
+    if left_at[token] == sites:
+      continue
+    shade = 0.75 - 0.4 * left_at[token] / max(sites - 1, 1)
+    marks.append(
+      html.fill(
+        '<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}"'
+        ' fill-opacity="{shade:.2f}"/>',
+        x=col * patch,
+        y=row * patch,
+        side=patch,
+        shade=shade,
+      )
+    )
+    if owner[token] >= 0 and owner[token] != token:
+      to_row, to_col = divmod(int(owner[token]), side)
+      lines.append(
+        f"M{(col + 0.5) * patch:g} {(row + 0.5) * patch:g}"
+        f"L{(to_col + 0.5) * patch:g} {(to_row + 0.5) * patch:g}"
+      )
+  kept = int(np.sum(left_at == sites))
+  return html.fill(
+    '<svg viewBox="0 0 {width} {height}" role="img"'
+    ' aria-label="{kept} of {all} patches are kept">'
+    '<image width="{width}" height="{height}"'
+    ' href="data:image/png;base64,{data}"/>{marks}'
+    '<path d="{lines}" stroke="#ffd54a" stroke-width=".35"'
+    ' stroke-opacity=".7" fill="none"/></svg>',
+    width=width,
+    height=height,
+    kept=kept,
+    all=owner.size,
+    data=data,
+    marks=html.join(marks),
+    lines="".join(lines),
+  )
+
+
+def _config(run, facts):
+  said = {
+    "versions": run["versions"],
+    "weights": facts["weights"],
+    "protocol": facts["protocol"],
+    "config": run["config"],
+  }
+  return html.fill(
+    "<details><summary>show</summary><pre>{}</pre></details>",
+    json.dumps(said, indent=2),
+  )

@@ -1,0 +1,204 @@
+"""Tables of results, of one run or of several."""
+
+from collections.abc import Mapping, Sequence
+import math
+import statistics
+from typing import Any
+
+from eos_jax.evaluation import published_numbers, render
+from eos_jax.evaluation import results as results_lib
+
+Column = tuple[str, Sequence[str]]  # its heading and its cells
+
+# Benchmarks that say little of vision, and why; they do not count in means.
+NOT_COUNTED = {
+  "scienceqa": "a model without the picture answers most of it",
+  "textvqa_ocr": "the words of the picture are in the prompt",
+}
+# Units of costs, the largest first.
+_FLOPS = {"TFLOPs": 1e12, "GFLOPs": 1e9, "MFLOPs": 1e6}
+_BYTES = {"KV GiB": 2**30, "KV MiB": 2**20, "KV KiB": 2**10}
+
+
+def table(
+  results: Sequence[results_lib.Result],
+  names: Sequence[str],
+  *,
+  before: Sequence[Column] = (),
+  after: Sequence[Column] = (),
+  tasks: bool = False,
+) -> render.Table:
+  """Returns a row with scores and costs for each result, the head first.
+
+  Args:
+    results: the rows.
+    names: of the scores.
+    before: columns at the left.
+    after: columns next to the scores.
+    tasks: whether to show the parts of `results_lib.ACCURACY`.
+  """
+  limits = ["" if r.limit is None else f"{r.limit:g}" for r in results]
+  columns = [*before, ("plan", [r.name for r in results]), ("budget", limits)]
+  for name in names:
+    columns += _score(results, name)
+  if tasks:
+    columns += _tasks(results)
+  columns += [*after, *_costs(results)]
+  notes = [
+    f"cannot reach it: {r.reason}" if r.reason else r.note for r in results
+  ]
+  columns += [("kept", [r.kept for r in results]), ("note", notes)]
+  filled = [[head, *cells] for head, cells in columns if any(cells)]
+  return list(zip(*filled, strict=True))
+
+
+def _score(results, name):
+  found = [r.scores.get(name) for r in results]
+  values = [_number(s.value, s.unit) if s else "-" for s in found]
+  values = [
+    "" if r.reason else value for r, value in zip(results, values, strict=True)
+  ]
+  errors = [
+    "" if s is None or s.error is None else _number(s.error, s.unit)
+    for s in found
+  ]
+  return [(name, values), ("+-", errors)]
+
+
+def _number(value, unit):
+  return f"{value:.3f}" if unit == results_lib.FRACTION else f"{value:.2f}"
+
+
+def _tasks(results):
+  """Columns of the tasks, where there are several."""
+  found = [
+    r.scores[results_lib.ACCURACY].parts if r.scores else {} for r in results
+  ]
+  names = sorted({name for parts in found for name in parts})
+  return [
+    (name, [f"{p[name]:.3f}" if name in p else "" for p in found])
+    for name in names[: len(names) if len(names) > 1 else 0]
+  ]
+
+
+def _costs(results):
+  run = [r.layer_average is not None for r in results]
+
+  def column(head, cells):
+    return head, [c if was else "" for c, was in zip(cells, run, strict=True)]
+
+  yield column("tokens", [f"{r.layer_average or 0:.2f}" for r in results])
+  yield column("final", [str(r.final) for r in results])
+  yield column(*_scaled([r.flops for r in results], _FLOPS))
+  yield column(*_scaled([r.kv_bytes for r in results], _BYTES))
+
+
+def _scaled(values, units):
+  """Values in the largest unit that the greatest of them fills."""
+  most = max(values)
+  unit = next((u for u, size in units.items() if most >= size), [*units][-1])
+  return unit, [f"{value / units[unit]:.4g}" for value in values]
+
+
+def sections(
+  facts: Mapping[str, Any], results: Sequence[results_lib.Result]
+) -> list[render.Section]:
+  """Returns the tables of a run.
+
+  Args:
+    facts: of the run, see `results.read`.
+    results: of the run, the dense model first.
+  """
+  names = list(facts["questions"])
+  if names == [results_lib.ACCURACY]:
+    return [
+      _accuracy(facts["questions"][results_lib.ACCURACY]["asked"], results)
+    ]
+  whole = counted(names, results[0])
+  shares = [
+    "" if r.reason else f"{share_of_dense(r, results[0], whole):.1f}"
+    for r in results
+  ]
+  cells = table(results, names, after=[("% of dense", shares)])
+  notes = [*_benchmark_notes(facts, results, whole), *_question_notes(facts)]
+  return [
+    render.Section("Scores and costs", cells, notes),
+    published_numbers.section(facts, results),
+  ]
+
+
+def _accuracy(asked, results):
+  """A section with the results of each budget, the best first."""
+
+  def rank(result):
+    limit = math.inf if result.limit is None else result.limit
+    return -limit, -result.accuracy.value if result.scores else math.inf
+
+  cells = table(sorted(results, key=rank), [results_lib.ACCURACY], tasks=True)
+  notes = [
+    f"Accuracy: mean over tasks, {asked} test questions; +- is one standard"
+    " error.",
+    "Budget and tokens: visual tokens, mean over decoder layers. FLOPs of a"
+    " prefill, from pixels on; cache after it.",
+  ]
+  return render.Section("Accuracy and cost", cells, notes)
+
+
+def counted(names: Sequence[str], dense: results_lib.Result) -> list[str]:
+  """Returns the benchmarks in the mean: scored, counted, not 0 for dense."""
+  return [
+    name
+    for name in names
+    if name not in NOT_COUNTED
+    and name in dense.scores
+    and dense.scores[name].value
+  ]
+
+
+def share_of_dense(
+  result: results_lib.Result, dense: results_lib.Result, names: Sequence[str]
+) -> float:
+  """Returns the mean of scores, each in percent of the dense model's."""
+  ratios = [
+    100 * result.scores[name].value / dense.scores[name].value for name in names
+  ]
+  return statistics.fmean(ratios) if ratios else float("nan")
+
+
+def _benchmark_notes(facts, results, whole):
+  """What a reader of scores has to know."""
+  yield (
+    f"Protocol {facts['protocol']['protocol']}: numbers of another one are not"
+    " comparable."
+  )
+  yield (
+    "Budget and tokens: visual tokens of one picture, mean over decoder layers;"
+    " so are FLOPs of a prefill and the cache."
+  )
+  yield f"% of dense: mean over {', '.join(whole) or 'no benchmark'}."
+  for name, why in NOT_COUNTED.items():
+    if name in facts["questions"]:
+      yield f"{name} is not in it: {why}."
+  units = {n: s.unit for r in results for n, s in r.scores.items()}
+  for name, unit in units.items():
+    if unit != "%":
+      yield f"{name} is {unit}."
+  unscored = [n for n in facts["questions"] if n not in results[0].scores]
+  if unscored:
+    yield (
+      f"{', '.join(unscored)}: the right answers are not here; hand in what is"
+      " in submissions/."
+    )
+
+
+def _question_notes(facts):
+  """Which questions were asked, and which were not."""
+  for name, asked in facts["questions"].items():
+    if asked["set apart"]:
+      yield (
+        f"{name}: {len(asked['set apart'])} rows cannot be used and were set"
+        " apart, not scored."
+      )
+  for name, asked in facts["questions"].items():
+    if asked["files"]:
+      yield f"{name}: {'; '.join(asked['files'])}."
