@@ -1,25 +1,17 @@
-"""What a model's programs need on TPUs, without any TPU: needs `.[tpu]`.
+"""Memory and FLOPs of programs on TPUs, without any; needs `.[tpu]`.
 
 `--config=configs/compile.py --config.topologies="('v5e:4x4','v5p:2x2x2')"`
-compiles a search step of LLaVA-1.5-7B; `--config.model=FOLDER` one of a
-published model, by its config.json alone; `:tiny` the shipped model's, for
-tests. The settings are described in `eos_jax/training/compile_settings.py`.
+compiles a search step of LLaVA-1.5-7B; `--config.model=FOLDER` one of another
+model, by its config.json alone; `:tiny` that of the tiny model, for tests. The
+settings are described in `eos_jax/training/compile_settings.py`.
 """
-
-import pathlib
-import runpy
 
 import ml_collections
 
 from eos_jax.training import compile_settings, settings
 
-_SEARCHES = runpy.run_path(str(pathlib.Path(__file__).with_name("search.py")))
-_SEARCH = _SEARCHES["VARIANTS"]["llava_1_5_7b"]
-
 VARIANTS = {
-  # Names with a dot are about model, data and evaluation, not about the steps.
-  "": {f"search.{name}": _SEARCH[name] for name in _SEARCH if "." not in name}
-  | {"search.batch": 16},
+  "": {},
   "tiny": {"model": "tiny", "topologies": ("v5e:2x2",), "text_length": 24},
 }
 

@@ -72,7 +72,7 @@ def _suite(settings, rows):
     rows,
     suite=settings.suite,
     directory=settings.directory,
-    mixture=settings.weights,
+    mixture=settings.mixture,
   )
 
 

@@ -188,9 +188,9 @@ class Evaluator:
     return self._questions
 
   @property
-  def name(self) -> str:
-    """Name of the model."""
-    return self._cfg.name
+  def cfg(self) -> models.VLMConfig:
+    """Shape of the model."""
+    return self._cfg
 
   def told(
     self, plan: ops.ReductionPlan | None, start: int = 0
@@ -245,43 +245,34 @@ class Evaluator:
     answers: Answers,
   ) -> results.Result:
     """Accuracy and cost of the answers that a plan gave (None: dense)."""
-    tasks = self._questions.tasks
-    right = metrics.exact_match(answers.texts, self._questions.answers)
-    accuracy = metrics.accuracy_by_task(right, tasks)
     budget = cost.budget_of(
       plan,
       model_shape(self._cfg),
       text_tokens=len(self._cfg.prefix) + self._mean_prompt(),
     )
-    score = results.Score(
-      float(np.mean(list(accuracy.values()))),
-      results.FRACTION,
-      error=metrics.standard_error(right, tasks),
-      parts=accuracy,
-    )
-    scores = {results.ACCURACY: score}
+    scores = {results.ACCURACY: accuracy(self._questions, answers.texts)}
     return results.measured(name, limit, plan, scores, budget)
 
   def _mean_prompt(self) -> int:
     """Mean prompt tokens behind the picture, rounded."""
     return round(float(np.mean(list(self._lengths.values()))))
 
-  def preset_plan(
-    self, spec: ops.OperatorSpec, limit: float
-  ) -> ops.ReductionPlan:
-    """A hand-made operator at a budget, at its place or moved.
 
-    Raises:
-      cost.UnreachableBudget: it cannot meet the budget.
-    """
-    return cost.budget_plan(
-      spec,
-      limit=limit,
-      tokens=self._cfg.tokens,
-      layers=self._cfg.decoder.layers,
-      vision_layers=self._cfg.vision_sites,
-      model=self._cfg.name,
-    )
+def accuracy(asked: data.QuestionSet, texts: Sequence[str]) -> results.Score:
+  """Returns the mean accuracy over tasks of answers that must match exactly.
+
+  Args:
+    asked: the questions.
+    texts: the answers, in their order.
+  """
+  right = metrics.exact_match(texts, asked.answers)
+  by_task = metrics.accuracy_by_task(right, asked.tasks)
+  return results.Score(
+    float(np.mean(list(by_task.values()))),
+    results.FRACTION,
+    error=metrics.standard_error(right, asked.tasks),
+    parts=by_task,
+  )
 
 
 def _check_finite(ids, places, plan):

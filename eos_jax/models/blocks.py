@@ -198,7 +198,7 @@ def scan_layers(
   *,
   start: int = 0,
   count: int | None = None,
-  remat: str = "",
+  remat: str = "none",
 ) -> tuple[Any, Any]:
   """`lax.scan` of `body(carry, (params, *given))` over consecutive layers.
 
@@ -212,12 +212,12 @@ def scan_layers(
     given: further arrays with a leading axis, one entry a layer that is run.
     start: first layer.
     count: number of layers; None = as many as `given` has.
-    remat: what the backward pass computes again, of `REMAT`.
+    remat: what the backward pass computes again, "none" or of `REMAT`.
   """
   if count is None:
     count = jax.tree.leaves(given)[0].shape[0]
   # Unrolled, XLA's CPU backend keeps as much as without.
-  few = 1 if remat else _UNROLL.get(target.platform(), 1)
+  few = 1 if remat != "none" else _UNROLL.get(target.platform(), 1)
   if count > few and not isinstance(stack, tuple):
 
     def step(carry, inputs):
@@ -245,14 +245,14 @@ def scan_layers(
 def rematerialized(
   function: Callable, remat: str, *, prevent_cse: bool = True
 ) -> Callable:
-  """A function whose backward pass keeps less; `remat` is one of `REMAT`.
+  """Returns a function whose backward pass keeps less.
 
   Args:
     function: pure.
-    remat: what it computes again.
+    remat: what it computes again: "none" or one of `REMAT`.
     prevent_cse: as of `jax.checkpoint`.
   """
-  if not remat:
+  if remat == "none":
     return function
   return jax.checkpoint(function, policy=REMAT[remat], prevent_cse=prevent_cse)
 
@@ -288,7 +288,7 @@ def run_decoder(
   *,
   start: int,
   stop: int,
-  remat: str = "",
+  remat: str = "none",
 ) -> tuple[Float[Array, "B N D"], tuple[Array, Array]]:
   """Runs blocks `start` to `stop - 1`.
 

@@ -100,7 +100,7 @@ def run(
   reduction: reduction_lib.Reduction = None,
   *,
   kernel: str | None = None,
-  remat: str = "",
+  remat: str = "none",
 ) -> DecoderOutput:
   """Runs the decoder over prefix, pictures and text.
 
@@ -113,7 +113,8 @@ def run(
     text: the text, and where the pictures stand in it.
     reduction: acts at its `decoder.*` sites.
     kernel: of attention (`attention.KERNELS`); None = the best of the backend.
-    remat: what the backward pass computes again, of `blocks.REMAT`.
+    remat: what the backward pass computes again, "none" or of
+      `blocks.REMAT`.
 
   Returns:
     Hidden states of the text, the cache, and what the sites did.

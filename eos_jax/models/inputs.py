@@ -81,6 +81,55 @@ def prompt(batch: Mapping[str, Any]) -> sequence.Text:
   return text({**batch, **known})
 
 
+def batch_shapes(
+  cfg: config_lib.VLMConfig,
+  rows: int,
+  *,
+  max_images: int,
+  text_length: int,
+  raw: bool = False,
+  dtype: Any = jnp.float32,
+) -> dict[str, Any]:
+  """Returns the shapes of a batch, as a tree of `jax.ShapeDtypeStruct`.
+
+  Args:
+    cfg: shape of the model, with the static shape of images.
+    rows: B.
+    max_images: I.
+    text_length: T.
+    raw: whether there is one 8-bit image a row, in front of the text, as for
+      "tiny".
+    dtype: of normalised images.
+  """
+  shape = jax.ShapeDtypeStruct
+  words = {
+    "tokens": shape((rows, text_length), jnp.int32),
+    "mask": shape((rows, text_length), jnp.bool_),
+    "prompt_length": shape((rows,), jnp.int32),
+    "loss_mask": shape((rows, text_length), jnp.bool_),
+  }
+  size = cfg.vision.size
+  if raw:
+    return words | {"image": shape((rows, *size, 3), jnp.uint8)}
+  many = (rows, max_images)
+  words["slots"] = shape(many, jnp.int32)
+  if cfg.tiles is None:
+    return words | {
+      "image": shape((*many, *size, 3), dtype),
+      "present": shape((*many, cfg.tokens), jnp.bool_),
+    }
+  each = (*many, cfg.tokens)
+  return words | {
+    "image": shape((*many, cfg.crops, *size, 3), dtype),
+    "layout": {
+      "index": shape((*each, 4), jnp.int32),
+      "weight": shape((*each, 4), jnp.float32),
+      "newline": shape(each, jnp.bool_),
+      "valid": shape(each, jnp.bool_),
+    },
+  }
+
+
 def worth_keeping(batch: Any, batches: int) -> bool:
   """Whether as many trees of arrays as this one may stay on the devices."""
   held = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))

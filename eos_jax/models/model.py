@@ -239,7 +239,7 @@ class Model:
       path = path.with_suffix(".safetensors")
       weights.save(path, jax.device_get(params), self.cfg)
       return path
-    path.mkdir(exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     converted.save(path, pathlib.Path(self.files.name), params)
     return path
 
@@ -354,6 +354,7 @@ def open_files(
   dtype: str = "",
   allow_outside: bool = False,
   random_weights: bool = False,
+  without_processor: bool = False,
   seed: int = 0,
 ) -> ModelFiles:
   """Reads all of a model but its weights.
@@ -367,6 +368,7 @@ def open_files(
       or links lead.
     random_weights: take random weights; a folder needs no more than its
       config.json then, and `SHAPES` are known too.
+    without_processor: open a folder whose tokenizer's files are missing, too.
     seed: of random weights.
 
   Raises:
@@ -379,10 +381,7 @@ def open_files(
   folder = pathlib.Path(name)
   if random_weights:
     found = families.read(folder)
-    try:
-      processor = processors.load(folder)
-    except ValueError:  # a folder with its config.json alone
-      processor = None
+    processor = _processor(folder, optional=True)
     return _random(
       name, found.cfg, found.family, dtype or found.dtype, processor, seed
     )
@@ -419,10 +418,17 @@ def open_files(
     description.family,
     kind,
     host,
-    processors.load(folder),
+    _processor(folder, without_processor),
     max_images=1,
     read=read,
   ).with_shape()
+
+
+def _processor(folder, optional):
+  """The processor of a folder; None where it may be missing and is."""
+  if optional and not (folder / "tokenizer.json").exists():
+    return None
+  return processors.load(folder)
 
 
 def load(

@@ -291,7 +291,7 @@ def read(
   reduction: reduction_lib.Reduction = None,
   *,
   kernel: str | None = None,
-  remat: str = "",
+  remat: str = "none",
 ) -> Output:
   """Teacher-forced pass of the decoder over prefix, pictures and text.
 
@@ -302,7 +302,8 @@ def read(
     text: the text, and where the pictures stand in it.
     reduction: acts at its `decoder.*` sites.
     kernel: of attention (`attention.KERNELS`); None = the best of the backend.
-    remat: what the backward pass computes again, of `blocks.REMAT`.
+    remat: what the backward pass computes again, "none" or of
+      `blocks.REMAT`.
 
   Returns:
     Logits and hidden states at the text positions. Gradients flow into
@@ -351,7 +352,7 @@ def run(
   reduction: reduction_lib.Reduction = None,
   *,
   kernel: str | None = None,
-  remat: str = "",
+  remat: str = "none",
 ) -> decoder.DecoderOutput:
   """Hidden states and cache of a pass; arguments as of `read`."""
   reduction_lib.check(reduction, cfg)

@@ -16,7 +16,6 @@ from eos_jax.tasks import (
   compile,  # noqa: A004, the name of the task
   convert,
   evaluate,
-  evaluate_published,
   finetune,
   pretrain,
   report,
@@ -62,29 +61,20 @@ TASKS = {
   ),
   "compile": Task(compile_settings.CompileJob, compile.run, compile.check),
   "convert": Task(convert_settings.ConvertJob, convert.run, convert.check),
-  "evaluate": Task(evaluate_settings.EvaluateJob, evaluate.run, evaluate.check),
-  "evaluate_published": Task(
-    evaluate_settings.EvaluatePublishedJob,
-    evaluate_published.run,
-    evaluate_published.check,
+  "evaluate": Task(
+    evaluate_settings.EvaluateJob, evaluate.run, evaluate.check, spread=True
   ),
   "finetune": Task(finetune_settings.FinetuneJob, finetune.run, finetune.check),
   "pretrain": Task(
     pretrain_settings.PretrainSettings, pretrain.run, pretrain.check
   ),
-  "report": Task(report_settings.ReportJob, report.run, report.check, reads="search"),
+  "report": Task(
+    report_settings.ReportJob, report.run, report.check, reads="search"
+  ),
   "search": Task(
     search_settings.SearchJob, search.run, search.check, spread=True
   ),
-  "search_published": Task(
-    search_settings.PublishedSearchJob, search.run, search.check, spread=True
-  ),
 }
-
-
-def reads(name: str, config: Mapping[str, Any]) -> str:
-  """Returns the task whose run the directory of a task belongs to, or ""."""
-  return "" if config.get("runs") else TASKS[name].reads
 
 
 def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:

@@ -1,53 +1,13 @@
-"""What several tasks need: the model, its weights, data, the evaluator."""
+"""What several tasks need: plans that fit a model."""
 
-from collections.abc import Callable, Mapping, Sequence
 import errno
-import functools
-import importlib.resources
-import os
 import pathlib
-import stat
-from typing import Any
-
-import jax
-import tqdm
 
 import eos_jax
-from eos_jax import models, naming, ops, processes
-from eos_jax.data import (
-  easy_vqa,
-  generator,
-  loader,
-  mini_suite,
-  prompts,
-  sources,
-  tokenizer,
-)
-from eos_jax.evaluation import evaluator
-from eos_jax.models import partition
+from eos_jax import cost, models, ops
 from eos_jax.ops import plan as plan_lib
 from eos_jax.ops import trial
-from eos_jax.training import settings, shared_settings
-
-ANSWER_TOKENS = 6  # the longest answer and </s>
-
-
-def shipped_weights() -> pathlib.Path:
-  """The weights of the `tiny` model inside the package."""
-  root = importlib.resources.files(eos_jax)
-  return pathlib.Path(str(root / "models" / "weights" / "tiny.safetensors"))
-
-
-def shipped_plan(model: str, limit: float) -> ops.ReductionPlan | None:
-  """The plan that a search found for a model at a layer average, if any."""
-  path = shipped_weights().parents[1] / "plans" / f"{model}_{limit:g}.json"
-  return read_plan(str(path), "shipped plan") if path.exists() else None
-
-
-def model() -> tuple[tokenizer.Tokenizer, models.VLMConfig]:
-  """The tokenizer and the config of the shipped model."""
-  words = tokenizer.load()
-  return words, models.tiny(words.vocab_size, tuple(prompts.prefix_ids(words)))
+from eos_jax.training import settings
 
 
 def lacking(site: str, spec: ops.OperatorSpec) -> str:
@@ -134,183 +94,31 @@ def fitting_plan(
   return plan
 
 
-class Attempts:
-  """Collects what is wrong with a config, so that all of it is told at once."""
-
-  def __init__(self):
-    self.faults: list[str] = []
-
-  def __call__(self, field: str, make: Callable[[], Any]) -> Any:
-    """What `make` gives; None, and a fault of the field, where it refuses."""
-    try:
-      return make()
-    except (ValueError, sources.DataError) as error:
-      self.faults.append(f"config.{field}: {error}")
-      return None
-
-  def check(self) -> None:
-    """Raises `settings.ConfigError` if there are faults."""
-    if self.faults:
-      raise settings.ConfigError(self.faults)
-
-
-def batch_faults(
-  mesh: jax.sharding.Mesh, sizes: Mapping[str, int]
-) -> list[str]:
-  """Which batch sizes, by field, the devices cannot cut evenly."""
-  faults = []
-  for name, batch in sizes.items():
-    try:
-      partition.check_batch(mesh, batch)
-    except ValueError as error:
-      faults.append(f"config.{name}: {error}")
-  return faults
-
-
-def split_faults(
-  data: shared_settings.DataSettings, split: str, purpose: str
-) -> list[str]:
-  """Why data do not serve a purpose that reads a split."""
-  if split in mini_suite.COUNTS[data.suite]:
-    return []
-  return [
-    f"config.data.suite is {data.suite!r}, which has no {split} split for"
-    f" {purpose}; use 'default'"
-  ]
-
-
-def shipped_data_faults(
-  data: shared_settings.DataSettings,
-  asked: Mapping[str, tuple[int, str]],
-  weights: Sequence[float] | None = None,
-) -> list[str]:
-  """What is wrong with settings of the shipped data, a line each.
-
-  Args:
-    data: the data sets.
-    asked: number of questions and split that each of these fields asks for.
-    weights: share of each data set, where they are mixed.
-  """
-  faults = []
-  if reason := _unusable_folder(data.directory):
-    faults.append(
-      f"config.data.directory is {naming.quoted(data.directory)}, which cannot"
-      f" be made ({reason}); choose another directory, or change its"
-      " permissions"
-    )
-  if weights is not None and len(weights) != len(sources.NAMES):
-    faults.append(
-      f"config.weights is {naming.quoted(tuple(weights))}; give"
-      f" {len(sources.NAMES)} shares, of {' and '.join(sources.NAMES)}"
-    )
-  for field, (count, split) in asked.items():
-    known = mini_suite.QUESTIONS[data.suite][split] + easy_vqa.QUESTIONS[split]
-    if count > known:
-      faults.append(
-        f"config.{field} is {count}; the {split} split of"
-        f" config.data.suite={data.suite!r} has {known} questions, use at most"
-        " so many"
-      )
-  return faults
-
-
-def _unusable_folder(name: str) -> str:
-  """Says why a folder cannot be there or be made; "" = no reason is known."""
-  path = pathlib.Path(name).absolute()
-  if not name or "://" in name:  # the default of tfds, or no local folder
-    return ""
-  for parent in (path, *path.parents):
-    try:
-      made = stat.S_ISDIR(os.stat(parent).st_mode)
-    except FileNotFoundError:
-      continue
-    except OSError as error:
-      return error.strerror
-    if not made:
-      return os.strerror(errno.ENOTDIR)
-    if parent != path and not os.access(parent, os.W_OK | os.X_OK):
-      return os.strerror(errno.EACCES)
-    break
-  return ""
-
-
-def data_facts(data: shared_settings.DataSettings) -> dict[str, Any]:
-  """What the questions of the shipped data depend on."""
-  return {"generator": generator.generator_hash(), "suite": data.suite}
-
-
-def open_sources(
-  split: str, data: shared_settings.DataSettings, keep: bool = False
-) -> list[sources.Source]:
-  """A split of both datasets, built on first use.
-
-  Args:
-    split: "train", "validation" or "test".
-    data: which sizes, and where.
-    keep: keep decoded pictures in memory.
-  """
-  return [
-    sources.load(
-      name,
-      split,
-      data_dir=data.directory or None,
-      config=data.suite if name == "mini_suite" else "default",
-      keep=keep,
-    )
-    for name in ("mini_suite", "easy_vqa")
-  ]
-
-
-def read_weights(cfg: models.VLMConfig, path: str) -> Any:
-  """Weights by `config.weights_path`; "" = those inside the package.
+def preset_plan(
+  cfg: models.VLMConfig, name: str, limit: float
+) -> ops.ReductionPlan:
+  """Returns a preset at a token budget, at its published place or moved.
 
   Raises:
-    settings.ConfigError: they cannot be read, or are of another model.
+    cost.UnreachableBudget: it cannot meet the budget.
+    ValueError: a site lacks a signal that it reads.
   """
-  like = jax.eval_shape(functools.partial(models.init, cfg), jax.random.key(0))
-  try:
-    return models.weights.load(
-      pathlib.Path(path) if path else shipped_weights(), like, cfg
-    )
-  except ValueError as error:
-    raise settings.ConfigError([f"config.weights_path: {error}"]) from error
-
-
-def advance(bar: tqdm.tqdm, done: int, total: int) -> None:
-  """Moves a progress bar to where the work is."""
-  bar.total = total
-  bar.update(done - bar.n)
-
-
-def placed(params: Any, mesh: jax.sharding.Mesh | None = None) -> Any:
-  """Parameters on the devices, sharded by their rules."""
-  mesh = mesh or partition.make_mesh()
-  return processes.place(params, partition.param_shardings(mesh, params))
-
-
-def make_evaluator(
-  cfg: models.VLMConfig,
-  params: Any,
-  words: tokenizer.Tokenizer,
-  data: shared_settings.DataSettings,
-  chosen: shared_settings.EvaluationSettings,
-  mesh: jax.sharding.Mesh | None = None,
-) -> evaluator.Evaluator:
-  """An evaluator over the test questions that the settings choose."""
-  questions = loader.evaluation_set(
-    open_sources("test", data),
-    words,
-    count=chosen.questions or None,
-    seed=chosen.seed,
+  plan = cost.budget_plan(
+    ops.PRESETS[name],
+    limit=limit,
+    tokens=cfg.tokens,
+    layers=cfg.decoder.layers,
+    vision_layers=cfg.vision_sites,
+    model=cfg.name,
   )
-  mesh = mesh or partition.make_mesh()
-  partition.check_batch(mesh, chosen.batch)
-  return evaluator.Evaluator(
-    cfg,
-    placed(params, mesh),
-    questions,
-    batch=chosen.batch,
-    seed=chosen.seed,
-    steps=ANSWER_TOKENS,
-    placement=partition.batch_sharding(mesh),
-  )
+  for site in plan.sites:
+    if fault := lacking(site.site, site.spec):
+      raise ValueError(fault)
+  return plan
+
+
+def shipped_plan(model: str, limit: float) -> ops.ReductionPlan | None:
+  """Returns the plan in the package for a model at a budget, if any."""
+  root = pathlib.Path(eos_jax.__file__).parent
+  path = root / "models" / "plans" / f"{model}_{limit:g}.json"
+  return read_plan(str(path), "shipped plan") if path.exists() else None

@@ -7,7 +7,7 @@ import tqdm
 
 from eos_jax import files
 from eos_jax.evaluation import render
-from eos_jax.models import fits, loading
+from eos_jax.models import fits
 from eos_jax.tasks import compile_programs
 from eos_jax.training import ahead, compile_settings, settings
 
@@ -36,7 +36,7 @@ def check(job: compile_settings.CompileJob) -> None:
 def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
   """Compiles everything that is named, and writes the table."""
   found = compile_programs.subject(job)
-  shapes = loading.shapes(found.cfg)
+  shapes = found.files.sharded_by
   made, faults = [], []
   total = len(job.topologies) * len(job.programs)
   with tqdm.tqdm(total=total, desc="programs", dynamic_ncols=True) as bar:
@@ -52,7 +52,7 @@ def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
   if not made:
     raise settings.ConfigError(list(dict.fromkeys(faults)))
   value = {
-    "title": f"{found.cfg.name} in {job.dtype}, batch {job.search.batch}",
+    "title": f"{found.cfg.name} in {found.files.dtype.name}, batch {found.job.search.batch}",
     "programs": [dataclasses.asdict(program) for program in made],
     "faults": faults,
   }

@@ -3,20 +3,22 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from eos_jax import cost, models, ops
-from eos_jax.models import families, fits, loading, partition
-from eos_jax.tasks import published_model, subjects
-from eos_jax.training import ahead, compile_settings, losses, settings
+from eos_jax import models, ops
+from eos_jax.models import fits, partition
+from eos_jax.tasks import common, opening
+from eos_jax.training import (
+  ahead,
+  compile_settings,
+  finetune,
+  finetune_settings,
+  losses,
+)
 from eos_jax.training import search as search_lib
-
-_OPTIMIZER = optax.adamw(1e-5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,64 +26,51 @@ class Subject:
   """What is compiled.
 
   Attributes:
-    job: the settings.
-    cfg: shape of the model, with the room for pictures that the job wants.
-    published: whether pictures come normalised, with their places in the text.
+    job: the settings, with what follows from the model filled in.
+    files: the model, of which no weights are read.
   """
 
   job: compile_settings.CompileJob
-  cfg: models.VLMConfig
-  published: bool
+  files: models.ModelFiles
+
+  @property
+  def cfg(self) -> models.VLMConfig:
+    """Shape of the model, with the static shape of images."""
+    return self.files.cfg
 
 
 def subject(job: compile_settings.CompileJob) -> Subject:
-  """The model that a job names.
+  """Opens the model that a job names.
 
   Raises:
-    settings.ConfigError: it is not known, or needs another room.
+    settings.ConfigError: it is not known, or needs another static shape.
   """
-  if job.model in ("tiny", "llava_1_5_7b"):
-    cfg = subjects.config(job.model)
-    return Subject(job, cfg, published=job.model != "tiny")
-  try:
-    description = families.read(pathlib.Path(job.model))
-    cfg = published_model.with_room(description, job)
-  except ValueError as error:
-    raise settings.ConfigError([f"config.model: {error}"]) from error
-  return Subject(job, cfg, published=True)
+  attempt = opening.Attempts()
+
+  def make():
+    tiny = job.model == models.TINY
+    files = models.open_files(
+      job.model,
+      dtype="" if tiny else job.dtype or "bfloat16",
+      random_weights=True,
+    )
+    return files.with_shape(**job.image_shape)
+
+  files = attempt("model", make)
+  attempt.check()
+  search = job.search.for_model(files.cfg)
+  return Subject(dataclasses.replace(job, search=search), files)
 
 
 def batch(found: Subject) -> dict[str, Any]:
-  """Shapes of a batch; see `models.inputs`."""
-  job, cfg = found.job, found.cfg
-  rows, text = job.search.batch, job.text_length
-  shape = jax.ShapeDtypeStruct
-  words = {
-    "tokens": shape((rows, text), jnp.int32),
-    "mask": shape((rows, text), jnp.bool_),
-    "prompt_length": shape((rows,), jnp.int32),
-    "loss_mask": shape((rows, text), jnp.bool_),
-  }
-  size = cfg.vision.size
-  if not found.published:
-    return words | {"image": shape((rows, *size, 3), jnp.uint8)}
-  many = (rows, job.pictures)
-  words["slots"] = shape(many, jnp.int32)
-  if cfg.tiles is None:
-    return words | {
-      "image": shape((*many, *size, 3), jnp.float32),
-      "present": shape((*many, cfg.tokens), jnp.bool_),
-    }
-  each = (*many, cfg.tokens)
-  return words | {
-    "image": shape((*many, cfg.crops, *size, 3), jnp.float32),
-    "layout": {
-      "index": shape((*each, 4), jnp.int32),
-      "weight": shape((*each, 4), jnp.float32),
-      "newline": shape(each, jnp.bool_),
-      "valid": shape(each, jnp.bool_),
-    },
-  }
+  """Returns the shapes of a batch."""
+  return models.inputs.batch_shapes(
+    found.cfg,
+    found.job.search.batch,
+    max_images=found.files.max_images,
+    text_length=found.job.text_length,
+    raw=found.files.family == models.TINY,
+  )
 
 
 def compile_for(found: Subject, name: str, where: ahead.Chips) -> ahead.Program:
@@ -97,10 +86,7 @@ def compile_for(found: Subject, name: str, where: ahead.Chips) -> ahead.Program:
   """
   for rows in (found.job.search.batch, found.job.search.micro_batch):
     partition.check_batch(where.mesh, rows)
-  shapes = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(found.job.dtype)),
-    loading.shapes(found.cfg),
-  )
+  shapes = found.files.shapes
   cuts = partition.param_shardings(where.mesh, shapes)
   params = ahead.abstract(shapes, cuts)
   whole = partition.batch_sharding(where.mesh)
@@ -166,14 +152,7 @@ def _evaluate(found, make, params, given, mesh):
 def start_plan(found: Subject) -> ops.ReductionPlan:
   """The operator that the search starts from, at its largest budget."""
   chosen = found.job.search
-  return cost.budget_plan(
-    ops.PRESETS[chosen.start],
-    limit=max(chosen.budgets),
-    tokens=found.cfg.tokens,
-    layers=found.cfg.decoder.layers,
-    vision_layers=found.cfg.vision_sites,
-    model=found.cfg.name,
-  )
+  return common.preset_plan(found.cfg, chosen.start, max(chosen.budgets))
 
 
 def _dense(found, make, params, given, mesh):
@@ -190,7 +169,7 @@ def _dense(found, make, params, given, mesh):
         given,
         None,
         seen=dataclasses.replace(seen, visual=visual),
-        remat=found.job.search.remat,
+        remat=_remat(found),
       )[0]
 
     return jax.value_and_grad(loss)(seen.visual)
@@ -199,29 +178,22 @@ def _dense(found, make, params, given, mesh):
 
 
 def _finetune(found, make, params, given, mesh):
-  """All parameters move, with Adam's two moments of each."""
-  state = jax.eval_shape(_OPTIMIZER.init, params)
-  cuts = optax.tree.map_params(
-    _OPTIMIZER,
-    lambda _, leaf: leaf.sharding,
-    state,
-    params,
-    transform_non_params=lambda _: partition.replicated(mesh),
+  """A step of fine-tuning the unreduced model, as the task runs it."""
+  job = finetune_settings.FinetuneJob(
+    plan="none", micro_batch=found.job.search.micro_batch, remat=_remat(found)
   )
+  state = jax.eval_shape(
+    functools.partial(finetune.first_state, job=job), params
+  )
+  cuts = finetune.shardings(mesh, state, job)
   state = ahead.abstract(state, cuts)
+  step = finetune.make_step(found.cfg, None, job)
+  out = (cuts, partition.replicated(mesh))
+  return make(step, (state, given, params), donate=(0,), out=out)
 
-  def step(params, state, given):
-    loss, grads = jax.value_and_grad(
-      lambda params: losses.task_loss(
-        found.cfg, params, given, None, remat=found.job.search.remat
-      )[0]
-    )(params)
-    updates, state = _OPTIMIZER.update(grads, state, params)
-    return optax.apply_updates(params, updates), state, loss
 
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
-  out = (*shardings, partition.replicated(mesh))
-  return make(step, (params, state, given), donate=(0, 1), out=out)
+def _remat(found):
+  return found.job.search.remat
 
 
 _MAKERS: Mapping[str, Callable[..., ahead.Program]] = {

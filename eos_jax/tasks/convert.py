@@ -4,33 +4,28 @@ import functools
 import pathlib
 import shutil
 
-import tqdm
+import jax
 
-from eos_jax.models import converted, fits, loading, partition
-from eos_jax.tasks import common
+from eos_jax import models
+from eos_jax.models import converted, fits
+from eos_jax.tasks import opening
 from eos_jax.training import convert_settings, settings
 
 
 def check(job: convert_settings.ConvertJob) -> None:
   """Refuses a folder that cannot be read, or a mesh that does not fit."""
-  faults, contents = [], None
-  try:
-    contents = _inspect(job)
-  except ValueError as error:
-    faults.append(f"config.model.path: {error}")
-  shapes = contents and loading.shapes(contents.description.cfg)
-  try:
-    mesh = partition.make_mesh(job.mesh, shapes)
-    if contents is not None:
-      partition.param_shardings(mesh, shapes)
-  except ValueError as error:
-    faults.append(f"config.mesh: {error}")
-  if faults:
-    raise settings.ConfigError(faults)
+  attempt = opening.Attempts()
+  files, _ = opening.open_model(job, attempt, {}, without_processor=True)
+  if files is not None and files.family == models.TINY:
+    attempt.faults.append(
+      f"config.model is {job.model!r}, which has nothing to convert; give the"
+      " folder of a checkpoint"
+    )
+  attempt.check()
 
 
 def run(job: convert_settings.ConvertJob, folder: pathlib.Path) -> None:
-  """Says what the model takes, reads it, and writes it to the folder."""
+  """Says what the model needs, reads it, and writes it to the folder."""
   if converted.finished(folder):
     description, mark = converted.check(folder)
     print(
@@ -39,38 +34,26 @@ def run(job: convert_settings.ConvertJob, folder: pathlib.Path) -> None:
       flush=True,
     )
     return
-  contents = _inspect(job)
-  mesh = partition.make_mesh(job.mesh, loading.shapes(contents.description.cfg))
-  dtype = job.model.dtype or loading.stored_dtype(contents.description)
-  need = fits.measure(
-    contents.description, dtype, mesh, host=loading.passing(contents, dtype)
+  files, mesh = opening.open_model(
+    job, opening.Attempts(), {}, without_processor=True
   )
-  room = fits.room()
-  print(fits.report(need, room), flush=True)
-  fits.check(need, room)
-  _check_disk(folder, need)
-  with tqdm.tqdm(
-    desc="reading", unit="B", unit_scale=True, dynamic_ncols=True
-  ) as bar:
-    _, params = loading.load(
-      job.model.path,
-      dtype=dtype,
-      shardings=functools.partial(partition.param_shardings, mesh),
-      watch=functools.partial(common.advance, bar),
-      allow_outside=job.model.allow_outside,
-    )
-  print(f"writing {fits.in_words(need.total)} to {folder}", flush=True)
-  converted.save(folder, pathlib.Path(job.model.path), params)
+  model = opening.Opened(files, mesh, None).load(
+    {}, check=functools.partial(_check_disk, folder)
+  )
+  kind, size = files.dtype.name, fits.in_words(_bytes(files))
+  print(f"writing {size} to {folder}", flush=True)
+  model.save(folder, model.params)
   print(
-    f"done: {folder} holds {need.name} in {need.dtype}. It is read by\n"
-    f"  eos_jax.models.converted.restore({str(folder)!r})",
+    f"done: {folder} holds {model.name} in {kind}. It is read by\n"
+    f"  eos_jax.models.load({str(folder)!r}), and --config.model={folder}",
     flush=True,
   )
 
 
-def _inspect(job):
-  outside = job.model.allow_outside
-  return loading.inspect(job.model.path, allow_outside=outside)
+def _bytes(files):
+  return sum(
+    leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(files.shapes)
+  )
 
 
 def _check_disk(folder, need):

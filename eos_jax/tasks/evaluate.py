@@ -1,47 +1,281 @@
-"""Judges one plan on test questions."""
+"""Judges a model on questions: dense, under plans and under presets."""
 
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import functools
+import json
 import pathlib
+import time
 
-from eos_jax import cost, models
-from eos_jax.models import partition
-from eos_jax.tasks import common
-from eos_jax.training import evaluate_settings, settings
+import jax
+import tqdm
+
+from eos_jax import cost, files, models, naming, ops
+from eos_jax.data import benchmarks
+from eos_jax.evaluation import evaluator, store, submissions
+from eos_jax.evaluation import results as results_lib
+from eos_jax.tasks import common, opening, report, results
+from eos_jax.training import evaluate_settings, settings, shared_settings
+
+# Name, token budget, plan (None = dense), and why there is no plan.
+Candidate = tuple[str, float | None, ops.ReductionPlan | None, str]
 
 
 def check(job: evaluate_settings.EvaluateJob) -> None:
-  """Refuses a plan or weights that do not fit the model."""
-  _, cfg = common.model()
-  common.fitting_plan(cfg, job.plan, "config.plan")
-  common.read_weights(cfg, job.weights_path)
-  faults = common.batch_faults(
-    partition.make_mesh(), {"evaluation.batch": job.evaluation.batch}
-  )
-  faults += common.shipped_data_faults(
-    job.data,
-    {"evaluation.questions": (job.evaluation.questions, "test")},
+  """Refuses what does not fit, before the model is read."""
+  opening.forget()
+  found = opening.opened(job)
+  faults = opening.question_faults(
+    found,
+    batches={"batch": _batch(job, found)},
+    asked={"questions": (job.questions, "test")},
+    streams={},
   )
   if faults:
     raise settings.ConfigError(faults)
+  candidates(found.cfg, job)
+  if found.questions.name != "benchmarks":  # which have checked all rows
+    opening.check_rows(found, _sets, job)
 
 
 def run(job: evaluate_settings.EvaluateJob, folder: pathlib.Path) -> None:
-  """Judges one plan on test questions, beside the dense model."""
-  words, cfg = common.model()
-  plan = common.fitting_plan(cfg, job.plan, "config.plan")
-  params = common.read_weights(cfg, job.weights_path)
-  fingerprint = models.weights.fingerprint(params)
-  judge = common.make_evaluator(cfg, params, words, job.data, job.evaluation)
-  limit = float(cost.layer_average(cost.layer_counts(plan)))
-  todo = results.with_presets(
-    [(plan.name, limit, plan)], job.evaluation.presets
-  )
-  data = common.data_facts(job.data)
-  known = results.depends(fingerprint, data, job.evaluation)
-  found = results.judged(judge, todo, known, folder)
-  text = results.write(folder, found, judge, known)
-  print(text, flush=True)
+  """Asks everything that was not asked yet, and writes the tables."""
+  found = opening.opened(job)
+  with jax.set_mesh(found.mesh):  # for `models.target.spread`
+    _run(job, folder, found)
+
+
+def _sets(found, job):
+  """The questions, a set for each benchmark."""
+  return found.questions.choose("test", count=job.questions, seed=job.seed)
+
+
+def _batch(job, found):
+  return job.batch or shared_settings.evaluation_batch(found.cfg)
+
+
+def _run(job, folder, found):
+  model = found.load({})
+  print(found.questions.summary(("test",)), flush=True)
+  sets, plans = _sets(found, job), candidates(found.cfg, job)
+  batch = _batch(job, found)
+
+  @functools.cache  # programs are those of a length of answers
+  def judge(steps):
+    return evaluator.Evaluator(
+      found.cfg,
+      model.params,
+      sets[0],
+      batch=batch,
+      seed=job.seed,
+      steps=steps,
+      placement=models.partition.batch_sharding(found.mesh),
+    )
+
+  watch, made = _Watch(), []
+  facts = _facts(job, found, model, sets, batch)
+  total = sum(-(-len(asked) // batch) for asked in sets)
+  total *= sum(not reason for *_, reason in plans)
+  with tqdm.tqdm(total=total, desc="batches", dynamic_ncols=True) as bar:
+    for name, limit, plan, reason in plans:
+      if reason:
+        made.append(results_lib.Result(name, limit, reason=reason))
+        continue
+      answers = {}
+      for asked in sets:
+        bar.set_postfix_str(f"{name}, {asked.name}")
+        steps = _steps(found, job, asked)
+        depends = {
+          **facts["protocol"],
+          "weights": model.fingerprint,
+          "model": dataclasses.asdict(found.cfg),
+          "plan": None if plan is None else json.loads(plan.to_json()),
+          "batch": batch,
+          "steps": steps,
+          "stop": asked.stop,
+        }
+        path = _of_plan(folder, "predictions", name) / f"{asked.name}.jsonl"
+        with contextlib.closing(store.Store(path)) as entries:
+          known = store.Answers(entries, depends, _keys(asked, batch))
+          bar.update(known.done)
+          if not known.finished:
+            timed = dataclasses.replace(asked, watch=watch.add)
+            one = judge(steps).with_questions(timed)
+            with watch:
+              for told in one.told(plan, start=known.done):
+                known.add(told.texts, told.lengths)
+                bar.update()
+        answers[asked.name] = known
+      scores = _scores(job, folder, name, sets, answers)
+      costs = _costs(found.cfg, plan, list(answers.values()))
+      result = results_lib.measured(name, limit, plan, scores, costs)
+      made.append(dataclasses.replace(result, weights=model.fingerprint))
   print(
-    f"\n{len(judge.questions)} test questions; +- is one standard error. Look"
-    f" at {folder}/table.txt and results.json",
+    report.write_results(folder, made, facts),
+    f"Look at {folder}/: report.html, table.md, table.csv, results.json,"
+    " predictions/",
+    watch.line(),
+    sep="\n",
     flush=True,
   )
+
+
+def _keys(asked, batch):
+  """Names and digests of the questions, by batch."""
+  names = [item.name for item in asked.items]
+  keys = list(zip(names, asked.digests, strict=True))
+  return [keys[i : i + batch] for i in range(0, len(keys), batch)]
+
+
+def _steps(found, job, asked):
+  """Most tokens of an answer."""
+  if found.answer_length:
+    return found.answer_length
+  return benchmarks.prompts.answer_length(asked.name, job.data.protocol)
+
+
+def _scores(job, folder, name, sets, answers):
+  """Scores by benchmark, or the accuracy; writes what is to be handed in."""
+  if not isinstance(sets[0].items[0], benchmarks.Sample):
+    texts = answers[sets[0].name].texts
+    return {results_lib.ACCURACY: evaluator.accuracy(sets[0], texts)}
+  handed_in = _of_plan(folder, "submissions", name)
+  for asked in sets:
+    pairs = list(zip(asked.items, answers[asked.name].texts, strict=True))
+    submissions.write(handed_in, asked.name, pairs)
+  return results.scored(job.data.protocol, sets, answers, handed_in)
+
+
+def _costs(cfg, plan, answers):
+  """Costs of a plan (None: dense), with a prompt of mean length."""
+  prompts = [known.prompt_tokens for known in answers]
+  return cost.budget_of(
+    plan,
+    evaluator.model_shape(cfg),
+    text_tokens=len(cfg.prefix) + round(sum(prompts) / len(prompts)),
+  )
+
+
+def _facts(job, found, model, sets, batch):
+  """What is said of the questions, and what the scores are comparable with."""
+  rows = found.questions.rows
+  protocol = {
+    "protocol": job.data.protocol,
+    "rows": {n: files.digest(v) for n, v in rows.facts().items()},
+    "seed": job.seed,
+  }
+  read = getattr(found.questions, "read", {})
+  questions = {}
+  for asked in sets:
+    name = asked.name if read else results_lib.ACCURACY
+    facts = {
+      "asked": len(asked),
+      "digest": files.digest([files.plain(protocol), asked.digests]),
+    }
+    if of_files := read.get(asked.name):
+      facts |= {
+        "files": list(of_files.notes),
+        "left out": dict(of_files.left_out),
+        "set apart": [str(fault) for fault in of_files.faults],
+        "whole": not (job.data.count or of_files.faults),
+      }
+    questions[name] = facts
+  decoder, processor = found.cfg.decoder, model.processor
+  published = {}
+  if processor is not None:
+    published = {
+      "layers": decoder.layers,
+      "width": decoder.width,
+      "tokens": found.cfg.tokens,
+      "protocol": job.data.protocol,
+      "style": processor.style,
+      "aspect": getattr(processor.settings, "aspect", ""),
+    }
+  return {
+    "model": found.cfg.name,
+    "weights": model.fingerprint,
+    "protocol": protocol,
+    "questions": questions,
+    "published": published,
+  }
+
+
+class _Watch:
+  """How long the model waited for images."""
+
+  def __init__(self):
+    self._asked = self._waited = self._since = 0.0
+    self._images = 0
+
+  def __enter__(self):
+    self._since = time.perf_counter()
+
+  def __exit__(self, *error):
+    self._asked += time.perf_counter() - self._since
+
+  def add(self, seconds: float, images: int) -> None:
+    """A batch came after so many seconds."""
+    self._waited += seconds
+    self._images += images
+
+  def line(self) -> str:
+    """Returns the line for the end of a run."""
+    if not self._asked:
+      return "All answers were there already."
+    return (
+      f"{self._images:,} images were read while the model answered; it"
+      f" waited for them {100 * self._waited / self._asked:.1f} % of the time."
+    )
+
+
+def _of_plan(folder, kind, name):
+  """The folder of a plan's files."""
+  if fault := naming.name_fault(name):
+    raise ValueError(
+      f"a plan's name is {naming.quoted(name)}; expected {fault}"
+    )
+  return folder / kind / name
+
+
+def candidates(
+  cfg: models.VLMConfig, job: evaluate_settings.EvaluateJob
+) -> list[Candidate]:
+  """Returns dense, the plans in files, and presets at each budget.
+
+  Where no budgets are named, they are those of the plans.
+
+  Raises:
+    settings.ConfigError: a plan is not one of this model, or two have one name.
+  """
+  listed: list[Candidate] = [("dense", None, None, "")]
+  for path in job.plans:
+    plan = common.fitting_plan(cfg, path, "config.plans")
+    average = float(cost.layer_average(cost.layer_counts(plan)))
+    listed.append((plan.name, round(average, 2), plan, ""))
+  budgets = job.budgets or dict.fromkeys(limit for _, limit, *_ in listed[1:])
+  listed += [
+    preset for limit in budgets for preset in _presets(cfg, job.presets, limit)
+  ]
+  names = [name for name, *_ in listed]
+  if twice := sorted({name for name in names if names.count(name) > 1}):
+    raise settings.ConfigError(
+      [f"config.plans: {', '.join(twice)} is there twice; rename one"]
+    )
+  return listed
+
+
+def _presets(
+  cfg: models.VLMConfig, names: tuple[str, ...], limit: float
+) -> Iterator[Candidate]:
+  """Presets at a budget, or why they cannot be there."""
+  for name in names:
+    full, plan, reason = f"{name}@{limit:g}", None, ""
+    try:
+      plan = common.preset_plan(cfg, name, limit)
+    except ValueError as error:  # unreachable, or a signal that is not there
+      reason = str(error)
+    yield full, limit, plan, reason
+
+
+__all__ = ["candidates", "check", "run"]

@@ -7,7 +7,7 @@ import jax
 from eos_jax import cost
 from eos_jax.data import question_sets
 from eos_jax.evaluation import evaluator
-from eos_jax.tasks import common, comparison, messages, opening
+from eos_jax.tasks import common, messages, opening, results
 from eos_jax.training import finetune, finetune_settings, settings, speed
 
 TRAINED = "finetuned"
@@ -71,20 +71,13 @@ def _run(job, folder, found, plan):
   judge = opening.evaluator_of(found, model, tests, job.evaluation)
   known = {**found.questions.identity, "tests": tests.digest()}
   limit = float(cost.layer_average(cost.layer_counts(plan)))
-  results = []
+  made = []
   for label, one in (("", model), (f"_{TRAINED}", trained)):
     todo = [(f"dense{label}", None, None), (f"plan{label}", limit, plan)]
-    with contextlib.closing(
-      comparison.open_ledger(folder, one.fingerprint, known, job.evaluation)
-    ) as book:
-      results += comparison.judged(
-        judge.with_params(one.params), todo, book, folder
-      )
-  text = comparison.write(
-    folder, results, judge, trained.fingerprint, {}, known
-  )
-  means = {result.name: result.mean for result in results}
-  print(text, flush=True)
+    depends = results.depends(one.fingerprint, known, job.evaluation)
+    made += results.judged(judge.with_params(one.params), todo, depends, folder)
+  print(results.write(folder, made, judge, depends), flush=True)
+  means = {result.name: result.accuracy.value for result in made}
   print(
     f"\nThe plan: {means['plan']:.3f} before and"
     f" {means[f'plan_{TRAINED}']:.3f} after, on {len(tests)} test questions;"

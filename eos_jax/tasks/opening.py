@@ -14,13 +14,19 @@ import tqdm
 
 from eos_jax import data, models
 from eos_jax.data import faults as faults_lib
-from eos_jax.data import sources
+from eos_jax.data import packing, sources
 from eos_jax.evaluation import evaluator
 from eos_jax.models import fits, partition
 from eos_jax.training import settings, shared_settings
 
-# Tokens of text of a row of `tiny` that the suite needs; and of others.
-_SUITE_LENGTHS = {True: (16, 6), False: (64, 8)}
+# Tokens of the longest answer of the suite, with its end, by the tiny model.
+SUITE_ANSWER = 6
+# Tokens of text and of an answer that a source needs: of the suite for the tiny
+# model and for others.
+_SUITE_LENGTHS = {
+  True: (packing.DEFAULT_TEXT_LENGTH, SUITE_ANSWER),
+  False: (64, 8),
+}
 _LENGTHS = {"instructions": (256, 32), "benchmarks": (512, 0)}
 
 
@@ -74,11 +80,16 @@ class Opened:
     depth = 1 if rows.drawn else 4  # 8 bits, or normalised
     return rows.max_images * pixels * depth + 6 * rows.text_length
 
-  def load(self, others: Mapping[str, int]) -> models.Model:
+  def load(
+    self,
+    others: Mapping[str, int],
+    check: Callable[[fits.Need], None] = lambda need: None,
+  ) -> models.Model:
     """Prints the memory that the model needs, and reads its weights.
 
     Args:
       others: further bytes on each device, by their purpose.
+      check: refuses what does not fit elsewhere.
 
     Raises:
       fits.TooLarge: there is not enough memory.
@@ -93,6 +104,7 @@ class Opened:
     free = fits.room()
     print(fits.report(need, free), flush=True)
     fits.check(need, free)
+    check(need)
     with tqdm.tqdm(
       desc="reading", unit="B", unit_scale=True, delay=2, dynamic_ncols=True
     ) as bar:
@@ -144,15 +156,8 @@ def opened(job: Any) -> Opened:
   Raises:
     settings.ConfigError: model, data or devices do not fit; all is listed.
   """
-  attempt, chosen = Attempts(), job.data
-  static = {
-    "max_images": chosen.pictures,
-    "tiles": chosen.tiles,
-    "size": chosen.size,
-    "style": chosen.style,
-    "aspect": chosen.aspect,
-  }
-  files, mesh = open_model(job, attempt, static)
+  attempt, chosen = Attempts(), job.data.resolved()
+  files, mesh = open_model(job, attempt, chosen.image_shape)
   attempt.check()
   source = chosen.source.partition(":")[0]
   default = _LENGTHS.get(source, _LENGTHS["instructions"])

@@ -1,9 +1,7 @@
-"""Pretrains the shipped model, tests it and writes weights with their card."""
+"""Pretrains the tiny model, tests it and writes weights with their card."""
 
-import functools
 import hashlib
 import json
-import math
 import pathlib
 from typing import Any
 
@@ -11,9 +9,16 @@ import jax
 import numpy as np
 
 from eos_jax import files, models
-from eos_jax.data import generator, language_only, sources
-from eos_jax.models import partition
-from eos_jax.tasks import common, messages
+from eos_jax.data import (
+  generator,
+  language_only,
+  packing,
+  sources,
+  suite,
+  tokenizer,
+)
+from eos_jax.models import fits, partition
+from eos_jax.tasks import opening
 from eos_jax.training import (
   pretrain,
   pretrain_settings,
@@ -24,31 +29,46 @@ from eos_jax.training import (
 
 def check(job: pretrain_settings.PretrainSettings) -> None:
   """Refuses data or batches that do not fit."""
-  faults = common.split_faults(job.data, "train", "pretraining")
-  faults += common.batch_faults(
-    partition.make_mesh(),
-    {f"{name}.batch": getattr(job, name).batch for name in pretrain.STAGES},
+  faults = opening.question_faults(
+    _opened(job),
+    batches={
+      f"{name}.batch": getattr(job, name).batch for name in pretrain.STAGES
+    },
+    asked={"test_questions": (job.test_questions, "test")},
+    streams={"train": "pretraining"},
   )
-  faults += common.shipped_data_faults(
-    job.data, {"test_questions": (job.test_questions, "test")}, job.weights
-  )
+  if job.data.kind != "suite":
+    faults.append(
+      f"config.data.source is {job.data.kind!r}; pretraining reads labels that"
+      " only the rendered suite has, use 'suite'"
+    )
   if faults:
     raise settings.ConfigError(faults)
 
 
+def _opened(job):
+  files, mesh = models.open_files(models.TINY), partition.make_mesh()
+  chosen = job.data
+  rows = files.rows(packing.DEFAULT_TEXT_LENGTH)
+  questions = suite.Suite(
+    rows,
+    suite=chosen.suite,
+    directory=chosen.directory,
+    mixture=chosen.mixture,
+  )
+  return opening.Opened(files, mesh, questions, opening.SUITE_ANSWER)
+
+
 def run(job: pretrain_settings.PretrainSettings, folder: pathlib.Path) -> None:
   """Pretrains the `tiny` model, tests it, and writes weights and their card."""
-  words, cfg = common.model()
-  train = common.open_sources("train", job.data, keep=True)
-  shapes = jax.eval_shape(
-    functools.partial(models.init, cfg), jax.random.key(0)
-  )
-  mesh = partition.make_mesh()
-  batch_bytes = job.vision.batch * 3 * math.prod(cfg.vision.size)
+  found = _opened(job)
+  cfg, words = found.cfg, tokenizer.load()
+  train = found.questions.open("train", keep=True)
   print(
-    f"parameters: {messages.count_parameters(shapes)} (trained)",
-    messages.mesh_line(mesh, shapes, batch_bytes),
-    messages.data_line(train),
+    fits.report(
+      fits.measure(found.files, found.files.dtype, found.mesh), fits.room()
+    ),
+    found.questions.summary(["train"]),
     ", ".join(f"{name} {getattr(job, name).steps}" for name in pretrain.STAGES)
     + " steps",
     sep="\n",
@@ -63,22 +83,23 @@ def run(job: pretrain_settings.PretrainSettings, folder: pathlib.Path) -> None:
     params = pretrain.train_answers(
       cfg, job, encoder, train, words, stage, params
     )
-  path = folder / job.output
+  path = folder / f"{job.output}.safetensors"
   models.weights.save(path, params, cfg)
   # What is judged is the file as it is shipped: float16.
-  params = models.weights.load(path, params, cfg)
-  card = weights_card(cfg, params, words, job, path)
+  model = models.load(str(path), mesh=found.mesh)
+  card = weights_card(found, model, job, path)
   files.write_json(path.with_suffix(".json"), card)
   print(json.dumps(card, indent=2), flush=True)
 
 
-def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
-  """Facts about trained weights: data, steps, seed, command, and accuracy.
+def weights_card(found, model, chosen, path) -> dict[str, Any]:
+  """Returns facts about trained weights: data, steps, seed, accuracy.
 
-  The accuracy stands beside that of a guess from the question alone.
+  The accuracy stands next to that of a guess from the question alone.
   """
-  whole = shared_settings.EvaluationSettings(questions=chosen.test_questions)
-  judge = common.make_evaluator(cfg, params, words, chosen.data, whole)
+  (tests,) = found.questions.choose("test", count=chosen.test_questions, seed=0)
+  whole = shared_settings.EvaluationSettings(batch=128)
+  judge = opening.evaluator_of(found, model, tests, whole)
   result = judge.judge("dense", None, None, judge.predict(None))
   accuracy = result.accuracy.parts
   suite = [share for task, share in accuracy.items() if task != "easy_vqa"]
@@ -90,15 +111,15 @@ def weights_card(cfg, params, words, chosen, path) -> dict[str, Any]:
       config=chosen.data.suite if name == "mini_suite" else "default",
     )
   return {
-    "model": cfg.name,
-    "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    "model": model.name,
+    "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
     "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     "bytes": path.stat().st_size,
     "data": {"mini_suite": chosen.data.suite, "easy_vqa": "1.0"},
     "generator_sha256": generator.generator_hash(),
     "steps": {name: getattr(chosen, name).steps for name in pretrain.STAGES},
     "seed": chosen.seed,
-    "test_questions": len(judge.questions),
+    "test_questions": len(tests),
     "accuracy": {k: round(v, 4) for k, v in accuracy.items()},
     "language_only": {k: round(guesses[k], 4) for k in accuracy},
     "suite_mean": round(float(np.mean(suite)), 4),

@@ -10,14 +10,13 @@ from typing import Any
 import tqdm
 
 import eos_jax
-from eos_jax import cost, files, ops
+from eos_jax import data, files, ops
 from eos_jax.data import sources
-from eos_jax.data.benchmarks import batches
 from eos_jax.evaluation import evaluator, examples, store
 from eos_jax.evaluation import results as results_lib
 from eos_jax.evaluation.scoring import benchmarks as scoring
-from eos_jax.tasks import report
-from eos_jax.training import evaluate_settings, settings
+from eos_jax.tasks import common, report
+from eos_jax.training import shared_settings
 
 
 def with_presets(
@@ -27,26 +26,26 @@ def with_presets(
   todo: list[Any] = [("dense", None, None)]
   for name, limit, plan in plans:
     todo.append((name, limit, plan))
-    todo += [(preset, limit, ops.PRESETS[preset]) for preset in presets]
+    todo += [(preset, limit, preset) for preset in presets]
   return todo
 
 
 def depends(
   fingerprint: str,
-  data: Mapping[str, Any],
-  chosen: settings.EvaluationSettings,
+  questions: Mapping[str, Any],
+  chosen: shared_settings.EvaluationSettings,
 ) -> dict[str, Any]:
   """Returns what a result depends on; presets do not depend on one another.
 
   Args:
     fingerprint: of the model's weights.
-    data: what the questions depend on.
+    questions: what the questions depend on.
     chosen: which questions.
   """
   return {
     "version": eos_jax.__version__,
     "weights": fingerprint,
-    **data,
+    **questions,
     **dataclasses.asdict(dataclasses.replace(chosen, presets=())),
   }
 
@@ -73,10 +72,10 @@ def judged(
 
 
 def _judged(judge, name, limit, plan, known, entries, folder):
-  if isinstance(plan, ops.OperatorSpec):
+  if isinstance(plan, str):
     try:
-      plan = judge.preset_plan(plan, limit)
-    except cost.UnreachableBudget as error:
+      plan = common.preset_plan(judge.cfg, plan, limit)
+    except ValueError as error:
       return results_lib.Result(name, limit, reason=str(error))
   # The report shows images under the plans that were searched.
   shown = None
@@ -127,12 +126,11 @@ def write(
     for name, value in known.items()
     if name not in ("version", "weights", "batch")
   }
-  texts = [[q.question, q.answer, q.task] for q in asked.questions]
-  digest = files.digest([protocol, texts, asked.pictures.tolist()])
+  digest = files.digest([protocol, asked.digest()])
   found = {results_lib.ACCURACY: {"asked": len(asked), "digest": digest}}
   facts = {
     **extra,
-    "model": judge.name,
+    "model": judge.cfg.name,
     "weights": known["weights"],
     "protocol": protocol,
     "questions": found,
@@ -142,15 +140,15 @@ def write(
 
 
 def scored(
-  job: evaluate_settings.EvaluatePublishedJob,
-  sets: Sequence[batches.BenchmarkSet],
+  protocol: str,
+  sets: Sequence[data.QuestionSet],
   answers: Mapping[str, store.Answers],
   folder: pathlib.Path,
 ) -> dict[str, results_lib.Score]:
   """Returns scores of answers, of benchmarks whose right answers are known.
 
   Args:
-    job: how they were asked.
+    protocol: whose scores.
     sets: the benchmarks.
     answers: by benchmark.
     folder: with the submissions of the plan, and the marks of MM-Vet's judge.
@@ -159,11 +157,11 @@ def scored(
   marks = folder / "mmvet_marks.json"
   for asked in sets:
     if asked.name == "mmvet" and marks.is_file():
-      scores["mmvet"] = _marked(marks, asked.samples)
-    if asked.name in scoring.SCORES and all(s.answers for s in asked.samples):
-      pairs = list(zip(asked.samples, answers[asked.name].texts, strict=True))
+      scores["mmvet"] = _marked(marks, asked.items)
+    if asked.name in scoring.SCORES and all(s.answers for s in asked.items):
+      pairs = list(zip(asked.items, answers[asked.name].texts, strict=True))
       score = scoring.SCORES[asked.name]
-      scores[asked.name] = score(pairs, job.data.protocol)
+      scores[asked.name] = score(pairs, protocol)
   return scores
 
 

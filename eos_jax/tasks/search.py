@@ -12,7 +12,7 @@ from eos_jax.evaluation import evaluator
 from eos_jax.evaluation import results as results_lib
 from eos_jax.ops import plan as plan_lib
 from eos_jax.search import check_reachable
-from eos_jax.tasks import common, comparison, messages, opening, report
+from eos_jax.tasks import common, messages, opening, results
 from eos_jax.training import (
   limits,
   search,
@@ -145,7 +145,7 @@ def _run(job, folder, found, started):
   searched = time.time()
   judge = opening.evaluator_of(found, model, tests, job.evaluation)
   known = {**found.questions.identity, "tests": tests.digest()}
-  results = _compare(job, model, known, judge, plans, folder)
+  made = _compare(job, model, known, judge, plans, folder)
   facts = {
     "gaps": {f"{f.limit:g}": f.soft - f.hard for f in plans},
     "cost": _cost(problem, work),
@@ -154,15 +154,11 @@ def _run(job, folder, found, started):
       "evaluation": round(time.time() - searched, 1),
     },
   }
-  text = comparison.write(
-    folder, results, judge, model.fingerprint, facts, known
-  )
-  report_lib.plot(folder / "accuracy_cost.png", results)
-  report.write(folder)
-  print(text, flush=True)
+  depends = results.depends(model.fingerprint, known, job.evaluation)
+  print(results.write(folder, made, judge, depends, **facts), flush=True)
   print(
     "",
-    messages.found_lines(results, plans, len(judge.questions)),
+    messages.found_lines(made, plans, len(tests)),
     messages.cost_lines(facts, course),
     messages.where_to_look(plans, folder, job),
     sep="\n",
@@ -201,34 +197,30 @@ def _searched_on(job, found, parts, checks):
 
 
 def _compare(job, model, known, judge, plans, folder):
-  """Results of all plans, each beside the hand-made operators.
+  """Results of all plans, each with the presets at its budget.
 
   Where the search trained the model, plans are judged with the weights that
-  belong to them; what plan and weights are worth alone stands beside.
+  belong to them, and plan and weights without each other.
   """
 
-  def opened(fingerprint):
-    return contextlib.closing(
-      comparison.open_ledger(folder, fingerprint, known, job.evaluation)
-    )
+  def judged(model, todo):
+    depends = results.depends(model.fingerprint, known, job.evaluation)
+    one = judge.with_params(model.params)
+    return results.judged(one, todo, depends, folder)
 
-  name = evaluator.PLAN_ALONE if job.trains_model else evaluator.SEARCHED
-  todo = [(name, item.limit, item.plan) for item in plans]
-  with opened(model.fingerprint) as book:
-    results = comparison.compare(
-      judge, todo, job.evaluation.presets, book, folder
-    )
+  name = results_lib.PLAN_ALONE if job.trains_model else results_lib.SEARCHED
+  todo = results.with_presets(
+    [(name, item.limit, item.plan) for item in plans], job.evaluation.presets
+  )
+  made = judged(model, todo)
   for item in plans if job.trains_model else ():
     trained = model.with_params(model.place(item.params))
     todo = [
       (results_lib.SEARCHED, item.limit, item.plan),
       (results_lib.WEIGHTS_ALONE, item.limit, None),
     ]
-    with opened(trained.fingerprint) as book:
-      results += comparison.judged(
-        judge.with_params(trained.params), todo, book, folder
-      )
-  return results
+    made += judged(trained, todo)
+  return made
 
 
 def _work(problem, checks):

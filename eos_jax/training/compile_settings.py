@@ -5,7 +5,12 @@ import dataclasses
 import re
 
 from eos_jax.naming import quoted
-from eos_jax.training import search_settings, settings, shared_settings
+from eos_jax.training import (
+  data_settings,
+  search_settings,
+  settings,
+  shared_settings,
+)
 
 # What can be compiled; see `tasks.compile_programs`.
 PROGRAMS = ("search", "evaluate", "dense", "finetune")
@@ -14,7 +19,7 @@ _TOPOLOGY = re.compile(r"\w{1,20}:[0-9]{1,3}(x[0-9]{1,3}){1,2}(\*[1-9][0-9]?)?")
 
 
 @dataclasses.dataclass(frozen=True)
-class CompileJob(shared_settings.MeshSettings, shared_settings.RowSettings):
+class CompileJob(shared_settings.ModelSettings, data_settings.RowSettings):
   """Programs of a model, compiled for TPUs that are not here.
 
   Attributes:
@@ -40,6 +45,8 @@ class CompileJob(shared_settings.MeshSettings, shared_settings.RowSettings):
     ("v5e:4x4",), needed="give at least one", once=True
   )
   mesh: tuple[int, ...] = settings.field(())  # decides what is compiled
+  text_length: int = 256
+  answer_length: int = 32
   search: search_settings.SearchSettings = settings.group(
     search_settings.SearchSettings, batch=16
   )

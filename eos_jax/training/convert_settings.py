@@ -1,4 +1,4 @@
-"""Settings of the conversion of published checkpoints."""
+"""Settings of the conversion of checkpoints."""
 
 import dataclasses
 
@@ -6,13 +6,11 @@ from eos_jax.training import settings, shared_settings
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvertJob(shared_settings.MeshSettings):
-  """The conversion of a published checkpoint.
+class ConvertJob(shared_settings.ModelSettings):
+  """The conversion of a checkpoint from Hugging Face's layout to Orbax's.
 
-  Attributes:
-    model: which, and the dtype of what is written.
+  It says what the model needs and whether there is memory for it, reads it, and
+  writes a folder that can be restored on any number of devices.
   """
 
-  model: shared_settings.ModelSettings = settings.group(
-    shared_settings.ModelSettings, dtype=""
-  )
+  model: str = settings.field("", needed="give the folder of a checkpoint")

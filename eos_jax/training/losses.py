@@ -19,7 +19,7 @@ def task_loss(
   labels: bool = True,
   teacher: Any = None,
   seen: models.Seen | None = None,
-  remat: str = "",
+  remat: str = "none",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Cross-entropy of the answers under a reduction.
 

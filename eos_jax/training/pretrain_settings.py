@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from eos_jax.training import settings, shared_settings
+from eos_jax.training import data_settings, settings, shared_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,6 @@ class StageSettings(shared_settings.ScheduleSettings):
 @dataclasses.dataclass(frozen=True)
 class PretrainSettings(
   shared_settings.RunSettings,
-  shared_settings.SuiteSettings,
   shared_settings.OutputSettings,
 ):
   """Pretraining of the shipped model.
@@ -56,7 +55,8 @@ class PretrainSettings(
   questions: int = settings.field(8, least=1)
   places: int = settings.field(4, least=0)
   text_length: int = settings.field(104, least=1)
+  data: data_settings.DataSettings = settings.group(data_settings.DataSettings)
   log_every: int = 20
   save_every: int = 200
-  output: str = "tiny.safetensors"
+  output: str = "tiny"
   test_questions: int = settings.field(0, least=0)

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 import dataclasses
 import math
+from typing import Self
 
 from eos_jax import models, ops, search
 from eos_jax.naming import quoted
 from eos_jax.ops import plan
 from eos_jax.search import space
-from eos_jax.training import settings, shared_settings
+from eos_jax.training import data_settings, settings, shared_settings
 
 # Who is searched or trained -> the split that each reads.
 MODES = {
@@ -20,7 +21,8 @@ MODES = {
   ),
 }
 
-PURPOSES = ("train", "validation", "test")
+# Default budgets, as shares of a model's visual tokens.
+SHARES = (1 / 3, 2 / 9, 1 / 9, 1 / 36)
 
 _MOST = plan.MOST_NUMBER
 # Scores over it stay finite in float32.
@@ -35,6 +37,19 @@ NUMBERS = tuple(
   for each in dataclasses.fields(ops.OperatorParams)
   if each.name not in space.SIMPLEX
 )
+
+
+def sites_of(cfg: models.VLMConfig) -> tuple[str, ...]:
+  """Returns the sites where a search may reduce unless others are named.
+
+  All layers of a decoder of up to eight; of a larger one its input, where
+  projectors' reducers act, and the places of FastV and PyramidDrop.
+  """
+  layers = cfg.decoder.layers
+  chosen = range(layers)
+  if layers > 8:
+    chosen = sorted({0, layers // 16, layers // 4, layers // 2})
+  return tuple(f"decoder.{layer}" for layer in chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +141,14 @@ class SearchSettings(shared_settings.TrainingSettings):
   """The search for reduction plans.
 
   Attributes:
-    budgets: layer averages of visual tokens to find a plan for; the shipped
-      model has 144 tokens.
+    budgets: layer averages of visual tokens to find a plan for; () = `SHARES`
+      of the model's tokens.
     limits: that every plan meets in addition to its budget.
     knots: 0 = budgets are searched one after the other. From 2 on: one search
       for all budgets between the smallest and the largest, with one policy that
       has separate variables at this number of budgets.
-    sites: names of the sites; () = every decoder site.
+    sites: names of the sites; () = every layer of a small decoder, and four
+      layers up to the middle of a larger one, see `sites_of`.
     start: preset whose numbers the search starts from.
     free: groups of operator variables that move (`search.GROUPS`).
     ranges: of the operators' numbers.
@@ -145,13 +161,12 @@ class SearchSettings(shared_settings.TrainingSettings):
     relaxation: what replaces the hard decision (`models.RELAXATIONS`);
       "straight_through" runs the soft and the hard operators in every step.
     binarize: final weight of a loss of undecided masses, which rises to it.
-    steps: steps for each budget, or of the one search for all.
+    steps: steps for each budget, or of the one search for all; 0 = 60, and 240
+      for large models.
     whole_from: share of a budget's steps after which the forward pass uses the
       rounded token counts; 1 = never.
     calibration_steps: further steps for each budget, under rounded counts and
       hard decisions, in which all numbers but the counts move.
-    remat: what the backward pass of the decoder computes again to save memory:
-      "" nothing, or one of `models.REMAT`.
     learning_rate: of the policy (Adam).
     model_learning_rate: of the model, where it moves.
     multiplier_learning_rate: ascent step of the Lagrange multipliers.
@@ -164,12 +179,11 @@ class SearchSettings(shared_settings.TrainingSettings):
     temperature_end: the same once annealed.
     anneal_share: share of a budget's steps over which it is annealed.
     check_every: steps between hard checks on validation questions; divides all
-      steps of a budget.
+      steps of a budget; 0 = these.
+    save_every: steps between checkpoints; 0 = as many as a budget has.
   """
 
-  budgets: tuple[float, ...] = settings.field(
-    (48.0, 32.0, 16.0, 4.0), needed="give positive numbers", once=True
-  )
+  budgets: tuple[float, ...] = settings.field((), once=True)
   limits: LimitSettings = settings.group(LimitSettings)
   knots: int = settings.field(0, least=0)
   sites: tuple[str, ...] = ()
@@ -194,10 +208,9 @@ class SearchSettings(shared_settings.TrainingSettings):
   labels: bool = True
   relaxation: str = settings.field("annealed", choices=models.RELAXATIONS)
   binarize: float = settings.field(0.0, least=0)
-  steps: int = settings.field(60, least=1)
+  steps: int = settings.field(0, least=0)
   whole_from: float = settings.field(0.75, least=0, most=1)
   calibration_steps: int = settings.field(0, least=0)
-  remat: str = settings.field("", choices=("", *models.REMAT), resumable=True)
   learning_rate: float = settings.field(0.1, above=0)
   model_learning_rate: float = settings.field(1e-4, least=0)
   multiplier_learning_rate: float = settings.field(0.05, above=0)
@@ -209,12 +222,29 @@ class SearchSettings(shared_settings.TrainingSettings):
   temperature_end: float = settings.field(0.001, least=_LEAST_TEMPERATURE)
   anneal_share: float = settings.field(0.9, above=0, most=1)
   log_every: int = 5
-  save_every: int = 60
+  save_every: int = settings.field(0, least=0, resumable=True)
 
   @property
   def trains_model(self) -> bool:
     """Whether projector and decoder move too."""
     return self.mode != "frozen"
+
+  def for_model(self, cfg: models.VLMConfig) -> Self:
+    """Returns the same job, with what follows from the model filled in."""
+    job = super().for_model(cfg)
+    steps = self.steps or (240 if shared_settings.is_large(cfg) else 60)
+    whole = steps + self.calibration_steps
+    budgets = self.budgets or tuple(
+      round(share * cfg.tokens, 4) for share in SHARES
+    )
+    return dataclasses.replace(
+      job,
+      budgets=budgets,
+      sites=self.sites or sites_of(cfg),
+      steps=steps,
+      check_every=self.check_every or whole,
+      save_every=self.save_every or whole,
+    )
 
   @property
   def budget_steps(self) -> int:
@@ -229,7 +259,7 @@ class SearchSettings(shared_settings.TrainingSettings):
         f"temperature_start is {self.temperature_start}; use"
         f" temperature_end={self.temperature_end} or more, it is annealed"
       )
-    if self.check_every > 0 and self.budget_steps % self.check_every:
+    if self.steps and self.check_every and self.budget_steps % self.check_every:
       parts = f"steps={self.steps}"
       if self.calibration_steps:
         parts += f" + calibration_steps={self.calibration_steps}"
@@ -244,7 +274,7 @@ class SearchSettings(shared_settings.TrainingSettings):
     yield from self._family_faults()
 
   def _family_faults(self):
-    if not self.knots:
+    if not self.knots or not self.budgets:
       return
     if self.knots < 2:
       yield f"knots is {self.knots}; use 0, or 2 or more"
@@ -289,72 +319,17 @@ class JudgedSearchSettings(
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchJob(JudgedSearchSettings, shared_settings.SuiteSettings):
-  """A search for the shipped model.
+class SearchJob(
+  SearchSettings, shared_settings.JudgedSettings, shared_settings.ModelSettings
+):
+  """A search for a model, and the comparison of what it finds."""
 
-  Attributes:
-    weights_path: the model's weights; "" = those inside the package. A
-      checkpoint records the weights themselves.
-  """
-
-  weights_path: str = settings.field("", resumable=True)
-  data: shared_settings.DataSettings = settings.group(
-    shared_settings.DataSettings, suite="held_out"
+  evaluation: shared_settings.EvaluationSettings = settings.group(
+    shared_settings.EvaluationSettings,
+    resumable=True,
+    questions=500,
+    presets=("prune", "merge_proportional"),
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class InstructionSettings(shared_settings.UserDataSettings):
-  """Instructions of the user, in LLaVA's JSON format.
-
-  Attributes:
-    path: the JSON file.
-    images: folder of its images; "" = the one that the file is in.
-    train, validation, test: share of the images, with their instructions, for
-      each purpose; together 1. The policy is searched and checked on
-      `validation`, plans are judged on `test`, and `train`, which may be 0, is
-      for searches that move the model.
-  """
-
-  path: str = settings.field(
-    "", needed="give a file of instructions, --config.data.path=FILE"
+  data: data_settings.DataSettings = settings.group(
+    data_settings.DataSettings, suite="held_out"
   )
-  images: str = ""
-  train: float = settings.field(0.0, least=0)
-  validation: float = settings.field(0.8, above=0)
-  test: float = settings.field(0.2, above=0)
-
-  @property
-  def shares(self) -> dict[str, float]:
-    """The shares that are not 0, by purpose."""
-    whole = {name: getattr(self, name) for name in PURPOSES}
-    return {name: share for name, share in whole.items() if share}
-
-  def _faults(self) -> Iterator[str]:
-    yield from super()._faults()
-    total = self.train + self.validation + self.test
-    if abs(total - 1) > 1e-6:
-      yield f"train, validation and test sum to {total:g}; let it be 1"
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedSearchJob(JudgedSearchSettings):
-  """A search for a published model.
-
-  Attributes:
-    model: which; a checkpoint records the weights themselves.
-    data: the instructions.
-  """
-
-  model: shared_settings.ModelSettings = settings.group(
-    shared_settings.ModelSettings, resumable=True
-  )
-  data: InstructionSettings = settings.group(InstructionSettings)
-
-  def _faults(self) -> Iterator[str]:
-    yield from super()._faults()
-    if self.trains_model and not self.data.train:
-      yield (
-        f"mode is {self.mode!r}, but data.train is 0; give it a share, such as"
-        " 0.6"
-      )

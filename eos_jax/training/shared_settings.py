@@ -2,52 +2,48 @@
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import operator
+import pathlib
+from typing import Self
 
-from eos_jax import naming, ops
-from eos_jax.data import mini_suite
+import jax
+
+from eos_jax import models, naming, ops
 from eos_jax.naming import quoted
-from eos_jax.training import settings
+from eos_jax.training import data_settings, settings
+
+# Names that a run gives to other files and folders.
+_TAKEN = frozenset(
+  ("checkpoints", "evaluation", "metrics", "results", "run", "tensorboard")
+  + ("report", "speed", "table", "vision", "lookup", "grounding", "answers")
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(settings.Checked):
-  """A published model.
+  """The model, and the devices.
 
   Attributes:
-    path: folder of its checkpoint in Hugging Face's layout (config.json,
-      safetensors, the tokenizer's files), or of a converted one.
-    dtype: of all parameters, one of `DTYPES`; "" = what its config.json names.
+    model: "tiny"; a file that fine-tuning of it wrote; the folder of a
+      checkpoint in Hugging Face's layout (config.json, safetensors, the
+      tokenizer's files), or of a converted one.
+    dtype: of all parameters, one of `DTYPES`; "" = that of the checkpoint, and
+      bfloat16 for float16.
     allow_outside: whether weights may lie outside the folder, where its index
       or links lead.
-  """
-
-  path: str = settings.field(
-    "", needed="give the folder of a checkpoint, --config.model.path=FOLDER"
-  )
-  dtype: str = "bfloat16"
-  allow_outside: bool = False
-
-  def _faults(self) -> Iterator[str]:
-    yield from super()._faults()
-    if self.dtype and self.dtype not in DTYPES:
-      yield (
-        f"dtype is {quoted(self.dtype)}; use one of {', '.join(DTYPES)}, or ''"
-        " for that of the checkpoint"
-      )
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshSettings(settings.Checked):
-  """The devices.
-
-  Attributes:
     mesh: devices along the axes data, fsdp and tensor; () = as many along fsdp
-      as a published model's shapes allow, all others along data.
+      as the shapes of a large model allow, all others along data.
   """
 
+  # Checkpoints record the fingerprint of the weights, wherever they lay.
+  model: str = settings.field(
+    "tiny", needed="give tiny or the folder of a checkpoint", resumable=True
+  )
+  dtype: str = settings.field("", choices=("", *DTYPES), resumable=True)
+  allow_outside: bool = settings.field(False, resumable=True)
   mesh: tuple[int, ...] = settings.field((), resumable=True)
 
   def _faults(self) -> Iterator[str]:
@@ -60,88 +56,6 @@ class MeshSettings(settings.Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class RowSettings(settings.Checked):
-  """The static shape of a question with its images and answer.
-
-  Attributes:
-    pictures: images for which there is space; each tile of SmolVLM is one.
-    tiles: most rows and columns of tiles of a LLaVA-OneVision image; () for
-      other families.
-    size: largest height and width of a Qwen2-VL image, pixels; () for other
-      families.
-    text_length: most tokens of prompt and answer.
-    answer_length: most tokens of an answer that is generated.
-  """
-
-  pictures: int = settings.field(1, least=1)
-  tiles: tuple[int, ...] = ()
-  size: tuple[int, ...] = ()
-  text_length: int = settings.field(256, least=1)
-  answer_length: int = settings.field(32, least=1)
-
-  def _faults(self) -> Iterator[str]:
-    yield from super()._faults()
-    for name, value, least, most in (
-      ("tiles", self.tiles, 0, 2**6),
-      ("size", self.size, 1, 2**14),
-    ):
-      if value and (len(value) != 2 or min(value) < least or max(value) > most):
-        yield (
-          f"{name} is {quoted(value)}; give (rows, columns), each {least} to"
-          f" {most}, or ()"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class UserDataSettings(RowSettings):
-  """Questions and images in files of the user.
-
-  Attributes:
-    apart: whether questions that cannot be used are left out and counted,
-      instead of refusing the files.
-    images_anywhere: whether names of images may be absolute, or lead out of
-      their folder.
-  """
-
-  apart: bool = False
-  images_anywhere: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings(settings.Checked):
-  """The rendered suite and easy-VQA.
-
-  Attributes:
-    suite: builder config of `mini_suite`: "default", "held_out" (validation and
-      test only) or "tiny".
-    directory: where prepared data are kept; "" = where tfds keeps them.
-  """
-
-  suite: str = settings.field("default", choices=mini_suite.COUNTS)
-  directory: str = settings.field("", resumable=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class SuiteSettings(settings.Checked):
-  """Training questions from the rendered suite and easy-VQA.
-
-  Attributes:
-    data: the data sets.
-    weights: share of images, with their questions, from mini_suite and
-      easy_vqa.
-  """
-
-  data: DataSettings = settings.group(DataSettings)
-  weights: tuple[float, ...] = (0.85, 0.15)
-
-  def _faults(self) -> Iterator[str]:
-    yield from super()._faults()
-    shares = self.weights
-    if not shares or min(shares) < 0 or sum(shares) <= 0:
-      yield f"weights is {quoted(shares)}; give shares of 0 or more, not all 0"
-
-
-@dataclasses.dataclass(frozen=True)
 class EvaluationSettings(settings.Checked):
   """The comparison of plans on the test split.
 
@@ -149,13 +63,13 @@ class EvaluationSettings(settings.Checked):
 
   Attributes:
     questions: size of the fixed part of the test split; 0 = all of it.
-    batch: questions a batch.
+    batch: questions a batch; 0 = 128, and 8 for large models.
     seed: chooses the part, and draws the noise of the preset "random".
     presets: presets to compare with, at the layer averages of the plans.
   """
 
   questions: int = settings.field(0, least=0)
-  batch: int = settings.field(128, least=1)
+  batch: int = settings.field(0, least=0)
   seed: int = settings.field(0, least=0)
   presets: tuple[str, ...] = settings.field((), choices=ops.PRESETS, once=True)
 
@@ -176,11 +90,10 @@ def budget_faults(budgets: tuple[float, ...]) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class PlanSettings(settings.Checked):
-  """A plan for the shipped model.
+  """A plan for the model.
 
   Attributes:
     plan: JSON file of the plan.
-    weights_path: the model's weights; "" = those inside the package.
   """
 
   plan: str = settings.field(
@@ -188,7 +101,6 @@ class PlanSettings(settings.Checked):
     needed="give the JSON file of a plan, --config.plan=FILE",
     resumable=True,
   )
-  weights_path: str = settings.field("", resumable=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,28 +141,51 @@ class ScheduleSettings(settings.Checked):
       yield f"warmup is {self.warmup}; use fewer than steps={self.steps}"
 
 
+# Parameters from which on a model counts as large.
+LARGE = 10**8
+
+
+@functools.cache
+def is_large(cfg: models.VLMConfig) -> bool:
+  """Whether batches and memory are chosen as for a model of billions."""
+  leaves = jax.tree.leaves(models.loading.shapes(cfg))
+  return sum(leaf.size for leaf in leaves) >= LARGE
+
+
+def evaluation_batch(cfg: models.VLMConfig) -> int:
+  """Returns the default number of questions that are answered at once."""
+  return 8 if is_large(cfg) else 128
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings(RunSettings):
   """Training with checks on validation questions.
 
   Attributes:
-    batch: questions a step.
+    batch: questions a step; 0 = 24, and 8 for large models.
     micro_batch: questions whose gradients are computed at once, to save memory;
       a divisor of `batch` and a multiple of the devices along data and fsdp; 0
       = all. Each micro-batch has the same weight in the loss.
-    check_every: steps between checks on validation questions.
+    check_every: steps between checks on validation questions; 0 = at the end
+      of each budget.
     check_questions: their number.
-    check_batch: questions a batch of a check.
+    check_batch: questions a batch of a check; 0 = 64, and 8 for large models.
     keep: number of the newest checkpoints that are kept.
+    remat: what the backward pass of the decoder computes again to save memory:
+      "none", "layers" or "products" (see `models.REMAT`); "" = "layers" for
+      large models.
     trace_steps: first and last step, from 1, of a trace by `jax.profiler` in
       the workdir's tensorboard/; () = none.
   """
 
-  batch: int = settings.field(24, least=1)
+  batch: int = settings.field(0, least=0)
   micro_batch: int = settings.field(0, least=0)
-  check_every: int = settings.field(60, least=1)
+  check_every: int = settings.field(0, least=0)
   check_questions: int = settings.field(256, least=1)
-  check_batch: int = settings.field(64, least=1)
+  check_batch: int = settings.field(0, least=0)
+  remat: str = settings.field(
+    "", choices=("", "none", *models.REMAT), resumable=True
+  )
   keep: int = settings.field(2, least=1, resumable=True)
   trace_steps: tuple[int, ...] = settings.field((), resumable=True)
 
@@ -268,14 +203,27 @@ class TrainingSettings(RunSettings):
         " from 1, such as (10, 12), or ()"
       )
 
+  def for_model(self, cfg: models.VLMConfig) -> Self:
+    """Returns the same job, with what follows from the model filled in."""
+    large = is_large(cfg)
+    return dataclasses.replace(
+      self,
+      batch=self.batch or (8 if large else 24),
+      check_batch=self.check_batch or (8 if large else 64),
+      remat=self.remat or ("layers" if large else "none"),
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class JudgedSettings(TrainingSettings):
   """Training whose result is compared on test questions.
 
   Attributes:
+    data: the questions.
     evaluation: the comparison; no training depends on it.
   """
+
+  data: data_settings.DataSettings = settings.group(data_settings.DataSettings)
 
   evaluation: EvaluationSettings = settings.group(
     EvaluationSettings, resumable=True
@@ -287,28 +235,30 @@ class JudgedSettings(TrainingSettings):
     names = ("batch", "micro_batch", "check_batch", "evaluation.batch")
     return {name: operator.attrgetter(name)(self) for name in names}
 
+  def for_model(self, cfg: models.VLMConfig) -> Self:
+    """Returns the same job, with what follows from the model filled in."""
+    job = super().for_model(cfg)
+    batch = self.evaluation.batch or evaluation_batch(cfg)
+    evaluation = dataclasses.replace(self.evaluation, batch=batch)
+    return dataclasses.replace(job, evaluation=evaluation)
+
 
 @dataclasses.dataclass(frozen=True)
 class OutputSettings(settings.Checked):
-  """Trained weights as a file.
+  """Trained weights.
 
   Attributes:
-    output: its name inside the workdir, a new file that ends in .safetensors.
+    output: their name inside the workdir: a file that ends in .safetensors for
+      "tiny", and a folder for other models.
   """
 
-  output: str = "weights.safetensors"
+  output: str = "weights"
 
   def _faults(self) -> Iterator[str]:
-    # It lies next to the files of the run, which never end alike, and to a card
-    # that has its name and ends in ".json".
+    # It must differ from the other files and folders of a run.
     yield from super()._faults()
-    if fault := naming.name_fault(self.output):
+    fault = naming.name_fault(self.output)
+    if not fault and pathlib.PurePath(self.output).stem in _TAKEN:
+      fault = "a name that no other file of a run has, such as 'weights'"
+    if fault:
       yield f"output is {quoted(self.output)}; give {fault}"
-    elif (
-      not self.output.endswith(".safetensors")
-      or self.output == "run.safetensors"
-    ):
-      yield (
-        f"output is {quoted(self.output)}; give the name of a new file that"
-        " ends in .safetensors, such as 'weights.safetensors'"
-      )
