@@ -12,6 +12,7 @@ if __name__ == "__main__":
   # Until a run has begun there is nothing to save, and imports drop exceptions.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import errno
 import os
 import re
 import runpy
@@ -29,10 +30,7 @@ from eos_jax.models import fits
 from eos_jax.training import checkpoint, ending, loop, settings, workdir
 
 _CONFIG = flags.DEFINE_string(
-  "config",
-  None,
-  "Config file, optionally with a variant: FILE.py:VARIANT. A field of it is"
-  " changed by --config.FIELD=VALUE.",
+  "config", None, "FILE.py or FILE.py:VARIANT; --config.FIELD=VALUE changes it."
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", "", "Where output goes; empty = runs/TASK."
@@ -58,8 +56,6 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 _OVERRIDE = re.compile(r"--?(no)?(config\.[^=]*)(?:=(.*))?", re.DOTALL)
-_FLAG = re.compile(r"--?[A-Za-z]")
-
 # What parses an override of a field, by the type of its default.
 _PARSERS = {
   bool: flags.BooleanParser(),
@@ -111,28 +107,22 @@ def main(config: dict[str, Any]) -> None:
 
 def _parse(argv: list[str]) -> dict[str, Any]:
   """Returns the config; lists every override that does not fit it."""
-  argv, overrides = _split(flags.FLAGS.read_flags_from_files(argv, False))
-  if unexpected := app.parse_flags_with_usage(argv)[1:]:
+  others, overrides = _split(
+    flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+  )
+  if unexpected := app.parse_flags_with_usage(others)[1:]:
     sys.exit(f"error: unexpected arguments {unexpected}; use --config=FILE")
-  config, faults = _defaults(_CONFIG.value), []
-  for name, values in overrides.items():
-    try:
-      _override(config, name, values)
-    except ValueError as error:
-      faults.append(str(error))
-  if faults:
-    sys.exit(f"error: {settings.ConfigError(faults)}")
+  config = _defaults(_CONFIG.value)
+  faults = [_override(config, *override) for override in overrides.items()]
+  if any(faults):
+    sys.exit(f"error: {settings.ConfigError(list(filter(None, faults)))}")
   return config
 
 
-def _split(
-  argv: list[str],
-) -> tuple[list[str], dict[str, list[str | bool]]]:
-  """Separates overrides of the config from the other arguments.
+def _split(argv: list[str]) -> tuple[list[str], dict[str, list[str | bool]]]:
+  """Separates the other arguments, and the values of overrides by name.
 
-  Returns:
-    The others, and the values of each override by its name: True stands for
-    `--config.NAME` alone and False for `--noconfig.NAME`.
+  `--config.NAME` alone has the value True, `--noconfig.NAME` False.
   """
   others, overrides, left = [], {}, list(argv)
   while left:
@@ -141,22 +131,19 @@ def _split(
       others.append(arg)
       continue
     negated, name, value = override.groups()
-    if value is None and not negated and left and not _FLAG.match(left[0]):
-      value = left.pop(0)
-    value = not negated if value is None else value
+    if value is None:
+      alone = negated or not left or re.match("--?[A-Za-z]", left[0])
+      value = not negated if alone else left.pop(0)
     overrides.setdefault(name, []).append(value)
   return others, overrides
 
 
 def _defaults(file: str) -> dict[str, Any]:
-  """The fields of a config file, before overrides."""
+  """Returns the fields of a config file, before overrides."""
   path, _, variant = file.partition(":")
   try:
     if not stat.S_ISREG(os.stat(path).st_mode):
-      sys.exit(
-        f"error: --config={file} is no file; give one, such as"
-        " configs/search.py"
-      )
+      raise OSError(errno.EINVAL, "it is no file")
     made = runpy.run_path(path)
   except OSError as error:
     sys.exit(
@@ -178,42 +165,27 @@ def _defaults(file: str) -> dict[str, Any]:
     )
 
 
-def _override(
-  config: dict[str, Any], name: str, values: list[str | bool]
-) -> None:
-  """Changes a field; the last value counts, or all of them for a tuple.
-
-  Raises:
-    ValueError: the field is unknown, or a value is of another type.
-  """
-  here: Any = config
+def _override(config: Any, name: str, values: list[str | bool]) -> str:
+  """Changes a field, a tuple to all of the values; returns a fault, or ""."""
+  where, shown = naming.quoted(name).strip("'"), naming.quoted(values[-1])
   for part in name.split(".")[1:]:
-    where = naming.quoted(name).strip("'")
-    if not isinstance(here, dict):
-      raise ValueError(
-        f"{where} is unknown; it is a single value that has no fields"
-      )
-    if part not in here:
-      raise ValueError(f"{where} is unknown; {settings.nearest(part, here)}")
-    group, here = here, here[part]
-  if isinstance(here, dict):
-    raise ValueError(
-      f"{name} must be a group of fields, got {naming.quoted(values[-1])}; set"
-      f" one of {', '.join(f'{name}.{field}' for field in here)}"
-    )
-  parsed = [_value(name, value, type(here)) for value in values]
-  group[part] = sum(parsed, ()) if isinstance(here, tuple) else parsed[-1]
-
-
-def _value(name, value, kind):
-  if isinstance(value, bool) and kind is not bool:
-    raise ValueError(f"{name} must be {kind.__name__}; give --{name}=VALUE")
+    if not isinstance(config, dict):
+      return f"{where} is unknown; it is a single value that has no fields"
+    if part not in config:
+      return f"{where} is unknown; {settings.nearest(part, config)}"
+    group, config = config, config[part]
+  kind = type(config)
+  if kind is dict:
+    fields = ", ".join(f"{name}.{field}" for field in config)
+    return f"{name} must be a group of fields, got {shown}; set one of {fields}"
+  if kind is not bool and any(isinstance(value, bool) for value in values):
+    return f"{name} must be {kind.__name__}; give --{name}=VALUE"
   try:
-    return _PARSERS[kind].parse(value)
-  except (ValueError, RecursionError, MemoryError) as error:
-    raise ValueError(
-      f"{name} must be {kind.__name__}, got {naming.quoted(value)}"
-    ) from error
+    parsed = [_PARSERS[kind].parse(value) for value in values]
+  except (KeyError, ValueError, RecursionError, MemoryError):
+    return f"{name} must be {kind.__name__}, got {shown}"
+  group[part] = sum(parsed, ()) if kind is tuple else parsed[-1]
+  return ""
 
 
 if __name__ == "__main__":

@@ -29,8 +29,6 @@ _MOST = plan.MOST_NUMBER
 _LEAST_TEMPERATURE = 1e-6
 # Of neighbouring knots, as a logarithm: float32 tells them apart.
 _LEAST_RATIO = 1e-4
-
-
 # The searched numbers of an operator; see `ops.OperatorParams`.
 NUMBERS = tuple(
   each.name
@@ -90,6 +88,7 @@ class _Ranges(settings.Checked):
   """
 
   def _faults(self) -> Iterator[str]:
+    yield from super()._faults()
     for name in NUMBERS:
       value = getattr(self, name)
       if len(value) not in (0, 2):

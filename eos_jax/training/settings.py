@@ -3,6 +3,12 @@
 A task has one dataclass, in which each field has its type, default, rule and
 description. A config file changes some defaults (`config`), the command line
 changes single fields, and `build` makes the dataclass of the result.
+
+A setting is added by one line in the dataclass and one under its Attributes:
+
+  dropout: float = field(0.0, least=0, most=1)
+
+`Checked._faults` is extended where the values of several fields do not fit.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -71,7 +77,7 @@ class Rule:
   Attributes:
     least: smallest number.
     above: a number that all others have to exceed.
-    most: largest float; integers have the limits in `MOST`.
+    most: largest number; an integer is limited by `MOST` otherwise.
     choices: known texts, for a text or the entries of a tuple.
     once: whether the entries of a tuple have to differ.
     needed: what to do if a text or tuple is empty; "" = it may be empty.
@@ -111,7 +117,7 @@ class Rule:
     if least is None:
       return ""
     if isinstance(value, int):
-      most = MOST.get(name, _MOST_COUNT)
+      most = self.most or MOST.get(name, _MOST_COUNT)
       return f"{least} to {most}" if value > most else self._lower(value, least)
     if self.most is None:
       return self._lower(value, least)

@@ -45,7 +45,7 @@ _NAMED = {
 }
 
 
-@pytest.mark.parametrize("name, variant", _variants())
+@pytest.mark.parametrize("name, variant", list(_variants()))
 def test_every_variant_builds_its_dataclass(name, variant):
   config = _load(name, variant)
   assert config.is_locked
@@ -115,6 +115,7 @@ def test_a_subclass_changes_a_default_and_keeps_the_rule():
     ({"least": 1}, 0, "use 1 or more"),
     ({"least": 0.5}, 0.25, "use 0.5 or more"),
     ({"least": 1}, 2**31, "use 1 to 2147483647"),
+    ({"least": 1, "most": 4}, 5, "use 1 to 4"),
     ({"above": 0}, 0.0, "use a number above 0"),
     ({"above": 0}, 1e-6, ""),
     ({"least": 0, "most": 1}, 1.0, ""),
