@@ -160,7 +160,7 @@ def compare(
     repeats=repeats,
     seconds=seconds,
   )
-  batch, text = inputs.text.tokens.shape
+  batch, text = inputs.batch["tokens"].shape
   text = programs.text_length(model, text)
   shape, plans = model.shape, {"dense": None, "plan": plan}
   budgets = {
@@ -296,12 +296,21 @@ def compilations(
   engine = models.Engine(
     model.cfg, model.params, stop=(), buckets=(text_tokens,), room=1
   )
-  shape = (1, *model.cfg.vision.size, 3)
-  for _ in range(pictures):
-    image = rng.uniform(-1, 1, shape).astype(model.dtype)
+  for place in range(pictures):
+    drawn = programs.draw(model, batch=1, text_tokens=1, seed=seed + place)
+    batch = drawn.batch
+    layout = batch.get("layout")
     length = rng.integers(1, text_tokens, endpoint=True)
     prompt = rng.integers(model.cfg.decoder.vocab, size=length).tolist()
-    engine.reply(engine.begin(image, [prompt], plan=plan), steps=2)
+    talk = engine.begin(
+      models.inputs.normalize(batch["image"]),
+      [prompt],
+      plan=plan,
+      slots=batch.get("slots"),
+      valid=batch.get("present"),
+      layout=None if layout is None else models.tiles.Layout(**layout),
+    )
+    engine.reply(talk, steps=2)
   counted = engine.compilations
   return {
     "pictures": pictures,

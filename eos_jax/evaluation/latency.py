@@ -70,8 +70,10 @@ class Measurement:
       layers.append([_time(entry) for entry in layer])
       blocks.append([_time(entry) for entry in block])
       beyond = sum(
-        found[-1]["one"] - _time(found[-1]) for found in (layer, block)
+        found[-1]["one"] - _time(found[-1]) for found in (layer, block) if found
       )
+      if not sides:
+        beyond += self._encoder(batch)
       overhead.append(max(beyond, 0.0))
     table = cost.LatencyTable(
       model=self.model.cfg.name,
@@ -94,7 +96,12 @@ class Measurement:
     return _distinct(np.geomspace(text + 1, most, self.points))
 
   def sides(self) -> list[int]:
-    """Sides of the pictures, in patches, whose blocks are measured."""
+    """Sides of the images, in patches, whose blocks are measured.
+
+    None where no plan reduces in the encoder: its time is overhead.
+    """
+    if not self.model.cfg.vision_sites:
+      return []
     return _distinct(np.linspace(1, self.model.cfg.vision.grid[0], self.points))
 
   def check(
@@ -154,7 +161,7 @@ class Measurement:
 
     @functools.cache
     def pictures():
-      return look(model.params, inputs().image, inputs().key)
+      return look(model.params, inputs().shown, inputs().key)
 
     def compute(rows):
       seen = programs.shortened(pictures(), rows - text)
@@ -182,11 +189,11 @@ class Measurement:
 
     def compute(side):
       model = programs.small_sighted(self.model, side)
-      image = programs.draw_image(model, batch=batch, seed=self.seed)
+      inputs = self._inputs(model, batch)
       one = programs.shallow(model, blocks=1, layers=1)
       more, less = (
         timing.compiled(
-          programs.see(part.cfg, None), part.params, image, jax.random.key(0)
+          programs.see(part.cfg, None), part.params, inputs.shown, inputs.key
         )
         for part in (model, one)
       )
@@ -199,6 +206,20 @@ class Measurement:
       again = self.once(content, functools.partial(compute, side))
       found.append(content | again)
     return found
+
+  def _encoder(self, batch):
+    """Seconds of the whole encoder and projector."""
+
+    def compute():
+      model = self.model
+      inputs = self._inputs(model, batch)
+      whole = timing.compiled(
+        programs.see(model.cfg, None), model.params, inputs.shown, inputs.key
+      )
+      laps = self._laps({"whole": whole})["whole"]
+      return dataclasses.asdict(timing.measured(laps))
+
+    return _time(self.once({"what": "encoder", "batch": batch}, compute))
 
   def _checked(self, table, batch, plans):
     """The lines of `check` at a batch size."""
@@ -251,6 +272,8 @@ class Measurement:
     else:
       counts = cost.layer_counts(plan)
       rows = cost.vision_row_counts(plan, shape)
+    if not table.vision_rows.size:
+      rows = None
     text = programs.text_length(self.model, self.text_tokens)
     return cost.latency(table, counts, text, rows, batch=batch)
 

@@ -31,11 +31,13 @@ class Model:
     cfg: its shape.
     params: its parameters on the device, as `models.for_inference` has them.
     dtype: name of the dtype of parameters, activations and cache.
+    raw: whether images come as 8 bits, as those of "tiny".
   """
 
   cfg: models.VLMConfig
   params: Any
   dtype: str
+  raw: bool = False
 
   @property
   def shape(self) -> cost.ModelShape:
@@ -59,41 +61,70 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-  """Pictures and prompts.
+  """Images and prompts.
 
   Attributes:
-    image: `[B, height, width, 3]` in the dtype of the model.
-    text: prompts of one length, without padding.
+    batch: see `models.inputs`; one image a row, without padding.
     key: draws the noise of the score "random".
   """
 
-  image: jax.Array
-  text: models.Text
+  batch: dict[str, Any]
   key: jax.Array
 
+  @property
+  def shown(self) -> dict[str, Any]:
+    """What the encoder reads."""
+    return {n: v for n, v in self.batch.items() if n in models.inputs.SHOWN}
 
-def draw_image(model: Model, *, batch: int, seed: int) -> jax.Array:
-  """Random pictures; times do not depend on what they show."""
-  shape = (batch, *model.cfg.vision.size, 3)
-  image = jax.random.uniform(
-    jax.random.key(seed), shape, minval=-1.0, maxval=1.0
-  )
-  return image.astype(model.dtype)
+  @property
+  def text(self) -> models.Text:
+    """The prompts."""
+    return models.inputs.text(self.batch)
 
 
 def draw(model: Model, *, batch: int, text_tokens: int, seed: int) -> Inputs:
-  """Random pictures and prompts."""
-  image = draw_image(model, batch=batch, seed=seed)
-  text_key, key = jax.random.split(jax.random.key(seed + 1))
-  tokens = jax.random.randint(
-    text_key, (batch, text_tokens), 0, model.cfg.decoder.vocab
+  """Returns random images and prompts; times do not depend on them."""
+  shapes = models.inputs.batch_shapes(
+    model.cfg,
+    batch,
+    max_images=1,
+    text_length=text_tokens,
+    raw=model.raw,
+    dtype=model.dtype,
   )
-  text = models.Text(
-    tokens=tokens,
-    mask=jnp.ones(tokens.shape, bool),
-    prompt_length=jnp.full((batch,), text_tokens),
+  image_key, text_key, key = jax.random.split(jax.random.key(seed), 3)
+  made = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  del made["loss_mask"]
+  values = jax.random.uniform(
+    image_key, made["image"].shape, minval=-1.0, maxval=1.0
   )
-  return Inputs(image, text, key)
+  if model.raw:
+    values = 127.5 * (values + 1)
+  made["image"] = values.astype(made["image"].dtype)
+  made["tokens"] = jax.random.randint(
+    text_key, made["tokens"].shape, 0, model.cfg.decoder.vocab
+  )
+  made["mask"] = jnp.ones_like(made["mask"])
+  made["prompt_length"] = jnp.full((batch,), text_tokens)
+  if "present" in made:
+    made["present"] = jnp.ones_like(made["present"])
+  if "layout" in made:
+    made["layout"] = _layout(model.cfg, made["layout"])
+  return Inputs(made, key)
+
+
+def _layout(cfg, like):
+  """Every token of the tiles in its order, and behind them the newlines."""
+  patches = cfg.crops * cfg.vision.tokens
+  place = jnp.arange(cfg.tokens)
+  index = jnp.minimum(place, patches - 1)[:, None]
+  weight = jnp.array([1.0, 0.0, 0.0, 0.0])
+  return {
+    "index": jnp.broadcast_to(index, like["index"].shape).astype(jnp.int32),
+    "weight": jnp.broadcast_to(weight, like["weight"].shape),
+    "newline": jnp.broadcast_to(place >= patches, like["newline"].shape),
+    "valid": jnp.ones_like(like["valid"]),
+  }
 
 
 def encoder_sites(
@@ -121,10 +152,10 @@ def shortened(seen: models.Seen, tokens: int) -> models.Seen:
 def see(
   cfg: models.VLMConfig, plan: ops.ReductionPlan | None
 ) -> Callable[..., models.Seen]:
-  """Returns `f(params, image, key)`: the encoder and the projector."""
+  """Returns `f(params, shown, key)`: the encoder and the projector."""
 
-  def run(params, image, key):
-    seen = models.see(cfg, params, image, plan, key=key)
+  def run(params, shown, key):
+    seen = models.inputs.see(cfg, params, shown, plan, key=key)
     return models.Seen(seen.visual, seen.state)
 
   return run
@@ -198,7 +229,7 @@ class Pipeline:
       self._see, self.seconds = dense._see, {}
     else:
       self._see = timing.compiled(
-        see(cfg, plan), params, inputs.image, inputs.key
+        see(cfg, plan), params, inputs.shown, inputs.key
       )
       self.seconds = {"see": self._see.seconds}
     self._prefill = timing.compiled(
@@ -258,7 +289,7 @@ def shallow(model: Model, *, blocks: int, layers: int) -> Model:
     cfg = dataclasses.replace(cfg, **{part: config})
     first = params[part]["blocks"][:number]
     params[part] = params[part] | {"blocks": first}
-  return Model(cfg, params, model.dtype)
+  return dataclasses.replace(model, cfg=cfg, params=params)
 
 
 def small_sighted(model: Model, side: int) -> Model:
@@ -267,12 +298,14 @@ def small_sighted(model: Model, side: int) -> Model:
     model.cfg.vision, image_size=side * model.cfg.vision.patch_size
   )
   params = dict(model.params["vision"])
-  rows = params["embed"]["position"][: vision.tokens + 1]
-  params["embed"] = params["embed"] | {"position": rows}
-  return Model(
-    dataclasses.replace(model.cfg, vision=vision),
-    model.params | {"vision": params},
-    model.dtype,
+  if "position" in params["embed"]:
+    count = vision.tokens + vision.class_token
+    rows = params["embed"]["position"][:count]
+    params["embed"] = params["embed"] | {"position": rows}
+  return dataclasses.replace(
+    model,
+    cfg=dataclasses.replace(model.cfg, vision=vision),
+    params=model.params | {"vision": params},
   )
 
 

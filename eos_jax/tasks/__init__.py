@@ -12,7 +12,6 @@ import jax
 
 from eos_jax import processes
 from eos_jax.tasks import (
-  benchmark,
   compile,  # noqa: A004, the name of the task
   convert,
   evaluate,
@@ -20,9 +19,9 @@ from eos_jax.tasks import (
   pretrain,
   report,
   search,
+  timing,
 )
 from eos_jax.training import (
-  benchmark_settings,
   compile_settings,
   convert_settings,
   evaluate_settings,
@@ -31,6 +30,7 @@ from eos_jax.training import (
   report_settings,
   search_settings,
   settings,
+  timing_settings,
   workdir,
 )
 
@@ -56,9 +56,6 @@ class Task:
 
 
 TASKS = {
-  "benchmark": Task(
-    benchmark_settings.BenchmarkJob, benchmark.run, benchmark.check
-  ),
   "compile": Task(compile_settings.CompileJob, compile.run, compile.check),
   "convert": Task(convert_settings.ConvertJob, convert.run, convert.check),
   "evaluate": Task(
@@ -74,6 +71,7 @@ TASKS = {
   "search": Task(
     search_settings.SearchJob, search.run, search.check, spread=True
   ),
+  "timing": Task(timing_settings.TimingJob, timing.run, timing.check),
 }
 
 

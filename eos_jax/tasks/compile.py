@@ -36,7 +36,7 @@ def check(job: compile_settings.CompileJob) -> None:
 def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
   """Compiles everything that is named, and writes the table."""
   found = compile_programs.subject(job)
-  shapes = found.files.sharded_by
+  shapes = found.files.shapes
   made, faults = [], []
   total = len(job.topologies) * len(job.programs)
   with tqdm.tqdm(total=total, desc="programs", dynamic_ncols=True) as bar:
@@ -52,7 +52,10 @@ def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
   if not made:
     raise settings.ConfigError(list(dict.fromkeys(faults)))
   value = {
-    "title": f"{found.cfg.name} in {found.files.dtype.name}, batch {found.job.search.batch}",
+    "title": (
+      f"{found.cfg.name} in {found.files.dtype.name}, batch"
+      f" {found.job.search.batch}"
+    ),
     "programs": [dataclasses.asdict(program) for program in made],
     "faults": faults,
   }

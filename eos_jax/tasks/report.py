@@ -97,13 +97,11 @@ def _write_tables(folder, sections):
 
 # How the report of a run is made, by its task.
 _REPORTS: dict[str, Callable[[pathlib.Path, Any], str]] = {
-  "benchmark": lambda folder, run: timing_report.write(folder),
   "compile": lambda folder, run: compile_task.report(folder),
   "evaluate": _evaluation,
-  "evaluate_published": _evaluation,
   "finetune": _evaluation,
   "search": _search,
-  "search_published": _search,
+  "timing": lambda folder, run: timing_report.write(folder),
 }
 
 

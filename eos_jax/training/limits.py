@@ -88,7 +88,7 @@ def _latency(shape, space, chosen, text):
     raise settings.ConfigError(
       [
         f"limits.latency_table: {path} cannot be read ({error.strerror}); write"
-        " one with --config=configs/benchmark.py:latency"
+        " one with --config=configs/timing.py:latency"
       ]
     ) from error
   except RecursionError as error:

@@ -59,7 +59,7 @@ class LimitSettings(settings.Checked):
     flops: of a prefill with its operators, as a share of the dense model's.
     kv_bytes: of the key-value cache, as a share of the dense model's.
     latency: of a prefill by a measured table, as a share of the dense model's.
-    latency_table: JSON file of the table (`configs/benchmark.py:latency`).
+    latency_table: JSON file of the table (`configs/timing.py:latency`).
     latency_batch: sequences at once, one that was measured.
     text_tokens: of the prompts for which these shares are computed.
   """
@@ -77,7 +77,7 @@ class LimitSettings(settings.Checked):
     if self.latency > 0 and not self.latency_table:
       yield (
         "latency_table is empty, but latency is limited; measure one with"
-        " --config=configs/benchmark.py:latency and give its JSON file"
+        " --config=configs/timing.py:latency and give its JSON file"
       )
 
 

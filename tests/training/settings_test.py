@@ -154,7 +154,7 @@ def test_faults_of_a_search_for_all_budgets():
   nested, whole = error.value.faults[:3], error.value.faults[3:]
   assert nested == (
     "config.limits.latency_table is empty, but latency is limited; measure one"
-    " with --config=configs/benchmark.py:latency and give its JSON file",
+    " with --config=configs/timing.py:latency and give its JSON file",
     "config.ranges.gamma is (0.1,); give (low, high) or ()",
     "config.priors.tau is -1.0; use 0 or more",
   )

@@ -1,15 +1,15 @@
 """Times on the machine at hand: what plans save, compared with the dense model.
 
-`--config=configs/benchmark.py` (or `:deploy`) measures prefill, decoding and
+`--config=configs/timing.py` (or `:deploy`) measures prefill, decoding and
 both together under plans and densely; `:latency` measures a table of layer
 times for searches; `:pictures` how fast images are read and preprocessed for
-published models; `:ci` does all of it in a short form, for tests. The settings
-are described in `eos_jax/training/benchmark_settings.py`.
+model families; `:ci` does all of it in a short form, for tests. The settings
+are described in `eos_jax/training/timing_settings.py`.
 """
 
 import ml_collections
 
-from eos_jax.training import benchmark_settings, settings
+from eos_jax.training import settings, timing_settings
 
 VARIANTS = {
   "": {},
@@ -17,7 +17,7 @@ VARIANTS = {
   "latency": {"measure": ("latency",)},
   "pictures": {"measure": ("pictures",)},
   "ci": {
-    "measure": benchmark_settings.MEASURES,
+    "measure": timing_settings.MEASURES,
     "models": ("tiny",),
     "batches": (1,),
     "budgets": (1 / 3, 1 / 36),
@@ -31,6 +31,4 @@ VARIANTS = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-  return settings.config(
-    "benchmark", benchmark_settings.BenchmarkJob, VARIANTS, arg
-  )
+  return settings.config("timing", timing_settings.TimingJob, VARIANTS, arg)

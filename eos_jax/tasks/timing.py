@@ -21,8 +21,9 @@ from eos_jax.evaluation import (
   timing_report,
 )
 from eos_jax.evaluation import results as results_lib
-from eos_jax.tasks import common, subjects
-from eos_jax.training import benchmark_settings, settings
+from eos_jax.models import fits
+from eos_jax.tasks import common, opening
+from eos_jax.training import timing_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,28 +43,93 @@ class Candidate:
   reason: str = ""
 
 
-def check(job: benchmark_settings.BenchmarkJob) -> None:
-  """Refuses plans that no measured model can run."""
-  faults = []
+def check(job: timing_settings.TimingJob) -> None:
+  """Refuses models that cannot be opened, and plans that none can run."""
+  attempt, plans = opening.Attempts(), {}
+  opened = [
+    attempt("models", lambda n=n: open_files(job, n)) for n in job.models
+  ]
+  by_name = {files.cfg.name: files.cfg for files in opened if files}
   for path in job.plans:
-    try:
-      plan = common.read_plan(path, "config.plans")
-    except settings.ConfigError as error:
-      faults += error.faults
-      continue
-    if plan.model not in job.models:
-      faults.append(
+    plan = attempt("plans", lambda p=path: common.read_plan(p, "config.plans"))
+    if plan is not None:
+      plans[path] = plan
+  for path, plan in plans.items():
+    if plan.model in by_name:
+      attempt.faults += common.plan_faults(
+        by_name[plan.model], plan, f"config.plans: {path}"
+      )
+    else:
+      attempt.faults.append(
         f"config.plans: {path} is of the model {plan.model!r}, which is not"
         f" among config.models={job.models}; leave it out, or add the model"
       )
-      continue
-    cfg = subjects.config(plan.model)
-    faults += common.plan_faults(cfg, plan, f"config.plans: {path}")
-  if faults:
-    raise settings.ConfigError(faults)
+  attempt.check()
 
 
-def run(job: benchmark_settings.BenchmarkJob, folder: pathlib.Path) -> None:
+def open_files(job: timing_settings.TimingJob, name: str) -> models.ModelFiles:
+  """Opens a model to be timed; all but "tiny" have random weights."""
+  dtype = job.dtype or ("float32" if name == "wide" else "")
+  return models.open_files(
+    name, dtype=dtype, random_weights=name != models.TINY, seed=job.seed
+  )
+
+
+def _load(files):
+  """The model as inference has it, on one device."""
+  mesh = models.partition.mesh_of(jax.local_devices()[:1])
+  params = models.for_inference(files.load(mesh).params)
+  raw = files.family == models.TINY
+  return programs.Model(files.cfg, params, files.dtype.name, raw)
+
+
+def lacking_memory(
+  files: models.ModelFiles, batch: int, text_tokens: int, steps: int
+) -> str:
+  """Says why a model does not fit the free memory; "" = it does.
+
+  Args:
+    files: the model.
+    batch: greatest number of samples at once.
+    text_tokens: of the prompt.
+    steps: tokens decoded after it.
+  """
+  cfg, kind = files.cfg, files.dtype.name
+  shape = evaluator.model_shape(cfg)
+  counts = (cfg.tokens,) * cfg.decoder.layers
+  text = len(cfg.prefix) + text_tokens
+  kernel = models.attention.choose(
+    None, cfg.decoder.head_dim, kind, devices=jax.device_count()
+  )
+  parts = {
+    "parameters": cost.parameter_bytes(shape, dtype=kind),
+    # Of the dense model, the plan's and the one that only drops rows: what the
+    # last call of each left may live until the next.
+    "caches": 3
+    * batch
+    * cost.kv_cache_bytes(shape, counts, text + steps, dtype=kind),
+    "activations": cost.activation_bytes(
+      shape,
+      counts,
+      text,
+      attention_map=kernel not in models.attention.FUSED,
+      batch=batch,
+      dtype=kind,
+    ),
+  }
+  free = fits.room().free
+  if free is None or sum(parts.values()) <= free:
+    return ""
+  listed = ", ".join(f"{k} {v / 2**30:.1f}" for k, v in parts.items())
+  return (
+    f"{files.name} in {kind} at batch {batch} needs"
+    f" {sum(parts.values()) / 2**30:.1f} GiB ({listed}), {free / 2**30:.1f} GiB"
+    f" of the {jax.devices()[0].device_kind} are free; use smaller batches or"
+    " another model"
+  )
+
+
+def run(job: timing_settings.TimingJob, folder: pathlib.Path) -> None:
   """Measures, and writes tables, figures and all numbers."""
   with contextlib.closing(store.Store(folder / "timings.jsonl")) as times:
     if "deploy" in job.measure:
@@ -75,7 +141,7 @@ def run(job: benchmark_settings.BenchmarkJob, folder: pathlib.Path) -> None:
 
 
 def candidates(
-  job: benchmark_settings.BenchmarkJob, cfg: models.VLMConfig
+  job: timing_settings.TimingJob, cfg: models.VLMConfig
 ) -> list[Candidate]:
   """Searched plans, operators at every budget, and the user's plans."""
   found = []
@@ -96,22 +162,11 @@ def candidates(
 def preset_candidate(
   cfg: models.VLMConfig, name: str, limit: float
 ) -> Candidate:
-  """A hand-made operator at a budget, or why it cannot be there."""
+  """Returns a preset at a budget, or why it cannot be there."""
   try:
-    plan = cost.budget_plan(
-      ops.PRESETS[name],
-      limit=limit,
-      tokens=cfg.tokens,
-      layers=cfg.decoder.layers,
-      vision_layers=cfg.vision_sites,
-      model=cfg.name,
-    )
-  except ValueError as error:  # unreachable, or a schedule that it lacks
+    return Candidate(name, limit, common.preset_plan(cfg, name, limit))
+  except ValueError as error:
     return Candidate(name, limit, None, str(error))
-  for site in plan.sites:
-    if fault := common.lacking(site.site, site.spec):
-      return Candidate(name, limit, None, fault)
-  return Candidate(name, limit, plan)
 
 
 def machine() -> dict[str, Any]:
@@ -130,7 +185,7 @@ def machine() -> dict[str, Any]:
 
 
 def circumstances(
-  job: benchmark_settings.BenchmarkJob, model: programs.Model
+  job: timing_settings.TimingJob, model: programs.Model
 ) -> dict[str, Any]:
   """All that a time of a model depends on, but for plan and batch."""
   return {
@@ -147,29 +202,32 @@ def circumstances(
 
 def _fitting(job, names):
   """Models that have room on the device; the others are named, with why."""
-  skipped = {}
+  fitting, skipped = [], {}
   for name in names:
-    if reason := subjects.lacking_memory(
-      name, max(job.batches), job.text_tokens, job.steps
+    files = open_files(job, name)
+    if reason := lacking_memory(
+      files, max(job.batches), job.text_tokens, job.steps
     ):
       skipped[name] = reason
       print(f"skipped: {reason}", flush=True)
-  return [name for name in names if name not in skipped], skipped
+    else:
+      fitting.append(files)
+  return fitting, skipped
 
 
 def _deploy(job, folder, times):
-  names, skipped = _fitting(job, job.models)
+  fitting, skipped = _fitting(job, job.models)
   rows, facts = [], {}
-  total = sum(len(candidates(job, subjects.config(n))) for n in names)
+  total = sum(len(candidates(job, opened.cfg)) for opened in fitting)
   with tqdm.tqdm(
     total=total * len(job.batches), desc="deploy", dynamic_ncols=True
   ) as bar:
-    for name in names:
-      model = subjects.load(name, job.seed)
+    for opened in fitting:
+      model = _load(opened)
       listed = candidates(job, model.cfg)
       for batch in job.batches:
         rows += _rows(job, model, batch, listed, times, bar)
-      facts[name] = _facts(job, model, listed, times)
+      facts[model.cfg.name] = _facts(job, model, listed, times)
   value = {
     **machine(),
     "skipped": skipped,
@@ -257,10 +315,10 @@ def _facts(job, model, listed, times):
 
 
 def _latency(job, folder, times):
-  names, _ = _fitting(job, (job.model,))
-  if not names:
+  fitting, _ = _fitting(job, job.models[:1])
+  if not fitting:
     return
-  model = subjects.load(job.model, job.seed)
+  model = _load(fitting[0])
   plans = [
     item.plan
     for share in job.budgets

@@ -1,14 +1,13 @@
-"""Settings of the benchmark, which measures times instead of accuracy."""
+"""Settings of timing on the machine at hand."""
 
 from collections.abc import Iterator
 import dataclasses
 
 from eos_jax import ops
 from eos_jax.naming import quoted
-from eos_jax.training import settings
+from eos_jax.training import settings, shared_settings
 
 MEASURES = ("deploy", "latency", "pictures")
-MODELS = ("tiny", "wide", "llava_1_5_7b")
 
 
 def _of(default, **rule):
@@ -20,16 +19,18 @@ def _of(default, **rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkJob(settings.Checked):
+class TimingJob(settings.Checked):
   """Times of models under plans, on the machine at hand.
 
   Attributes:
     measure: "deploy" (dense compared with plans), "latency" (a table of layer
       times), "pictures" (how fast images are preprocessed).
-    models: names of the models that "deploy" measures (`MODELS`): "tiny" is the
-      shipped one; "wide" (1024 wide, 576 visual tokens) and "llava_1_5_7b" (14
-      GB) have random weights.
-    model: name of the one that "latency" measures.
+    models: that "deploy" measures, and of which "latency" takes the first:
+      "tiny"; "wide" (1024 wide, 576 visual tokens); "llava_1_5_7b" (14 GB); or
+      folders with the config.json of a checkpoint. All but "tiny" have random
+      weights, which no time depends on.
+    dtype: of all parameters; "" = bfloat16 for "llava_1_5_7b", that of its
+      config.json for a folder, and float32 for others.
     batches: samples at once, each in turn.
     budgets: layer averages of visual tokens, as shares of a model's tokens; by
       default 48, 32, 16 and 4 of 144.
@@ -49,9 +50,9 @@ class BenchmarkJob(settings.Checked):
     ("deploy",), needed="give at least one", choices=MEASURES, once=True
   )
   models: tuple[str, ...] = _of(
-    ("tiny", "wide"), needed="give at least one", choices=MODELS, once=True
+    ("tiny", "wide"), needed="give at least one", once=True
   )
-  model: str = _of("tiny", choices=MODELS)
+  dtype: str = _of("", choices=("", *shared_settings.DTYPES))
   batches: tuple[int, ...] = _of((1, 8), needed="give at least one", once=True)
   budgets: tuple[float, ...] = _of((1 / 3, 2 / 9, 1 / 9, 1 / 36), once=True)
   presets: tuple[str, ...] = _of(
