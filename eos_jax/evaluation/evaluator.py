@@ -1,6 +1,6 @@
 """Runs a model under reduction plans, tokens really dropped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import copy
 import dataclasses
 from typing import Any

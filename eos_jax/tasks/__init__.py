@@ -75,6 +75,11 @@ TASKS = {
 }
 
 
+def reads(name: str, config: Mapping[str, Any]) -> str:
+  """Returns the task whose run the directory of a task belongs to, or ""."""
+  return "" if config.get("runs") else TASKS[name].reads
+
+
 def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
   """Runs or resumes a task in a directory.
 

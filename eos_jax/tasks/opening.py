@@ -192,7 +192,7 @@ def question_faults(
     found: the job as opened.
     batches: batch sizes by field.
     asked: (number of questions, part) of fixed sets, by field.
-    streams: parts that are trained or searched on, by what needs them.
+    streams: what needs each part that is trained or searched on.
   """
   faults = []
   for name, batch in batches.items():
@@ -201,15 +201,12 @@ def question_faults(
     except ValueError as error:
       faults.append(f"config.{name}: {error}")
   questions = found.questions
-  wanted = {
-    **{part: field for field, (_, part) in asked.items()},
-    **{part: purpose for purpose, part in streams.items()},
-  }
-  for part, purpose in wanted.items():
+  needed = {part: field for field, (_, part) in asked.items()} | streams
+  for part, purpose in needed.items():
     if part not in questions.parts:
       faults.append(
-        f"config.data: {questions.name} have no {part} split for {purpose};"
-        f" there is {', '.join(questions.parts)}: {_remedy(questions, part)}"
+        f"config.data: {questions.name} has no {part} split for {purpose}, only"
+        f" {', '.join(questions.parts)}; {_remedy(questions, part)}"
       )
   return faults + questions.faults(asked)
 

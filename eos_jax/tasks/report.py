@@ -122,7 +122,7 @@ def _opened(name):
     ) from error
 
 
-def check(job: settings.ReportJob) -> None:
+def check(job: report_settings.ReportJob) -> None:
   """Refuses runs that have no results; all of them are listed."""
   faults = []
   for name in job.runs:

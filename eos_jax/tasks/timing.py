@@ -14,6 +14,7 @@ import eos_jax
 from eos_jax import cost, files, models, ops
 from eos_jax.evaluation import (
   deploy,
+  evaluator,
   latency,
   picture_rate,
   programs,

@@ -77,7 +77,8 @@ def make_step(
 def first_state(params: Any, job: Any) -> Any:
   """Returns the state before the first step, not placed on devices."""
   trained = jax.tree.map(
-    lambda leaf: leaf.astype(jnp.float32),
+    # A copy: the state's buffers are reused, the model's are not.
+    lambda leaf: jnp.array(leaf, jnp.float32, copy=True),
     {name: params[name] for name in TRAINED},
   )
   return {"params": trained, "opt": make_optimizer(job).init(trained)}

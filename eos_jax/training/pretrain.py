@@ -189,7 +189,7 @@ def train_vision(
   }
   stage = settings.vision
   batches = loader.vision_batches(
-    sources, batch=stage.batch, seed=settings.seed, weights=settings.weights
+    sources, batch=stage.batch, seed=settings.seed, weights=settings.data.mixture
   )
   loss_fn = functools.partial(vision_loss, cfg.vision)
   tokens = stage.batch * cfg.tokens
@@ -238,7 +238,7 @@ def train_answers(
     text_length=settings.text_length,
     places=settings.questions if grounds else settings.places,
     sides=grounds,
-    weights=settings.weights,
+    weights=settings.data.mixture,
   )
 
   def loss_fn(params, batch, frozen):

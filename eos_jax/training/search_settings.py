@@ -305,19 +305,6 @@ class SearchSettings(shared_settings.TrainingSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgedSearchSettings(
-  SearchSettings, shared_settings.JudgedSettings, shared_settings.MeshSettings
-):
-  """A search, and the comparison of what it finds."""
-
-  evaluation: shared_settings.EvaluationSettings = settings.group(
-    shared_settings.EvaluationSettings,
-    questions=500,
-    presets=("prune", "merge_proportional"),
-  )
-
-
-@dataclasses.dataclass(frozen=True)
 class SearchJob(
   SearchSettings, shared_settings.JudgedSettings, shared_settings.ModelSettings
 ):
