@@ -17,7 +17,7 @@ from eos_jax.data import benchmarks, fingerprints, processors
 from eos_jax.data import faults as faults_lib
 from eos_jax.data import sources as sources_lib
 from eos_jax.data.benchmarks import batches
-from eos_jax.evaluation import evaluator, store, submissions
+from eos_jax.evaluation import evaluator, store, submissions, tables
 from eos_jax.evaluation import results as results_lib
 from eos_jax.evaluation.scoring import letters
 from eos_jax.models import loading
@@ -62,7 +62,8 @@ def run(
 
 def _run(job, folder, found):
   params, fingerprint = published_model.load(found.source, found.mesh, {})
-  print(_data_lines(found), flush=True)
+  facts = _facts(job, found, fingerprint)
+  print(*tables.question_lines(facts["questions"]), sep="\n", flush=True)
 
   @functools.cache  # programs are those of a length of answers
   def judge(steps):
@@ -107,7 +108,6 @@ def _run(job, folder, found):
       costs = _costs(found.cfg, plan, list(answers.values()))
       result = results_lib.measured(name, limit, plan, scores, costs)
       made.append(dataclasses.replace(result, weights=fingerprint))
-  facts = _facts(job, found, fingerprint)
   print(
     report.write_results(folder, made, facts),
     f"Look at {folder}/: report.html, table.md, table.csv, results.json,"
@@ -165,19 +165,6 @@ def _protocol(job, found):
     del facts[name]  # the digests of questions say what is asked
   inputs = {name: files.digest(value) for name, value in found.inputs.items()}
   return {**facts, "inputs": inputs, "seed": job.seed}
-
-
-def _data_lines(found):
-  """What is said of the questions before they are asked."""
-  lines = []
-  for asked, questions in zip(found.sets, found.found, strict=True):
-    parts = [f"{len(asked):,} questions"]
-    parts += [f"{n:,} left out: {why}" for why, n in questions.left_out.items()]
-    if questions.faults:
-      parts.append(f"{len(questions.faults):,} rows set apart")
-    parts += questions.notes
-    lines.append(f"{asked.name}: {', '.join(parts)}")
-  return "\n".join(lines)
 
 
 class _Watch:
