@@ -127,7 +127,8 @@ def test_a_search_that_trains_keeps_weights_and_says_what_they_gain(
   assert again.returncode == 0, again.stderr[-3000:]
   judged = {r["name"]: r for r in _results(tmp_path / "e")["results"]}
   for ours, theirs in (("eos@16", "eos"), ("dense", "eos_weights_alone")):
-    assert judged[ours]["accuracy"] == rows[theirs]["accuracy"]
+    assert judged[ours]["scores"] == rows[theirs]["scores"]
+    assert judged[ours]["weights"] == rows[theirs]["weights"]
 
 
 @pytest.mark.full
@@ -218,5 +219,5 @@ def test_a_plan_is_evaluated_as_the_search_did(searched, tmp_path):
     if row["limit"] in (None, 16.0)
   }
   for name, other in (("eos@16", "eos"), ("dense", "dense")):
-    for field in ("accuracy", "error", "flops", "layer_average"):
+    for field in ("scores", "weights", "flops", "layer_average"):
       assert got[name][field] == known[other][field]

@@ -246,7 +246,8 @@ def _losses(folder):
 def _accuracies(folder):
   results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
   return [
-    (row["name"], row["limit"], row["mean"]) for row in results["results"]
+    (row["name"], row["limit"], row["scores"].get("accuracy", {}).get("value"))
+    for row in results["results"]
   ]
 
 

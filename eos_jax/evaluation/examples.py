@@ -18,25 +18,20 @@ class Examples:
 
   Attributes:
     images: `[E, height, width, 3]` uint8.
-    tasks: task of each question.
     questions: the questions.
     expected: the right answers.
     answers: those given under the plan.
     owner: `[E, V]`, see `fate.follow`.
     left_at: `[E, V]`, likewise.
-    kept: `[V]` share of all test questions for which a token keeps its row to
-      the end.
     sites: names of the plan's sites.
   """
 
   images: np.ndarray
-  tasks: tuple[str, ...]
   questions: tuple[str, ...]
   expected: tuple[str, ...]
   answers: tuple[str, ...]
   owner: np.ndarray
   left_at: np.ndarray
-  kept: np.ndarray
   sites: tuple[str, ...]
 
 
@@ -67,13 +62,11 @@ def collect(
   shown = [asked.items[place] for place in places]
   return Examples(
     images=np.stack([tiny_rows.small(item.images[0]) for item in shown]),
-    tasks=tuple(asked.tasks[place] for place in places),
     questions=tuple(item.question for item in shown),
     expected=tuple(item.answer for item in shown),
     answers=tuple(answers.texts[place] for place in places),
     owner=answers.owner[places],
     left_at=answers.left_at[places],
-    kept=np.mean(answers.left_at == len(plan.sites), axis=0),
     sites=tuple(site.site for site in plan.sites),
   )
 
@@ -106,8 +99,7 @@ def load(path: pathlib.Path) -> Examples:
   found = Examples(**values)
   lengths = {len(found.images), len(found.owner), len(found.left_at)}
   lengths |= {
-    len(texts)
-    for texts in (found.tasks, found.questions, found.expected, found.answers)
+    len(texts) for texts in (found.questions, found.expected, found.answers)
   }
   if len(lengths) != 1:
     raise ValueError(f"{path} has fields of different lengths, {lengths}")

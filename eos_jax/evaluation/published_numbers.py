@@ -26,34 +26,21 @@ def known() -> Mapping[str, Any]:
   return files.read_json(_PATH)
 
 
-def comparable(
-  asked: Mapping[str, int],
-  *,
-  layers: int,
-  width: int,
-  tokens: int,
-  protocol: str,
-  style: str,
-  aspect: str,
-) -> tuple[list[str], str]:
-  """The benchmarks whose published numbers may stand beside ours.
+def comparable(asked: Mapping[str, int], **how: Any) -> tuple[list[str], str]:
+  """Returns the benchmarks whose published numbers may be compared with ours.
 
   Args:
     asked: scored questions of each benchmark.
-    layers: of the model's decoder.
-    width: of the model's decoder.
-    tokens: visual ones of a picture.
-    protocol: whose prompts and scores.
-    style: of the conversation.
-    aspect: what was done to pictures that are no square, or "".
+    **how: layers, width and tokens of the model; protocol, style of the
+      conversation, and aspect: what was done to images that are no square.
 
   Returns:
     Their names, and why there is none, or "".
   """
-  if (layers, width, tokens) != (32, 4096, 576):
+  if [how[name] for name in ("layers", "width", "tokens")] != [32, 4096, 576]:
     return [], f"those here are of {known()['model']}, the model is another"
-  given = protocol, style, aspect
-  if given != ("llava", "vicuna", "pad"):
+  given = [how[name] for name in ("protocol", "style", "aspect")]
+  if given != ["llava", "vicuna", "pad"]:
     return [], (
       "they are of the protocol llava with the conversation vicuna and padded"
       f" pictures, these of {', '.join(filter(None, given))}"

@@ -1,6 +1,6 @@
 """Tables as aligned text, Markdown and CSV; `html` makes pages of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -26,35 +26,40 @@ class Section:
   notes: Sequence[str] = ()
 
 
+def table(rows: Sequence[Mapping[str, str]]) -> Table:
+  """Returns rows of cells by heading as a table."""
+  return [list(row) for row in rows[:1]] + [list(row.values()) for row in rows]
+
+
 def text(sections: Sequence[Section]) -> str:
   """Returns tables whose columns are aligned, each with its notes."""
-  return _joined(sections, "", _plain_table)
+  return _joined(sections, "", _plain_rows)
 
 
 def markdown(sections: Sequence[Section]) -> str:
   """Returns Markdown that reads as plain text too."""
-  return _joined(sections, "## ", _markdown_table)
+  return _joined(sections, "## ", _markdown_rows)
 
 
-def _joined(sections, mark, table):
+def _joined(sections, mark, rows):
   parts = []
   for section in sections:
     parts += [f"{mark}{one_line(section.title)}", ""]
     if section.table:
-      parts += [*table(section.table), ""]
+      parts += [*rows(section.table), ""]
     if section.notes:
       parts += [*(f"- {one_line(note)}" for note in section.notes), ""]
   return "\n".join(parts)
 
 
-def _plain_table(table):
-  rows, _ = _aligned([[one_line(cell) for cell in row] for row in table])
+def _plain_rows(cells):
+  rows, _ = _aligned([[one_line(cell) for cell in row] for row in cells])
   return ["  ".join(row).rstrip() for row in rows]
 
 
-def _markdown_table(table):
+def _markdown_rows(cells):
   rows, right = _aligned(
-    [[markdown_cell(cell) for cell in row] for row in table]
+    [[markdown_cell(cell) for cell in row] for row in cells]
   )
   rule = [
     "-" * (len(cell) - at_right) + ":" * at_right
@@ -96,10 +101,10 @@ def markdown_cell(value: str) -> str:
   return one_line(value).replace("\\", "\\\\").replace("|", "\\|")
 
 
-def as_csv(table: Table) -> str:
+def as_csv(cells: Table) -> str:
   """Returns a table alone, as CSV without formulas."""
   file = io.StringIO()
-  rows = ([_csv_cell(cell) for cell in row] for row in table)
+  rows = ([_csv_cell(cell) for cell in row] for row in cells)
   csv.writer(file, lineterminator="\n").writerows(rows)
   return file.getvalue()
 

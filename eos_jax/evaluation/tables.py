@@ -1,6 +1,6 @@
 """Tables of results, of one run or of several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import math
 import statistics
 from typing import Any
@@ -109,22 +109,29 @@ def sections(
     facts: of the run, see `results.read`.
     results: of the run, the dense model first.
   """
-  names = list(facts["questions"])
-  if names == [results_lib.ACCURACY]:
-    return [
-      _accuracy(facts["questions"][results_lib.ACCURACY]["asked"], results)
-    ]
-  whole = counted(names, results[0])
-  shares = [
-    "" if r.reason else f"{share_of_dense(r, results[0], whole):.1f}"
-    for r in results
+  asked, dense = facts["questions"], results[0].scores
+  if [*asked] == [results_lib.ACCURACY]:
+    return [_accuracy(asked[results_lib.ACCURACY]["asked"], results)]
+  counted = [
+    name
+    for name in asked
+    if name not in NOT_COUNTED and name in dense and dense[name].value
   ]
-  cells = table(results, names, after=[("% of dense", shares)])
-  notes = [*_benchmark_notes(facts, results, whole), *_question_notes(facts)]
+  shares = [_share(result, dense, counted) for result in results]
+  cells = table(results, [*asked], after=[("% of dense", shares)])
+  notes = [*_notes(facts, results, counted), *question_lines(asked)]
   return [
     render.Section("Scores and costs", cells, notes),
     published_numbers.section(facts, results),
   ]
+
+
+def _share(result, dense, names):
+  """Mean of the scores, each in percent of the dense model's."""
+  if result.reason or not names:
+    return ""
+  shares = (result.scores[name].value / dense[name].value for name in names)
+  return f"{100 * statistics.fmean(shares):.1f}"
 
 
 def _accuracy(asked, results):
@@ -144,28 +151,7 @@ def _accuracy(asked, results):
   return render.Section("Accuracy and cost", cells, notes)
 
 
-def counted(names: Sequence[str], dense: results_lib.Result) -> list[str]:
-  """Returns the benchmarks in the mean: scored, counted, not 0 for dense."""
-  return [
-    name
-    for name in names
-    if name not in NOT_COUNTED
-    and name in dense.scores
-    and dense.scores[name].value
-  ]
-
-
-def share_of_dense(
-  result: results_lib.Result, dense: results_lib.Result, names: Sequence[str]
-) -> float:
-  """Returns the mean of scores, each in percent of the dense model's."""
-  ratios = [
-    100 * result.scores[name].value / dense.scores[name].value for name in names
-  ]
-  return statistics.fmean(ratios) if ratios else float("nan")
-
-
-def _benchmark_notes(facts, results, whole):
+def _notes(facts, results, counted):
   """What a reader of scores has to know."""
   yield (
     f"Protocol {facts['protocol']['protocol']}: numbers of another one are not"
@@ -175,7 +161,7 @@ def _benchmark_notes(facts, results, whole):
     "Budget and tokens: visual tokens of one picture, mean over decoder layers;"
     " so are FLOPs of a prefill and the cache."
   )
-  yield f"% of dense: mean over {', '.join(whole) or 'no benchmark'}."
+  yield f"% of dense: mean over {', '.join(counted) or 'no benchmark'}."
   for name, why in NOT_COUNTED.items():
     if name in facts["questions"]:
       yield f"{name} is not in it: {why}."
@@ -191,14 +177,11 @@ def _benchmark_notes(facts, results, whole):
     )
 
 
-def _question_notes(facts):
-  """Which questions were asked, and which were not."""
-  for name, asked in facts["questions"].items():
-    if asked["set apart"]:
-      yield (
-        f"{name}: {len(asked['set apart'])} rows cannot be used and were set"
-        " apart, not scored."
-      )
-  for name, asked in facts["questions"].items():
-    if asked["files"]:
-      yield f"{name}: {'; '.join(asked['files'])}."
+def question_lines(questions: Mapping[str, Any]) -> Iterator[str]:
+  """Yields which questions are asked of each benchmark, and which are not."""
+  for name, found in questions.items():
+    parts = [f"{found['asked']:,} questions"]
+    parts += [f"{n:,} left out: {why}" for why, n in found["left out"].items()]
+    if found["set apart"]:
+      parts.append(f"{len(found['set apart']):,} rows cannot be used, left out")
+    yield f"{name}: {', '.join([*parts, *found['files']])}"

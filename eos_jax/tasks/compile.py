@@ -11,22 +11,6 @@ from eos_jax.models import fits
 from eos_jax.tasks import compile_programs
 from eos_jax.training import ahead, compile_settings, settings
 
-_HEAD = (
-  "program",
-  "topology",
-  "mesh",
-  "parameters",
-  "peak",
-  "of",
-  "fits",
-  "TFLOP",
-  "moved",
-  "network",
-  "least ms",
-  "bound by",
-  "of peak rate",
-)
-
 
 def check(job: compile_settings.CompileJob) -> None:
   """Refuses a model that is not known."""
@@ -51,20 +35,25 @@ def run(job: compile_settings.CompileJob, folder: pathlib.Path) -> None:
         bar.update()
   if not made:
     raise settings.ConfigError(list(dict.fromkeys(faults)))
-  value = {
-    "title": (
-      f"{found.cfg.name} in {found.files.dtype.name}, batch"
-      f" {found.job.search.batch}"
-    ),
-    "programs": [dataclasses.asdict(program) for program in made],
-    "faults": faults,
-  }
-  files.write_json(folder / "compile.json", files.sealed(files.plain(value)))
-  print(
-    report(folder),
-    f"Look at {folder}/: compile.md, compile.json",
-    sep="\n",
+  title = (
+    f"{found.cfg.name} in {found.files.dtype.name}, batch"
+    f" {found.job.search.batch}"
   )
+  text = write(folder, title, made, faults)
+  print(text, f"Look at {folder}/: compile.md, compile.json", sep="\n")
+
+
+def write(
+  folder: pathlib.Path,
+  title: str,
+  made: list[ahead.Program],
+  faults: list[str],
+) -> str:
+  """Writes programs, and the report, which is returned."""
+  programs = [dataclasses.asdict(program) for program in made]
+  value = {"title": title, "programs": programs, "faults": faults}
+  files.write_json(folder / "compile.json", files.sealed(files.plain(value)))
+  return report(folder)
 
 
 def report(folder: pathlib.Path) -> str:
@@ -79,29 +68,30 @@ def report(folder: pathlib.Path) -> str:
   return text
 
 
-def table(made: list[ahead.Program]) -> list[list[str]]:
+def table(made: list[ahead.Program]) -> render.Table:
   """A row for each program, the head first."""
-  rows = [list(_HEAD)]
-  for one in made:
-    brought = sum(size for _, size in one.collectives.values())
-    rows.append(
-      [
-        one.name,
-        one.topology,
-        "x".join(str(size) for size in one.mesh.values()),
-        fits.in_words(one.parameter_bytes),
-        fits.in_words(one.peak_bytes),
-        fits.in_words(one.memory_bytes),
-        "yes" if one.fits else "no",
-        f"{one.flops / 1e12:.3g}",
-        fits.in_words(one.moved_bytes),
-        fits.in_words(brought),
-        f"{1e3 * one.seconds[one.bound]:.3g}",
-        one.bound,
-        f"{one.utilisation:.0%}",
-      ]
-    )
-  return rows
+  return render.table(
+    [
+      {
+        "program": one.name,
+        "topology": one.topology,
+        "mesh": "x".join(str(size) for size in one.mesh.values()),
+        "parameters": fits.in_words(one.parameter_bytes),
+        "peak": fits.in_words(one.peak_bytes),
+        "of": fits.in_words(one.memory_bytes),
+        "fits": "yes" if one.fits else "no",
+        "TFLOP": f"{one.flops / 1e12:.3g}",
+        "moved": fits.in_words(one.moved_bytes),
+        "network": fits.in_words(
+          sum(size for _, size in one.collectives.values())
+        ),
+        "least ms": f"{1e3 * one.seconds[one.bound]:.3g}",
+        "bound by": one.bound,
+        "of peak rate": f"{one.utilisation:.0%}",
+      }
+      for one in made
+    ]
+  )
 
 
 def notes(made: list[ahead.Program], faults: list[str]) -> list[str]:

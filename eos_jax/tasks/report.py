@@ -46,7 +46,7 @@ def write(folder: pathlib.Path) -> str:
     )
   try:
     return _REPORTS[run["task"]](folder, run)
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError) as error:
     raise workdir.WorkdirError(
       f"the report of {folder} cannot be made ({type(error).__name__}:"
       f" {error}); run the {run['task']} there to its end first"
@@ -115,7 +115,7 @@ def _opened(name):
   task = workdir.read(folder)["task"]
   try:
     return results_lib.read(folder / "results.json")
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError) as error:
     raise ValueError(
       f"{name} has no results to compare ({type(error).__name__}: {error});"
       f" run the {task} there to its end, or leave it out"

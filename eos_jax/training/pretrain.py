@@ -189,7 +189,10 @@ def train_vision(
   }
   stage = settings.vision
   batches = loader.vision_batches(
-    sources, batch=stage.batch, seed=settings.seed, weights=settings.data.mixture
+    sources,
+    batch=stage.batch,
+    seed=settings.seed,
+    weights=settings.data.mixture,
   )
   loss_fn = functools.partial(vision_loss, cfg.vision)
   tokens = stage.batch * cfg.tokens

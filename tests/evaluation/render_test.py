@@ -25,8 +25,8 @@ def test_cells_of_markdown_stay_cells():
   section = render.Section("a\n# b", rows, ["c\n- d"])
   assert render.markdown([section]).splitlines() == [
     *("## a # b", ""),
-    r"| plan                |   x | y   |",
-    r"| ------------------- | --: | --- |",
+    r"| plan                 |   x | y   |",
+    r"| -------------------- | --: | --- |",
     r'| a\|b\\\|c =<script>" |   1 | b   |',
     *("", "- c - d"),
   ]

@@ -48,11 +48,9 @@ def _arguments(text):
   steps.append({"step": 3, "check/limit": 4, "check/soft": 1, "check/hard": 1})
   shown = examples.Examples(
     images=np.zeros((1, 24, 24, 3), np.uint8),
-    tasks=(text,),
     questions=(text,),
     expected=(text + "!",),
     answers=(text,),
-    kept=np.zeros(4),
     sites=("decoder.0",),
     left_at=np.zeros((1, 4), np.int32),
     owner=np.array([[0, 0, -1, 3]], np.int32),

@@ -66,7 +66,8 @@ def _benchmarks():
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_benchmarks_compare_with_dense_and_with_published_numbers(whole):
-  known = {"asked": 12578, "files": ["from x"], "set apart": [], "whole": whole}
+  known = {"asked": 12578, "files": ["from x"], "whole": whole}
+  known |= {"left out": {"no image": 3}, "set apart": []}
   facts = {
     "questions": {
       "gqa": known,
@@ -90,7 +91,8 @@ def test_benchmarks_compare_with_dense_and_with_published_numbers(whole):
   said = "\n".join(section.notes)
   assert "% of dense: mean over gqa, pope." in said
   assert "scienceqa is not in it: a model without" in said
-  assert "scienceqa: 1 rows cannot be used" in said and "gqa: from x." in said
+  assert "pope: 12,578 questions, 3 left out: no image, from x" in said
+  assert "no image, 1 rows cannot be used, left out, from x" in said
   assert "vqav2: the right answers are not here" in said
   if whole:
     assert list(published.table[0][4:]) == ["gqa"]

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from eos_jax import files, main, tasks
-from eos_jax.evaluation import charts, report
+from eos_jax.evaluation import charts
 from eos_jax.models import loading
 from eos_jax.tasks import common
 from eos_jax.training import finetune, loop, search_check
@@ -253,7 +253,9 @@ def warm():
     keep(patch, loading, "shapes", nothing)
     # Drawing is most of the time of a run that has nothing left to do.
     keep(patch, charts, "svg", nothing)
-    patch.setattr(report, "plot", lambda path, _: path.write_bytes(b"drawn"))
+    patch.setattr(
+      charts, "write_png", lambda path, _: path.write_bytes(b"drawn")
+    )
     keep(patch, search_check, "Checker", nothing)
     yield
 
@@ -321,7 +323,7 @@ def test_an_edited_plan_is_not_reported_as_found(searched, tmp_path):
     " or start again with a new --workdir"
   )
   with pytest.raises(main.EXPECTED) as error:
-    tasks.run("report", {}, copy)
+    tasks.run("report", {"runs": ()}, copy)
   assert f"{path} is not the plan that results.json is about" in str(
     error.value
   )
@@ -338,7 +340,7 @@ def test_what_can_be_computed_again_is(searched, tmp_path, capsys):
   evaluations = copy / "evaluation.jsonl"
   rows = evaluations.read_text().splitlines()
   row = json.loads(rows[0])
-  row["mean"] += 0.01
+  row["scores"]["accuracy"]["value"] += 0.01
   evaluations.write_text("\n".join([json.dumps(row), *rows[1:], "null", ""]))
   examples = copy / "examples" / "16.npz"
   examples.write_bytes(examples.read_bytes()[:-100])

@@ -54,7 +54,8 @@ def test_what_cannot_be_compiled_is_told(tmp_path):
     compile_task.check(_job(model=str(tmp_path)))
 
 
-def _program(peak):
+def program(peak):
+  """A program that needs so many bytes."""
   return ahead.Program(
     name="search",
     topology="v5e:2x2",
@@ -74,7 +75,7 @@ def _program(peak):
 
 
 def test_the_table_says_what_fits_and_what_to_change():
-  made = [_program(2**30), _program(16 * 10**9)]
+  made = [program(2**30), program(16 * 10**9)]
   head, one, other = compile_task.table(made)
   assert dict(zip(head, one, strict=True)) == {
     "program": "search",
