@@ -56,10 +56,10 @@ class Result:
   def to_dict(self) -> dict[str, Any]:
     """Plain values for JSON; numbers that were not measured are null.
 
-    "plan" is the SHA-256 of the plan's JSON.
+    "plan" is the plan's digest.
     """
     values = dataclasses.asdict(dataclasses.replace(self, plan=None))
-    values["plan"] = files.sha256(self.plan.to_json()) if self.plan else None
+    values["plan"] = self.plan.digest if self.plan else None
     values = {
       name: None if isinstance(v, float) and np.isnan(v) else v
       for name, v in values.items()
@@ -365,19 +365,8 @@ class Evaluator:
   def preset_plan(
     self, spec: ops.OperatorSpec, limit: float
   ) -> ops.ReductionPlan:
-    """A hand-made operator at a budget, at its place or moved.
-
-    Raises:
-      cost.UnreachableBudget: it cannot meet the budget.
-    """
-    return cost.budget_plan(
-      spec,
-      limit=limit,
-      tokens=self._cfg.tokens,
-      layers=self._cfg.decoder.layers,
-      vision_layers=self._cfg.vision_sites,
-      model=self._cfg.name,
-    )
+    """Returns `preset_plan` of this model."""
+    return preset_plan(self._cfg, spec, limit)
 
 
 def _check_finite(ids, places, plan):
@@ -412,6 +401,25 @@ def _later_sites(plan):
   if not sites:
     return None
   return dataclasses.replace(plan, name="later", note="", sites=sites)
+
+
+def preset_plan(
+  cfg: models.VLMConfig, spec: ops.OperatorSpec, limit: float
+) -> ops.ReductionPlan:
+  """Returns the plan of a model by which an operator meets a token budget.
+
+  Raises:
+    ValueError: the plan cannot be made; `cost.UnreachableBudget` where the
+      budget is too small.
+  """
+  return cost.budget_plan(
+    spec,
+    limit=limit,
+    tokens=cfg.tokens,
+    layers=cfg.decoder.layers,
+    vision_layers=cfg.vision_sites,
+    model=cfg.name,
+  )
 
 
 def model_shape(cfg: models.VLMConfig) -> cost.ModelShape:

@@ -82,7 +82,7 @@ class Ledger:
   def _content(self, plan: ops.ReductionPlan | None) -> dict[str, Any]:
     return {
       "circumstances": self._circumstances,
-      "plan": None if plan is None else json.loads(plan.to_json()),
+      "plan": None if plan is None else plan.digest,
     }
 
   def find(

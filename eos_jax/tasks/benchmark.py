@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
@@ -98,14 +97,7 @@ def preset_candidate(
 ) -> Candidate:
   """A hand-made operator at a budget, or why it cannot be there."""
   try:
-    plan = cost.budget_plan(
-      ops.PRESETS[name],
-      limit=limit,
-      tokens=cfg.tokens,
-      layers=cfg.decoder.layers,
-      vision_layers=cfg.vision_sites,
-      model=cfg.name,
-    )
+    plan = evaluator.preset_plan(cfg, ops.PRESETS[name], limit)
   except ValueError as error:  # unreachable, or a schedule that it lacks
     return Candidate(name, limit, None, str(error))
   for site in plan.sites:
@@ -199,8 +191,8 @@ def _rows(job, model, batch, listed, book, bar):
       "reason": item.reason,
     }
     if item.plan is not None:
-      plan = json.loads(item.plan.to_json())
-      content = {**known, "what": "deploy", "batch": batch, "plan": plan}
+      content = {**known, "what": "deploy", "batch": batch}
+      content["plan"] = item.plan.digest
       found = book.find(content)
       if found is None:
         if dense is None:
@@ -234,7 +226,7 @@ def _facts(job, model, listed, book):
     **circumstances(job, model),
     "what": "compilations",
     "pictures": job.pictures,
-    "plan": None if plan is None else json.loads(plan.to_json()),
+    "plan": None if plan is None else plan.digest,
   }
   served = book.once(
     content,

@@ -24,8 +24,7 @@ from eos_jax.data import (
   tokenizer,
 )
 from eos_jax.evaluation import evaluator
-from eos_jax.ops import plan as plan_lib
-from eos_jax.ops import trial
+from eos_jax.ops import plan_file, trial
 from eos_jax.training import partition, settings
 
 ANSWER_TOKENS = 6  # the longest answer and </s>
@@ -74,7 +73,7 @@ def read_plan(path: str, field: str) -> ops.ReductionPlan:
     if not pathlib.Path(path).is_file() and pathlib.Path(path).exists():
       raise OSError(errno.EINVAL, "it is no regular file")
     with open(path, "rb") as file:
-      text = file.read(plan_lib.MOST_BYTES + 1)
+      text = file.read(plan_file.MOST_BYTES + 1)
   except OSError as error:
     raise settings.ConfigError(
       [

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eos_jax import cost, models, ops
+from eos_jax import models, ops
+from eos_jax.evaluation import evaluator
 from eos_jax.models import families, loading
 from eos_jax.tasks import published_model, subjects
 from eos_jax.training import (
@@ -173,13 +174,8 @@ def _evaluate(found, make, params, given, mesh):
 def start_plan(found: Subject) -> ops.ReductionPlan:
   """The operator that the search starts from, at its largest budget."""
   chosen = found.job.search
-  return cost.budget_plan(
-    ops.PRESETS[chosen.start],
-    limit=max(chosen.budgets),
-    tokens=found.cfg.tokens,
-    layers=found.cfg.decoder.layers,
-    vision_layers=found.cfg.vision_sites,
-    model=found.cfg.name,
+  return evaluator.preset_plan(
+    found.cfg, ops.PRESETS[chosen.start], max(chosen.budgets)
   )
 
 

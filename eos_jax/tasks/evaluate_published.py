@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
-import json
 import pathlib
 import time
 from typing import Any
@@ -172,7 +171,7 @@ def _book(job, found, asked, plan, fingerprint, path):
     "weights": fingerprint,
     "model": dataclasses.asdict(found.cfg),
     "inputs": found.inputs,
-    "plan": None if plan is None else json.loads(plan.to_json()),
+    "plan": None if plan is None else plan.digest,
     "batch": job.batch,
     "seed": job.seed,
     "steps": _steps(job, asked),
@@ -318,14 +317,7 @@ def _plans(cfg, job):
     for name in presets:
       full = f"{name}@{limit:g}"
       try:
-        plan = cost.budget_plan(
-          ops.PRESETS[name],
-          limit=limit,
-          tokens=cfg.tokens,
-          layers=cfg.decoder.layers,
-          vision_layers=cfg.vision_sites,
-          model=cfg.name,
-        )
+        plan = evaluator.preset_plan(cfg, ops.PRESETS[name], limit)
         listed.append((full, plan, ""))
       except cost.UnreachableBudget as error:
         listed.append((full, None, str(error)))

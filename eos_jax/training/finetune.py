@@ -1,7 +1,6 @@
 """Training of projector and decoder under a fixed plan."""
 
 from collections.abc import Callable
-import hashlib
 import pathlib
 from typing import Any
 
@@ -105,7 +104,7 @@ def run(
   checker = _checker(cfg, plan, check_questions, job.check_batch, cut)
   facts = {
     "weights": fingerprint,
-    "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
+    "plan": plan.digest,
     "settings": settings_lib.binding(job),
   }
   with record.Record(workdir, facts, keep=job.keep, best=job.best) as book:

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import eos_jax
 from eos_jax import cost, files, models, ops, processes, search
 from eos_jax.training import (
   loop,
@@ -77,8 +78,10 @@ class Budgets:
     mesh: Any,
     workdir: pathlib.Path,
     writer: metrics.Writer,
+    facts: Mapping[str, Any],
   ):
     self.problem, self.checker = problem, checker
+    self.digest = files.digest(facts)[:16]
     self.writer, self.plans = writer, workdir / "plans"
     self.plans.mkdir(exist_ok=True)
     self.limits = sorted(problem.settings.budgets, reverse=True)
@@ -207,7 +210,10 @@ class Budgets:
 
     The check's file has the digests of the others, and one of itself.
     """
-    checked = {**checked, "plan": files.sha256(plan.to_json())}
+    plan = dataclasses.replace(
+      plan, provenance=self.provenance(limit, checked["hard"])
+    )
+    checked = {**checked, "plan": plan.digest}
     if self.problem.settings.trains_model:
       params = {**self.params, **state.variables["model"]}
       path = self.plans / f"{limit:g}.safetensors"
@@ -216,6 +222,27 @@ class Budgets:
     path = self.plans / f"{limit:g}.check.json"
     files.write_json(path, files.sealed(checked))
     files.write_text(self.plans / f"{limit:g}.json", plan.to_json())
+
+  def provenance(self, limit: float, score: float) -> dict[str, Any]:
+    """What a plan says of this search; the same in a run that was resumed.
+
+    Args:
+      limit: the budget of the plan.
+      score: accuracy on the check questions with tokens really dropped.
+    """
+    settings = self.problem.settings
+    return {
+      "search": self.digest,
+      "start": settings.start,
+      "mode": settings.mode,
+      "seed": settings.seed,
+      "steps": self.problem.steps,
+      "budget": limit,
+      "score": score,
+      "score_questions": settings.check_questions,
+      "eos_jax": eos_jax.__version__,
+      "jax": jax.__version__,
+    }
 
   def log(self, step, values):
     """Writes the metrics of a step; returns a line for the progress bar."""
@@ -243,7 +270,7 @@ class Budgets:
         files.read_json(self.plans / f"{limit:g}.check.json")
       )
       plan = ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
-      if checked["plan"] != files.sha256(plan.to_json()):
+      if checked["plan"] != plan.digest:
         raise ValueError("it is not the plan that was found")
       return plan, checked
 
@@ -377,7 +404,7 @@ def run(
   with record.Record(workdir, facts, keep=settings.keep) as book:
     meter = speed.Meter(work, workdir, book.writer, trace=settings.trace_steps)
     kind = Family if problem.knots else Budgets
-    task = kind(problem, checker, mesh, workdir, book.writer)
+    task = kind(problem, checker, mesh, workdir, book.writer, facts)
     state, iterator, start = book.resume(task.start(), iterator, problem.steps)
     loop.run(
       task.advance,

@@ -261,7 +261,7 @@ def test_what_a_budget_leaves_is_used_if_the_checks_miss_it(better, tmp_path):
 
   with contextlib.closing(metrics.Writer(tmp_path)) as writer:
     run = search_loop.Budgets(
-      problem, Checker(), partition.make_mesh(), tmp_path, writer
+      problem, Checker(), partition.make_mesh(), tmp_path, writer, {}
     )
     run.check(2, state)
     assert not (tmp_path / "plans" / "8.json").exists()
