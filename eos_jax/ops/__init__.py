@@ -21,7 +21,7 @@ from eos_jax.ops.operator import (
 )
 from eos_jax.ops.pairs import bipartite_minimum
 from eos_jax.ops.plan import PlannedSite, ReductionPlan, site_index
-from eos_jax.ops.presets import PRESETS, Placement, Preset, register
+from eos_jax.ops.presets import PRESETS, Placement, register
 from eos_jax.ops.reachable import Nearest, Reach, nearest_preset, reach
 from eos_jax.ops.relax import (
   indecision,
@@ -54,7 +54,6 @@ __all__ = [
   "OperatorSpec",
   "Placement",
   "PlannedSite",
-  "Preset",
   "Reach",
   "Reduced",
   "ReductionPlan",

@@ -6,6 +6,7 @@ The only thing that passes from a search to evaluation and deployment.
 from collections.abc import Iterator, Mapping
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -105,7 +106,8 @@ class ReductionPlan:
   )
 
   def __post_init__(self):
-    object.__setattr__(self, "provenance", dict(self.provenance))
+    own = {str(name): value for name, value in self.provenance.items()}
+    object.__setattr__(self, "provenance", own)
     faults = _faults(self)
     if faults:
       raise ValueError(
@@ -128,12 +130,7 @@ class ReductionPlan:
 
   def to_json(self) -> str:
     """Returns the plan as JSON: every choice and number, each written once."""
-    return plan_file.dumps(
-      {
-        field.name: getattr(self, field.name)
-        for field in dataclasses.fields(self)
-      }
-    )
+    return plan_file.dumps(self)
 
   @classmethod
   def from_json(cls, text: str | bytes) -> "ReductionPlan":
@@ -225,22 +222,18 @@ def _provenance_faults(provenance: Mapping[str, Any]) -> Iterator[str]:
   most, longest = plan_file.MOST_ITEMS, plan_file.MOST_TEXT
   if len(provenance) > most:
     yield f"provenance has {len(provenance)} entries, use at most {most}"
-    return
-  for name, value in provenance.items():
-    for text in (name, *([value] if isinstance(value, str) else [])):
-      if not isinstance(text, str) or not text.isprintable():
-        yield f"provenance has {quoted(text)}, use printable text"
-      elif len(text) > longest:
+  for name, value in itertools.islice(provenance.items(), most):
+    for text in (name, value if isinstance(value, str) else ""):
+      if not text.isprintable() or len(text) > longest:
         yield (
-          f"provenance has a text of {len(text)} characters, use at most"
-          f" {longest}"
+          f"provenance has {quoted(text)}, use at most {longest} printable"
+          " characters"
         )
-    if isinstance(value, float) and not math.isfinite(value):
-      yield f"provenance[{quoted(name)}] is {value}, use a finite number"
-    elif value is not None and not isinstance(value, (str, int, float)):
+    plain = value is None or isinstance(value, (str, int, float))
+    if not plain or value in (math.inf, -math.inf) or value != value:
       yield (
-        f"provenance[{quoted(name)}] is {quoted(value)}, use a text, a number,"
-        " true, false or null"
+        f"provenance[{quoted(name)}] is {quoted(value)}, use a text, a finite"
+        " number, true, false or null"
       )
 
 

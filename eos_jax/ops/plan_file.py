@@ -35,28 +35,26 @@ _OPTIONAL = ("note", "provenance")
 REQUIRED = tuple(name for name in _PLAN if name not in _OPTIONAL)
 
 
-def dumps(plan: Mapping[str, Any]) -> str:
-  """Returns the JSON of a plan, given by the fields of a `ReductionPlan`."""
-  specs = [vars(planned.spec) for planned in plan["sites"]]
+def dumps(plan: Any) -> str:
+  """Returns the JSON of a `ReductionPlan`."""
+  specs = [vars(planned.spec) for planned in plan.sites]
   shared = {
     name: value
     for name, value in (specs[0] if specs else {}).items()
     if all(spec[name] == value for spec in specs)
   }
-  head = {"format": FORMAT, **{name: plan[name] for name in _HEAD}}
-  lines = [f"  {_entry(*item)}," for item in head.items()]
-  lines.append(_packed('  "provenance": ', plan["provenance"]) + ",")
-  lines.append(_packed('  "operator": ', shared) + ",")
   sites = [
-    _packed(
-      "    ",
-      {"site": planned.site, "keep": planned.keep}
-      | {name: spec[name] for name in spec if name not in shared},
-    )
-    for planned, spec in zip(plan["sites"], specs, strict=True)
+    {"site": planned.site, "keep": planned.keep}
+    | {n: v for n, v in vars(planned.spec).items() if n not in shared}
+    for planned in plan.sites
   ]
-  lines.append('  "sites": [' + "\n" * bool(sites) + ",\n".join(sites))
-  return "\n".join(["{", *lines, "  ]", "}"]) + "\n"
+  head = {"format": FORMAT} | {name: getattr(plan, name) for name in _HEAD}
+  parts = [f"  {_entry(*item)}" for item in head.items()]
+  parts.append(_packed('  "provenance": ', plan.provenance))
+  parts.append(_packed('  "operator": ', shared))
+  rows = ",\n".join(_packed("    ", site) for site in sites)
+  parts.append(f'  "sites": [\n{rows}\n  ]')
+  return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _entry(name, value):
@@ -64,16 +62,16 @@ def _entry(name, value):
 
 
 def _packed(start, values):
-  """A JSON object after `start`, with full lines of several entries."""
-  lines = [start + "{"]
+  """A JSON object after `start`, with as many entries to a line as fit."""
+  lines, gap = [start + "{"], ""
   indent = " " * (len(start) - len(start.lstrip()) + 2)
   for item in values.items():
     entry = _entry(*item) + ","
-    gap = "" if lines == [start + "{"] else " "
-    if len(lines[-1]) + len(gap) + len(entry) < _COLUMNS:
+    if len(lines[-1] + gap + entry) < _COLUMNS:
       lines[-1] += gap + entry
     else:
       lines.append(indent + entry)
+    gap = " "
   return "\n".join(lines).removesuffix(",") + "}"
 
 

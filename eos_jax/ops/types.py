@@ -199,8 +199,8 @@ class Reduced:
 class OperatorSpec:
   """An operator as data: a choice at each of the five stages, and its numbers.
 
-  Where the operator of a publication acts, and where it comes from, is in the
-  record of its preset (`presets.Preset`).
+  Where a published operator acts, and where it comes from, is in the record of
+  its preset (`presets.Preset`).
 
   Attributes:
     name: short name, unique among presets.

@@ -81,7 +81,15 @@ class Budgets:
     facts: Mapping[str, Any],
   ):
     self.problem, self.checker = problem, checker
-    self.digest = files.digest(facts)[:16]
+    # Of every plan; the same in a run that was resumed.
+    self.provenance = {
+      "score_questions": problem.settings.check_questions,
+      "seed": problem.settings.seed,
+      "steps": problem.steps,
+      "search": files.digest(facts)[:16],
+      "eos_jax": eos_jax.__version__,
+      "jax": jax.__version__,
+    }
     self.writer, self.plans = writer, workdir / "plans"
     self.plans.mkdir(exist_ok=True)
     self.limits = sorted(problem.settings.budgets, reverse=True)
@@ -210,9 +218,8 @@ class Budgets:
 
     The check's file has the digests of the others, and one of itself.
     """
-    plan = dataclasses.replace(
-      plan, provenance=self.provenance(limit, checked["hard"])
-    )
+    found = {"budget": limit, "score": checked["hard"], **self.provenance}
+    plan = dataclasses.replace(plan, provenance=found)
     checked = {**checked, "plan": plan.digest}
     if self.problem.settings.trains_model:
       params = {**self.params, **state.variables["model"]}
@@ -222,27 +229,6 @@ class Budgets:
     path = self.plans / f"{limit:g}.check.json"
     files.write_json(path, files.sealed(checked))
     files.write_text(self.plans / f"{limit:g}.json", plan.to_json())
-
-  def provenance(self, limit: float, score: float) -> dict[str, Any]:
-    """What a plan says of this search; the same in a run that was resumed.
-
-    Args:
-      limit: the budget of the plan.
-      score: accuracy on the check questions with tokens really dropped.
-    """
-    settings = self.problem.settings
-    return {
-      "search": self.digest,
-      "start": settings.start,
-      "mode": settings.mode,
-      "seed": settings.seed,
-      "steps": self.problem.steps,
-      "budget": limit,
-      "score": score,
-      "score_questions": settings.check_questions,
-      "eos_jax": eos_jax.__version__,
-      "jax": jax.__version__,
-    }
 
   def log(self, step, values):
     """Writes the metrics of a step; returns a line for the progress bar."""

@@ -126,11 +126,11 @@ def test_equal_plans_have_equal_digests():
 @pytest.mark.parametrize(
   "provenance, words",
   [
-    ({"a": float("nan")}, "provenance['a'] is nan, use a finite number"),
-    ({"a": [1]}, "provenance['a'] is [1], use a text, a number"),
-    ({"a": "b\nc"}, "provenance has 'b\\nc', use printable text"),
-    ({"\ud83d": 1}, "provenance has '\\ud83d', use printable text"),
-    ({"a": "x" * 999}, "a text of 999 characters, use at most 200"),
+    ({"a": float("nan")}, "provenance['a'] is nan, use a text, a finite"),
+    ({"a": [1]}, "provenance['a'] is [1], use a text, a finite"),
+    ({"a": "b\nc"}, "provenance has 'b\\nc', use at most 200 printable"),
+    ({"\ud83d": 1}, "provenance has '\\ud83d', use at most 200 printable"),
+    ({"a": "x" * 999}, "xxx', use at most 200 printable characters"),
     ({str(n): n for n in range(99)}, "has 99 entries, use at most 64"),
   ],
 )

@@ -177,16 +177,16 @@ def test_presets_can_be_registered(request):
   request.addfinalizer(lambda: _without("mine"))
   spec = ops.presets.FASTV.replace(name="mine", gamma=0.5)
   late = ops.Placement(layers=(14,), depth=28)
-  preset = ops.Preset(spec, title="Mine", placement=late)
-  assert ops.register(preset) is spec is ops.PRESETS["mine"]
-  assert presets.placement_of(spec) == late
-  ops.register(preset)  # the same again, as a module that is read anew
+  record = dict(title="Mine", placement=late)
+  assert ops.register(spec, **record) is spec is ops.PRESETS["mine"]
+  assert presets.RECORDS["mine"] == presets.Preset(spec, **record)
+  ops.register(spec, **record)  # the same again, as a module that is read anew
   plan = cost.budget_plan(
     spec, limit=40, tokens=64, layers=4, vision_layers=2, model="m"
   )
   assert [site.site for site in plan.sites] == ["decoder.2"]
   with pytest.raises(ValueError, match="another preset has this name"):
-    ops.register(ops.Preset(spec.replace(gamma=0.25)))
+    ops.register(spec.replace(gamma=0.25))
   assert ops.PRESETS["mine"] is spec
 
 
@@ -196,7 +196,7 @@ def test_the_nearest_preset_may_be_a_registered_one(request):
   spec = ops.presets.MERGE.replace(name="mine", scores=("norm",), pi=(1.0,))
   before = ops.nearest_preset(spec)
   assert before.distance > 0
-  ops.register(ops.Preset(spec))
+  ops.register(spec)
   found = ops.nearest_preset(spec.replace(name="found"))
   assert (found.name, found.distance) == ("mine", 0)
 
@@ -212,7 +212,7 @@ def test_the_nearest_preset_may_be_a_registered_one(request):
 def test_presets_that_are_refused(changes, words):
   spec = ops.presets.PRUNE.replace(**{"name": "mine", **changes})
   with pytest.raises(ValueError, match=words):
-    ops.register(ops.Preset(spec))
+    ops.register(spec)
   assert "mine" not in ops.PRESETS
 
 

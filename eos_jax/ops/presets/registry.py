@@ -1,6 +1,7 @@
 """Presets by name: their operators, and what their publications say."""
 
 import dataclasses
+from typing import Any
 
 from eos_jax import naming
 from eos_jax.ops import needs, types
@@ -71,27 +72,28 @@ PRESETS: dict[str, types.OperatorSpec] = {}
 RECORDS: dict[str, Preset] = {}
 
 
-def register(preset: Preset) -> types.OperatorSpec:
-  """Adds a preset to `PRESETS` and `RECORDS`, and returns its operator.
+def register(spec: types.OperatorSpec, **record: Any) -> types.OperatorSpec:
+  """Adds a preset under the name of its operator, and returns the operator.
 
   Settings may then name it, `cost.budget_plan` puts it where its placement
   says, and `nearest_preset` compares with it.
 
   Args:
-    preset: the record; its spec's name is the preset's name.
+    spec: the operator.
+    **record: the other fields of `Preset`, such as `placement`.
 
   Raises:
     ValueError: another preset has the name, or a kernel is unknown.
   """
-  name, faults = preset.spec.name, needs.unknown_kernels(preset.spec)
-  if fault := naming.name_fault(name):
-    faults.append(f"name is {naming.quoted(name)}, give {fault}")
-  if RECORDS.get(name, preset) != preset:
+  preset, faults = Preset(spec, **record), needs.unknown_kernels(spec)
+  if fault := naming.name_fault(spec.name):
+    faults.append(f"name is {naming.quoted(spec.name)}, give {fault}")
+  if RECORDS.get(spec.name, preset) != preset:
     faults.append("another preset has this name, choose a new one")
   if faults:
-    raise ValueError(f"preset {naming.quoted(name)}: " + "; ".join(faults))
-  PRESETS[name], RECORDS[name] = preset.spec, preset
-  return preset.spec
+    raise ValueError(f"preset {naming.quoted(spec.name)}: " + "; ".join(faults))
+  PRESETS[spec.name], RECORDS[spec.name] = spec, preset
+  return spec
 
 
 def placement_of(spec: types.OperatorSpec) -> Placement:
