@@ -63,7 +63,8 @@ class TokenSet:
   """The visual tokens of one example at one site.
 
   Attributes:
-    x: [V, D] features, any float dtype.
+    x: [V, D] features, any float dtype; None where a model keeps them in its
+      hidden states.
     log_mass: [V] float32, log of the share in [0, 1] to which a token is still
       there; 0 for a present token, `LOG_ZERO` for padding.
     size: [V] float32, how many original tokens a token stands for (>= 1).
@@ -74,7 +75,7 @@ class TokenSet:
     image: [V] int32, which image of the example a token belongs to.
   """
 
-  x: Array
+  x: Array | None
   log_mass: Array
   size: Array
   bias: Array

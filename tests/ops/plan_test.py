@@ -99,14 +99,16 @@ def test_nothing_is_left_to_defaults():
 
 
 def test_provenance_is_kept_and_no_part_of_equality():
-  told = {"seed": 3, "score": 0.5, "run": "a", "labels": True, "note": None}
-  plan, other = _plan(), _plan(provenance=told)
+  known = {"seed": 3, "score": 0.5, "run": "a", "labels": True, "note": None}
+  plan, other = _plan(), _plan(provenance=known)
   again = ops.ReductionPlan.from_json(other.to_json())
-  assert dict(again.provenance) == told and list(again.provenance) == list(told)
+  assert dict(again.provenance) == known and list(again.provenance) == list(
+    known
+  )
   assert plan == other == again and hash(plan) == hash(other)
   assert plan.digest == other.digest == again.digest
   assert plan.digest != _plan(tokens=145).digest
-  told["seed"] = 4
+  known["seed"] = 4
   assert other.provenance["seed"] == 3
 
 

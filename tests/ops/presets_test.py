@@ -1,12 +1,14 @@
 """Each preset against a slow reference, hard form, and hand-made cases."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eos_jax import cost, ops
-from eos_jax.ops import presets
+from eos_jax.ops import presets, types
 from tests.ops import forms, reference
 
 K = 6
@@ -251,6 +253,11 @@ def test_corners_are_points_of_the_hybrid_space():
       jax.tree.leaves(got.tokens), jax.tree.leaves(expected.tokens), strict=True
     ):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_all_numbers_have_a_range():
+  fields = {field.name for field in dataclasses.fields(ops.OperatorParams)}
+  assert {*types.NUMBERS, "pi", "omega"} == fields
 
 
 def test_params_are_float32_and_stack():

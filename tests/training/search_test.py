@@ -269,6 +269,10 @@ def test_what_a_budget_leaves_is_used_if_the_checks_miss_it(better, tmp_path):
     (one,) = run.found()
   assert one.hard == (full if better else found)[0]
   assert one.plan.sites[0].keep == one.hard
+  found = one.plan.provenance
+  assert (found["budget"], found["score"]) == (8.0, one.hard)
+  assert found["seed"] == problem.settings.seed
+  assert found["steps"] == problem.steps
 
 
 class _Questions:
