@@ -82,8 +82,8 @@ def test_padding_changes_nothing_in_patches_that_are_there():
   there = np.flatnonzero(valid)
   for name in ("class_row", "vision_keys"):
     np.testing.assert_allclose(
-      getattr(padded.state, name)[:, there],
-      getattr(alone.state, name),
+      getattr(padded.state.signals, name)[:, there],
+      getattr(alone.state.signals, name),
       rtol=2e-5,
       atol=1e-6,
     )
