@@ -471,14 +471,13 @@ def test_plan_files_that_are_no_text_or_no_file(tmp_path):
       " name without '/' and '\\'",
     ),
     (
-      lambda plan: plan["sites"][0]["spec"].update(select="bipartite"),
+      lambda plan: plan["operator"].update(select="bipartite"),
       "site 'decoder.1': keep is 16, but one bipartite step of operator 'prune'"
       " leaves at least 72 of 144 tokens: spread the reduction over more sites",
     ),
     (
-      lambda plan: plan["sites"][0]["spec"].update(rho=1e308),
-      "spec of site 'decoder.1' rho is 1e+308, use a finite number that float32"
-      " can hold",
+      lambda plan: plan["operator"].update(rho=1e308),
+      "operator rho is 1e+308, use a finite number that float32 can hold",
     ),
   ],
   ids=["name", "select", "number"],

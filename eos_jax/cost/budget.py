@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from eos_jax.array_typing import Array, Float
 from eos_jax.cost import flops
-from eos_jax.ops import count, needs, pairs, types
+from eos_jax.ops import count, needs, pairs, presets, types
 from eos_jax.ops import plan as plan_lib
 
 
@@ -92,24 +92,27 @@ def budget_plan(
   layers: int,
   vision_layers: int,
   model: str,
+  placement: presets.Placement | None = None,
 ) -> plan_lib.ReductionPlan:
-  """The plan by which a published operator meets a layer average.
+  """Returns the plan by which an operator meets a layer average.
 
-  The operator acts at its published relative depth, with as many tokens as the
-  limit allows. Where even one token would be too much there, it moves to the
-  latest decoder layer at which the limit can be met, and the note says
-  "moved". A vision operator spreads its reduction evenly over its published
-  blocks, merging at most half of the tokens in each where it matches pairs;
+  The operator acts at the relative depth of its placement, with as many tokens
+  as the limit allows. Where even one token would be too much there, it moves to
+  the latest decoder layer at which the limit can be met, and the note says
+  "moved". A vision operator spreads its reduction evenly over the blocks of its
+  placement, merging at most half of the tokens in each where it matches pairs;
   the decoder then sees the final count in every layer.
 
   Args:
-    spec: the operator, with where its publication acts.
+    spec: the operator.
     limit: greatest layer average, in visual tokens.
-    tokens: visual tokens of an unreduced picture.
+    tokens: visual tokens of an unreduced image.
     layers: decoder layers.
     vision_layers: encoder blocks that have a site; where there are none, a
       vision operator moves to the decoder and acts once.
     model: name of the model, copied into the plan.
+    placement: where the operator acts; None = where the preset of its name
+      does, and at the decoder input where there is no such preset.
 
   Returns:
     A plan whose layer average is at most `limit`, as near to it as the
@@ -126,20 +129,20 @@ def budget_plan(
   """
   if not 0 < limit < math.inf:
     raise ValueError(f"limit is {limit}, use a finite number of tokens > 0")
-  note = ""
+  place, note = placement or presets.placement_of(spec), ""
   if spec.select in _FIXED:
     spec, keep = _with_stride(spec, limit, tokens)
-    where = spec.site if vision_layers else "decoder"
-    kept, note = [(f"{where}.0", keep)], "" if where == spec.site else "moved"
-  elif spec.site == "vision" and vision_layers:
-    kept = _vision_sites(spec, limit, tokens, vision_layers)
-  elif spec.site == "vision":
-    first = spec.replace(layers=(0,))
-    kept, note = _decoder_sites(first, limit, tokens, layers)[0], "moved"
-  elif len(spec.layers) > 1:
-    kept, note = _scheduled_sites(spec, limit, tokens, layers)
+    where = place.site if vision_layers else "decoder"
+    kept, note = [(f"{where}.0", keep)], "" if where == place.site else "moved"
+  elif place.site == "vision" and vision_layers:
+    kept = _vision_sites(spec, place, limit, tokens, vision_layers)
+  elif place.site == "vision":
+    first = presets.Placement()
+    kept, note = _decoder_sites(spec, first, limit, tokens, layers)[0], "moved"
+  elif len(place.layers) > 1:
+    kept, note = _scheduled_sites(spec, place, limit, tokens, layers)
   else:
-    kept, note = _decoder_sites(spec, limit, tokens, layers)
+    kept, note = _decoder_sites(spec, place, limit, tokens, layers)
   sites, before = [], tokens
   for site, keep in kept:
     sites.append(plan_lib.PlannedSite(site, keep, _at(spec, keep, before)))
@@ -190,45 +193,45 @@ def _at(spec, keep, before):
   return spec.replace(kappa=alone / keep)
 
 
-def _scheduled_sites(spec, limit, tokens, layers):
+def _scheduled_sites(spec, place, limit, tokens, layers):
   """Sites of an operator at several layers, and the note of the plan.
 
   Its published shares are scaled together until the limit is met; where even
   one token is too much, all sites move to earlier layers together.
   """
-  if not spec.schedule:
+  if not place.schedule:
     raise ValueError(
-      f"operator {spec.name!r} acts at decoder layers {spec.layers}: a budget "
-      "alone does not say how they share it, set its schedule or write the "
-      "ReductionPlan"
+      f"operator {spec.name!r} acts at decoder layers {place.layers}: a budget"
+      " alone does not say how they share it, give the placement a schedule or"
+      " write the ReductionPlan"
     )
   first = int(needs.reads_previous(spec))
-  places = [round(at / spec.depth * layers) for at in spec.layers]
+  places = [round(at / place.depth * layers) for at in place.layers]
 
   def counts(scale, shift):
     """Count by layer; of sites that fall together the last one stays."""
     kept, now = {}, tokens
-    for place, share in zip(places, spec.schedule, strict=True):
-      place = min(max(place - shift, first), layers - 1)
+    for layer, share in zip(places, place.schedule, strict=True):
+      layer = min(max(layer - shift, first), layers - 1)
       now = min(max(math.floor(scale * share * tokens + 1e-9), 1), now)
-      kept[place] = now
+      kept[layer] = now
     return kept
 
   def average(kept):
     rows = [tokens] * layers
-    for place, number in kept.items():
-      rows[place:] = [number] * (layers - place)
+    for layer, number in kept.items():
+      rows[layer:] = [number] * (layers - layer)
     return sum(rows) / layers
 
   for shift in range(max(places[0] - first, 0) + 1):
     if average(counts(0.0, shift)) > limit + 1e-9:
       continue
-    low, high = 0.0, 1 / min(spec.schedule)
+    low, high = 0.0, 1 / min(place.schedule)
     for _ in range(60):  # bisection; the average never falls with the scale
       middle = (low + high) / 2
       over = average(counts(middle, shift)) > limit + 1e-9
       low, high = (low, middle) if over else (middle, high)
-    kept = [(f"decoder.{p}", n) for p, n in sorted(counts(low, shift).items())]
+    kept = [(f"decoder.{n}", k) for n, k in sorted(counts(low, shift).items())]
     return kept, "moved" if shift else ""
   raise UnreachableBudget(
     average(counts(0.0, max(places[0] - first, 0))),
@@ -236,11 +239,11 @@ def _scheduled_sites(spec, limit, tokens, layers):
   )
 
 
-def _decoder_sites(spec, limit, tokens, layers):
+def _decoder_sites(spec, place, limit, tokens, layers):
   """The one site of a decoder operator, and the note of the plan."""
   first = int(needs.reads_previous(spec))
   least = _least(spec, tokens)
-  published = round(spec.layers[0] / spec.depth * layers)
+  published = round(place.layers[0] / place.depth * layers)
   published = min(max(published, first), layers - 1)
   if first >= layers:
     raise UnreachableBudget(tokens, f"{spec.name!r} needs a second layer")
@@ -258,13 +261,13 @@ def _decoder_sites(spec, limit, tokens, layers):
   raise UnreachableBudget(smallest, why)
 
 
-def _vision_sites(spec, limit, tokens, vision_layers):
+def _vision_sites(spec, place, limit, tokens, vision_layers):
   """Sites of a vision operator: equal steps down to the limit."""
   target = min(math.floor(limit + 1e-9), tokens)
   blocks = sorted(
     {
-      min(round(layer / spec.depth * vision_layers), vision_layers - 1)
-      for layer in spec.layers
+      min(round(layer / place.depth * vision_layers), vision_layers - 1)
+      for layer in place.layers
     }
   )
   smallest = tokens

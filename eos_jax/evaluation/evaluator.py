@@ -309,6 +309,25 @@ def _later_sites(plan):
   return dataclasses.replace(plan, name="later", note="", sites=sites)
 
 
+def preset_plan(
+  cfg: models.VLMConfig, spec: ops.OperatorSpec, limit: float
+) -> ops.ReductionPlan:
+  """Returns the plan of a model by which an operator meets a token budget.
+
+  Raises:
+    ValueError: the plan cannot be made; `cost.UnreachableBudget` where the
+      budget is too small.
+  """
+  return cost.budget_plan(
+    spec,
+    limit=limit,
+    tokens=cfg.tokens,
+    layers=cfg.decoder.layers,
+    vision_layers=cfg.vision_sites,
+    model=cfg.name,
+  )
+
+
 def model_shape(cfg: models.VLMConfig) -> cost.ModelShape:
   """The sizes that the cost model needs."""
   vision, decoder = cfg.vision, cfg.decoder

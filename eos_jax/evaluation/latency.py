@@ -248,7 +248,7 @@ class Measurement:
       content = {
         "what": "prefill",
         "batch": batch,
-        "plan": "dense" if plan is None else plan.to_json(),
+        "plan": "dense" if plan is None else plan.digest,
       }
       found = self.once(content, functools.partial(compute, plan))
       predicted = self._predicted(table, batch, plan)

@@ -18,9 +18,7 @@ from eos_jax.models import reduction as reduction_lib
 
 # Leaves its site the first rows. It reads nothing, compares nothing and moves
 # nothing: what shortening costs whatever the operator.
-CUT = ops.OperatorSpec(
-  name="cut", doc="Keeps the first rows; what operators are timed against."
-)
+CUT = ops.OperatorSpec(name="cut")
 
 
 @dataclasses.dataclass(frozen=True)

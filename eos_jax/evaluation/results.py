@@ -110,7 +110,7 @@ def measured(
   return Result(
     name,
     limit,
-    plan=files.sha256(plan.to_json()) if plan else None,
+    plan=plan.digest if plan else None,
     sites={site.site: site.keep for site in sites},
     note=plan.note if plan else "",
     scores=scores,

@@ -85,31 +85,23 @@ Reduction = ops.ReductionPlan | SoftReduction | None
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VisualState:
-  """What travels with the visual tokens of a batch, apart from their features.
+  """What travels with the visual tokens of a batch, except their features.
 
-  The V rows are I blocks of equal size, one a picture.
+  The V rows are I blocks of equal size, one an image.
 
   Attributes:
-    log_mass: `[B, V]` log of the share of a token that is left; `LOG_ZERO`
-      where a picture has fewer tokens than rows, or is none.
-    size: `[B, V]` number of original tokens that a token stands for.
-    bias: `[B, V]` additive attention bias on the token as a key.
-    position: `[B, V]` index in the raster of its picture; -1 for the class
-      token.
-    rank: `[B, V]` number of real tokens in front of it in its picture, before
+    tokens: `[B, V]` masses, sizes, biases and positions of the tokens; `x` is
+      None. The class token has position -1.
+    signals: `[B, V, ...]` those of the encoder and of its output, and the
+      noise of the score "random", each where the model has it.
+    rank: `[B, V]` number of real tokens in front of it in its image, before
       any reduction.
-    class_row: `[B, V]` attention of the class token in the last vision layer.
-    vision_keys: `[B, V, d]` keys of that layer, mean over heads.
-    guide: `[B, V]` class attention of the whole picture at the place of each
-      token of a tile, where the model reads tiles.
-    learned: `[B, V]` output of a trained scorer, where the model has one.
-    noise: `[B, V]` uniform numbers for the score "random".
-    count: `[B, I]` real tokens of each picture, before any reduction.
-    extent: `[B, I]` the longer side of each picture, in tokens.
-    sides: `[B, I, 2]` rows and columns of each picture, which lies in the
-      upper left corner of the raster; None = all pictures fill it.
+    count: `[B, I]` real tokens of each image, before any reduction.
+    extent: `[B, I]` the longer side of each image, in tokens.
+    sides: `[B, I, 2]` rows and columns of each image, which lies in the
+      upper left corner of the raster; None = all images fill it.
     grid: rows and columns of the original raster.
-    pictures: I, pictures of a sample.
+    pictures: I, images of a sample.
     protected: rows in front that are the class token: always kept, never
       counted.
     renumbered: whether rotary positions count what is left, 0, 1, 2, ...,
@@ -118,16 +110,9 @@ class VisualState:
     gated: whether masses act on features instead of on attention.
   """
 
-  log_mass: Float[Array, "B V"]
-  size: Float[Array, "B V"]
-  bias: Float[Array, "B V"]
-  position: Int[Array, "B V"]
+  tokens: ops.TokenSet
+  signals: ops.Signals
   rank: Int[Array, "B V"]
-  class_row: Float[Array, "B V"] | None
-  vision_keys: Float[Array, "B V d"] | None
-  guide: Float[Array, "B V"] | None
-  learned: Float[Array, "B V"] | None
-  noise: Float[Array, "B V"] | None
   count: Int[Array, "B I"]
   extent: Int[Array, "B I"]
   sides: Int[Array, "B I 2"] | None
@@ -141,30 +126,20 @@ class VisualState:
   @property
   def key_bias(self) -> Float[Array, "B V"]:
     """What attention adds to the logits of each token as a key."""
-    mass = self.log_mass
+    mass = self.tokens.log_mass
     if self.gated:
       mass = jnp.where(types.present(mass), 0.0, mass)
-    return mass + self.bias
+    return mass + self.tokens.bias
 
   @property
   def block(self) -> int:
-    """Rows of a picture."""
-    return self.size.shape[1] // self.pictures
+    """Rows of an image."""
+    return self.rank.shape[1] // self.pictures
 
-
-# Fields of `VisualState` with a row for each token.
-PER_TOKEN = (
-  "log_mass",
-  "size",
-  "bias",
-  "position",
-  "rank",
-  "class_row",
-  "vision_keys",
-  "guide",
-  "learned",
-  "noise",
-)
+  def with_signals(self, **found: Array) -> "VisualState":
+    """Returns the state with some of its signals replaced."""
+    signals = dataclasses.replace(self.signals, **found)
+    return dataclasses.replace(self, signals=signals)
 
 
 def initial_state(
@@ -191,17 +166,18 @@ def initial_state(
   rows, columns = jnp.divmod(position, grid[1])
   ends = jnp.where(valid[..., None], jnp.stack([rows, columns], -1) + 1, 0)
   sides = jnp.max(ends, axis=1, keepdims=True)
-  return VisualState(
+  tokens = ops.TokenSet(
+    x=None,
     log_mass=jnp.where(valid, 0.0, ops.LOG_ZERO),
     size=jnp.ones(shape, jnp.float32),
     bias=jnp.zeros(shape, jnp.float32),
     position=position,
+    image=jnp.zeros(shape, jnp.int32),
+  )
+  return VisualState(
+    tokens=tokens,
+    signals=ops.Signals(noise=None if key is None else _noise(key, shape)),
     rank=jnp.cumsum(there, axis=1) - there,
-    class_row=None,
-    vision_keys=None,
-    guide=None,
-    learned=None,
-    noise=None if key is None else _noise(key, shape),
     count=jnp.sum(there, axis=1, keepdims=True),
     extent=jnp.max(sides, axis=-1),
     sides=None if full else sides,
@@ -219,11 +195,9 @@ def _noise(key, shape):
 
 def map_tokens(state: VisualState, change: Callable) -> VisualState:
   """Applies `change(field)` to every field with a row for each token."""
-  fields = {name: getattr(state, name) for name in PER_TOKEN}
-  return dataclasses.replace(
-    state,
-    **{n: None if v is None else change(v) for n, v in fields.items()},
-  )
+  rows = state.tokens, state.signals, state.rank
+  tokens, signals, rank = jax.tree.map(change, rows)
+  return dataclasses.replace(state, tokens=tokens, signals=signals, rank=rank)
 
 
 def side_by_side(state: VisualState, pictures: int) -> VisualState:
@@ -262,11 +236,11 @@ def real_first(
   The rows of a picture, and the noise of its score "random", then do not depend
   on the static shape that it was padded to.
   """
-  padding = ~types.present(state.log_mass)
+  padding = ~types.present(state.tokens.log_mass)
   order = jnp.argsort(padding, axis=1, stable=True).astype(jnp.int32)
   rows = jnp.take_along_axis(rows, order[..., None], axis=1)
-  state, noise = select_tokens(state, order), state.noise
-  return rows, dataclasses.replace(state, noise=noise)
+  state, noise = select_tokens(state, order), state.signals.noise
+  return rows, state.with_signals(noise=noise)
 
 
 def select_tokens(state: VisualState, index: Int[Array, "B K"]) -> VisualState:
@@ -336,23 +310,15 @@ def reduce_at(
     point into the sample, `assignment` `[B, V, K / I]` to the rows of the
     token's own picture.
   """
+  missing = {
+    field.name: getattr(state.signals, field.name)
+    for field in dataclasses.fields(signals)
+    if getattr(signals, field.name) is None
+  }
   signals = dataclasses.replace(
-    signals,
-    **{
-      name: getattr(state, name)
-      for name in ("class_row", "vision_keys", "learned", "noise")
-      if getattr(signals, name) is None
-    },
-    **_raster(reduction, site, state),
+    signals, **missing | _raster(reduction, site, state)
   )
-  tokens = ops.TokenSet(
-    x=x,
-    log_mass=state.log_mass,
-    size=state.size,
-    bias=state.bias,
-    position=state.position,
-    image=jnp.zeros_like(state.position),
-  )
+  tokens = dataclasses.replace(state.tokens, x=x)
   operator = _operator(reduction, site, state.protected)
   spec = spec_at(reduction, site)
   jitter, gate_key = _draws(reduction, site, state)
@@ -366,10 +332,9 @@ def reduce_at(
     reduced = _gated(reduced, state, gate_key)
   state = dataclasses.replace(
     state,
-    log_mass=reduced.tokens.log_mass,
-    size=reduced.tokens.size,
-    bias=reduced.tokens.bias,
-    position=reduced.tokens.position,
+    tokens=dataclasses.replace(
+      reduced.tokens, x=None, image=state.tokens.image
+    ),
     renumbered=state.renumbered or spec.positions == "renumbered",
     weighted=(
       state.weighted
@@ -410,14 +375,14 @@ def _draws(reduction, site, state):
   if relaxation == "noise_gate":
     return None, key
   return ops.logistic_jitter(
-    key, state.log_mass.shape, temperature=reduction.temperature
+    key, state.rank.shape, temperature=reduction.temperature
   ), None
 
 
 def _gated(reduced, state, key):
   """A result whose features fade to noise where its masses fade."""
   tokens = reduced.tokens
-  share = jnp.minimum(tokens.log_mass - state.log_mass, 0.0)
+  share = jnp.minimum(tokens.log_mass - state.tokens.log_mass, 0.0)
   x = ops.noise_gate(key, tokens.x, share)
   return dataclasses.replace(reduced, tokens=dataclasses.replace(tokens, x=x))
 

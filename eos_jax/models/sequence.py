@@ -72,7 +72,7 @@ class Sequence:
   @property
   def text_start(self) -> int:
     """Storage row of the first text column."""
-    return self.prefix + self.state.size.shape[1]
+    return self.prefix + self.state.rank.shape[1]
 
   @property
   def visual(self) -> Float[Array, "B V D"]:
@@ -147,7 +147,7 @@ def positions(
   start = _start(seq, extent)
   rank = _rank_now(state) if state.renumbered else state.rank
   if cfg.rope_axes and not state.renumbered:
-    rows, columns = jnp.divmod(state.position, state.grid[1])
+    rows, columns = jnp.divmod(state.tokens.position, state.grid[1])
     inside = [jnp.zeros_like(rows), rows, columns]
   else:
     inside = [rank] * (3 if cfg.rope_axes else 1)
@@ -197,7 +197,7 @@ def key_bias(seq: Sequence) -> Float[Array, "B N"]:
 def present(seq: Sequence) -> Bool[Array, "B N"]:
   """True on the rows that are no padding."""
   before = jnp.ones((seq.text.mask.shape[0], seq.prefix), bool)
-  visual = types.present(seq.state.log_mass)
+  visual = types.present(seq.state.tokens.log_mass)
   return jnp.concatenate([before, visual, seq.text.mask], axis=1)
 
 
@@ -216,7 +216,7 @@ def in_prompt(seq: Sequence) -> Bool[Array, "B N"]:
   state, batch = seq.state, seq.text.mask.shape[0]
   length = prompt_length(seq.text)
   inside = _text_before(seq) <= length[:, None]
-  visual = types.present(state.log_mass) & _of_picture(inside, state)
+  visual = types.present(state.tokens.log_mass) & _of_picture(inside, state)
   before = jnp.ones((batch, seq.prefix), bool)
   return jnp.concatenate([before, visual, prompt_mask(seq.text)], axis=1)
 
@@ -233,7 +233,7 @@ def _extent(cfg, seq):
   """Rotary positions that each picture takes, [B, I]."""
   state = seq.state
   if state.renumbered:
-    there = types.present(state.log_mass).astype(jnp.int32)
+    there = types.present(state.tokens.log_mass).astype(jnp.int32)
     return jnp.sum(there.reshape(-1, state.pictures, state.block), axis=-1)
   # On axes of its own a picture is as long as its longer side (M-RoPE).
   return state.extent if cfg.rope_axes else state.count
@@ -277,7 +277,7 @@ def _pictures_before(seq, extent):
 
 def _rank_now(state):
   """Number of present rows of the same picture in front of each row, [B, V]."""
-  there = types.present(state.log_mass).astype(jnp.int32)
+  there = types.present(state.tokens.log_mass).astype(jnp.int32)
   there = there.reshape(-1, state.pictures, state.block)
   rank = jnp.cumsum(there, axis=-1) - there
-  return rank.reshape(state.log_mass.shape)
+  return rank.reshape(state.rank.shape)

@@ -65,9 +65,10 @@ def compute(
   if {"self_sums", "cross_sums"} & wanted:
     found["self_sums"], found["cross_sums"] = coming.modality_sums()
   if "guide" in wanted:
-    guide = seq.state.guide
-    # Without tiles every picture is a thumbnail, which has no guide.
-    found["guide"] = jnp.zeros_like(seq.state.size) if guide is None else guide
+    guide = seq.state.signals.guide
+    # Without tiles every image is a thumbnail, which has no guide.
+    zeros = jnp.zeros_like(seq.state.tokens.size)
+    found["guide"] = zeros if guide is None else guide
   if "last_row_previous" in wanted:
     row = sequence.last_prompt_row(before.seq)[:, None]
     rows = _cached_rows(cfg, params, before, row)
@@ -170,7 +171,7 @@ def _text_columns(seq):
 def _live(seq):
   """Share of each row that is a row of the prompt, `[B, N]`."""
   live = sequence.in_prompt(seq).astype(jnp.float32)
-  mass = jnp.exp(seq.state.log_mass)
+  mass = jnp.exp(seq.state.tokens.log_mass)
   visual = live[:, seq.prefix : seq.text_start] * mass
   return live.at[:, seq.prefix : seq.text_start].set(visual)
 
@@ -219,10 +220,10 @@ def _rater_rows(cfg, params, before, first):
 
   text = first.hidden[:, first.text_start :]
   if not text.shape[1]:
-    return jnp.zeros_like(before.seq.state.log_mass)
+    return jnp.zeros_like(before.seq.state.tokens.log_mass)
   # Each picture has raters of its own: those that speak of it.
   visual = first.visual.reshape(len(mask), pictures, -1, text.shape[-1])
-  there = types.present(first.state.log_mass).reshape(visual.shape[:3])
+  there = types.present(first.state.tokens.log_mass).reshape(visual.shape[:3])
   weights = weights.reshape(*weights.shape[:2], pictures, -1)
   each = jax.vmap(rate, in_axes=(0, 0, 1, None, None))
   rated = jax.vmap(each)(visual, there, weights, text, mask)

@@ -135,7 +135,7 @@ def encode(
     row, keys = _class_row(cfg, q, k, state), jnp.mean(k, axis=1)
     x = blocks.call(block, part, "mix", x, attend(q, k, v))
     if index == last:
-      state = dataclasses.replace(state, class_row=row, vision_keys=keys)
+      state = state.with_signals(class_row=row, vision_keys=keys)
     if spec is not None:
       signals = ops.Signals(keys=keys, class_row=row)
       x, state, trace[site] = reduction_lib.reduce_at(
@@ -153,7 +153,7 @@ def _angles(cfg, state):
   """What turns queries and keys of each row; None = nothing does."""
   if not cfg.rotary:
     return None
-  rows, columns = jnp.divmod(state.position, cfg.grid[1])
+  rows, columns = jnp.divmod(state.tokens.position, cfg.grid[1])
   return layers.rotary_2d(rows, columns, cfg.width // cfg.heads)
 
 
@@ -162,7 +162,7 @@ def _class_row(cfg, q, k, state):
   if cfg.class_token:
     row = attention.row_attention(q[:, :, :1], k, key_bias=state.key_bias)
     return row[:, 0]
-  mass = jnp.exp(state.log_mass)
+  mass = jnp.exp(state.tokens.log_mass)
   total = jnp.maximum(jnp.sum(mass, axis=1, keepdims=True), 1.0)
   return attention.received(
     q,
@@ -185,27 +185,22 @@ def _attention(cfg, x, state, biased, kernel):
 
 def _with_class_token(state):
   """Puts a row for the class token in front."""
-  first = {
-    "log_mass": 0,
-    "size": 1,
-    "bias": 0,
-    "position": -1,
-    "rank": -1,
-    "noise": 0,
-  }
 
-  def front(field, value):
+  def front(field, value=0):
     column = jnp.full((field.shape[0], 1), value, field.dtype)
     return jnp.concatenate([column, field], axis=1)
 
+  tokens = jax.tree.map(front, state.tokens)
   return dataclasses.replace(
     state,
+    tokens=dataclasses.replace(
+      tokens,
+      size=front(state.tokens.size, 1),
+      position=front(state.tokens.position, -1),
+    ),
+    signals=jax.tree.map(front, state.signals),
+    rank=front(state.rank, -1),
     protected=1,
-    **{
-      name: front(getattr(state, name), value)
-      for name, value in first.items()
-      if getattr(state, name) is not None
-    },
   )
 
 
@@ -221,7 +216,7 @@ def _finish(x, state):
     state = dataclasses.replace(state, protected=0)
     class_token, patches = x[:, 0], x[:, 1:]
   if patches.shape[1] != state.grid[0] * state.grid[1]:
-    order = jnp.argsort(state.position, axis=1)
+    order = jnp.argsort(state.tokens.position, axis=1)
     patches = jnp.take_along_axis(patches, order[..., None], axis=1)
     state = reduction_lib.select_tokens(state, order)
   return patches, class_token, state

@@ -175,10 +175,9 @@ def see(
     visual, state = _see_tiles(cfg, params, image, layout, key, kernel)
     trace = {}
   if "selector" in params:
-    learned = Selector().apply(
-      {"params": params["selector"]}, visual, types.present(state.log_mass)
-    )
-    state = dataclasses.replace(state, learned=learned)
+    there = types.present(state.tokens.log_mass)
+    learned = Selector().apply({"params": params["selector"]}, visual, there)
+    state = state.with_signals(learned=learned)
   if pictures > 1:
     visual = reduction_lib.join(visual, pictures)
     state = reduction_lib.side_by_side(state, pictures)
@@ -207,10 +206,11 @@ def _see_whole(cfg, params, image, reduction, valid, key, kernel):
   full = valid is None
   if full:
     valid = jnp.ones(visual.shape[:2], bool)
-  state = dataclasses.replace(
-    reduction_lib.initial_state(valid, cfg.grid, key, full=full),
-    class_row=jnp.mean(projector.squares(out.state.class_row, cfg), axis=2),
-    vision_keys=jnp.mean(projector.squares(out.state.vision_keys, cfg), axis=2),
+  merged = lambda rows: jnp.mean(projector.squares(rows, cfg), axis=2)
+  state = reduction_lib.initial_state(valid, cfg.grid, key, full=full)
+  state = state.with_signals(
+    class_row=merged(out.state.signals.class_row),
+    vision_keys=merged(out.state.signals.vision_keys),
   )
   if not full:
     visual, state = reduction_lib.real_first(visual, state)
@@ -240,11 +240,11 @@ def _see_tiles(cfg, params, image, layout, key, kernel):
     key,
     tiles.raster_positions(cfg, layout),
   )
-  state = dataclasses.replace(
-    state,
-    class_row=lay_out(out.state.class_row),
-    vision_keys=lay_out(out.state.vision_keys),
-    guide=tiles.guide(cfg, layout, out.state.class_row.reshape(pictures, -1)),
+  row = out.state.signals.class_row
+  state = state.with_signals(
+    class_row=lay_out(row),
+    vision_keys=lay_out(out.state.signals.vision_keys),
+    guide=tiles.guide(cfg, layout, row.reshape(pictures, -1)),
   )
   return lay_out(features, params["newline"]), state
 

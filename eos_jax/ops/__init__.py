@@ -21,7 +21,7 @@ from eos_jax.ops.operator import (
 )
 from eos_jax.ops.pairs import bipartite_minimum
 from eos_jax.ops.plan import PlannedSite, ReductionPlan, site_index
-from eos_jax.ops.presets import PRESETS
+from eos_jax.ops.presets import PRESETS, Placement, register
 from eos_jax.ops.reachable import Nearest, Reach, nearest_preset, reach
 from eos_jax.ops.relax import (
   indecision,
@@ -52,6 +52,7 @@ __all__ = [
   "Nearest",
   "OperatorParams",
   "OperatorSpec",
+  "Placement",
   "PlannedSite",
   "Reach",
   "Reduced",
@@ -74,6 +75,7 @@ __all__ = [
   "reduce_hard",
   "reduce_masked",
   "reduce_soft",
+  "register",
   "required_signals",
   "signals",
   "site_index",

@@ -1,36 +1,29 @@
 """A reduction plan: which operator keeps how many tokens at which site.
 
-The only thing that passes from a search to evaluation and deployment. Its JSON
-spells every number out, so that it means the same after defaults change.
+The only thing that passes from a search to evaluation and deployment.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
+import hashlib
+import itertools
 import json
 import math
 import re
-import typing
 from typing import Any
 
 from eos_jax import naming
 from eos_jax.naming import quoted
-from eos_jax.ops import needs, types
+from eos_jax.ops import needs, plan_file, types
 
 SITE = re.compile(r"(vision|decoder)\.(0|[1-9][0-9]{0,3})")
-FORMAT = "eos_jax.ReductionPlan/1"
 # Blocks that a vision encoder may have; published ones have at most 48.
 MOST_BLOCKS = 64
 
-# Bounds of what a file may hold. Numbers between them cannot overflow float32
-# in one operator; what the sites of a plan multiply features by is bounded too.
+# Numbers within these bounds cannot overflow float32 in one operator; what the
+# sites of a plan multiply features by is bounded too.
 MOST_NUMBER = 1e4
 MOST_GROWTH = 16  # a logarithm to base 10
-MOST_BYTES = 2**20
-MOST_COUNT = 2**31 - 1
-MOST_LAYERS = 10_000
-MOST_ITEMS = 64  # of a list of an operator
-MOST_TEXT = 200  # characters, but for `doc` and `note`
-_MOST_FLOAT = 3.4e38
 # All numbers of an operator but tau, of which pooling is the limit.
 BOUNDED = tuple(
   field.name
@@ -93,10 +86,13 @@ class ReductionPlan:
   Attributes:
     name: what the plan is called in tables, and in names of files.
     model: name of the model it is made for.
-    tokens: visual tokens that an unreduced picture has.
+    tokens: visual tokens that an unreduced image has.
     layers: number of decoder layers.
     sites: the reductions in the order in which they run; counts never rise.
     note: e.g. "moved" where a preset had to leave its published layer.
+    provenance: where the plan comes from, plain values by name, such as the
+      seed, the versions and the score of a search. Plans that differ in it
+      alone are equal.
   """
 
   name: str
@@ -105,8 +101,13 @@ class ReductionPlan:
   layers: int
   sites: tuple[PlannedSite, ...] = ()
   note: str = ""
+  provenance: Mapping[str, Any] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
 
   def __post_init__(self):
+    own = {str(name): value for name, value in self.provenance.items()}
+    object.__setattr__(self, "provenance", own)
     faults = _faults(self)
     if faults:
       raise ValueError(
@@ -119,129 +120,34 @@ class ReductionPlan:
     found = [planned for planned in self.sites if planned.site == site]
     return found[0] if found else None
 
+  @property
+  def digest(self) -> str:
+    """SHA-256 of all that a result depends on; the provenance is left out."""
+    values = dataclasses.asdict(self)
+    del values["provenance"]
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
   def to_json(self) -> str:
-    """The plan as JSON, every operator number spelled out."""
-    data = dataclasses.asdict(self)
-    return json.dumps({"format": FORMAT, **data}, indent=2) + "\n"
+    """Returns the plan as JSON: every choice and number, each written once."""
+    return plan_file.dumps(self)
 
   @classmethod
   def from_json(cls, text: str | bytes) -> "ReductionPlan":
-    """Reads what `to_json` wrote; raises `ValueError` for anything else.
+    """Reads a plan that `to_json` wrote, or one of format /1.
 
     Args:
       text: the JSON; bytes have to be UTF-8.
+
+    Raises:
+      ValueError: it is no plan, or the plan is not valid.
     """
-    data = _parsed(text)
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-      raise ValueError(f"plan has no format {FORMAT!r}: is it a plan file?")
-    fields = _fields(data, cls, "plan")
-    sites = fields.pop("sites")
-    if len(sites) > MOST_LAYERS:
-      raise ValueError(f"plan has {len(sites)} sites, use each site once")
-    return cls(sites=tuple(_planned_site(site) for site in sites), **fields)
-
-
-def _parsed(text: str | bytes) -> Any:
-  """The JSON value of a text; raises `ValueError` for what is none."""
-  if len(text) > MOST_BYTES:
-    raise ValueError(
-      f"plan has more than {MOST_BYTES} bytes: is it a plan file?"
+    fields = plan_file.loads(text)
+    sites = (
+      PlannedSite(site, keep, types.OperatorSpec(**operator))
+      for site, keep, operator in fields.pop("sites")
     )
-  if isinstance(text, bytes):
-    try:
-      text = text.decode("utf-8")
-    except UnicodeDecodeError as error:
-      raise ValueError(
-        f"plan is no UTF-8 text (byte {error.start} is"
-        f" 0x{text[error.start]:02x}), save it as UTF-8"
-      ) from error
-  try:
-    return json.loads(
-      text.removeprefix("\ufeff"), object_pairs_hook=_without_twins
-    )
-  except RecursionError as error:
-    raise ValueError("plan is nested too deeply: is it a plan file?") from error
-  except ValueError as error:
-    raise ValueError(f"plan is no JSON: {error}") from error
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """A JSON object; raises `ValueError` where it has a name twice."""
-  found: dict[str, Any] = {}
-  for name, value in pairs:
-    if name in found:
-      raise ValueError(f"an object has {quoted(name)} twice, keep one of them")
-    found[name] = value
-  return found
-
-
-def _planned_site(data: Any) -> PlannedSite:
-  site = _fields(data, PlannedSite, "site")
-  what = f"spec of site {quoted(site['site'])}"
-  spec = types.OperatorSpec(**_fields(site["spec"], types.OperatorSpec, what))
-  return PlannedSite(site["site"], site["keep"], spec)
-
-
-def _fields(data: Any, record: type, what: str) -> dict[str, Any]:
-  """The fields of a record; raises `ValueError` for others or other types."""
-  if not isinstance(data, dict):
-    raise ValueError(f"{what} is {quoted(data)}, it must be a JSON object")
-  hints = typing.get_type_hints(record)
-  missing = sorted(set(hints) - set(data))
-  unknown = sorted(set(data) - set(hints))
-  faults = []
-  if missing:
-    faults.append(f"lacks {missing}")
-  if unknown:
-    faults.append(f"has unknown fields {quoted(unknown)}")
-  found = {}
-  for name in sorted(set(hints) & set(data)):
-    faults += _type_faults(hints[name], name, data[name])
-    if not faults:
-      found[name] = _converted(hints[name], data[name])
-  if faults:
-    raise ValueError(f"{what} {naming.listed(faults)}")
-  return found
-
-
-def _converted(kind: Any, value: Any) -> Any:
-  if typing.get_origin(kind) is tuple:
-    item = typing.get_args(kind)[0]
-    return tuple(_converted(item, one) for one in value)
-  return float(value) if kind is float else value
-
-
-def _type_faults(kind: Any, name: str, value: Any) -> Iterator[str]:
-  """What makes a JSON value none of a field's type."""
-  if typing.get_origin(kind) is tuple:
-    item = typing.get_args(kind)[0]
-    if not isinstance(value, list):
-      yield f"{name} is {quoted(value)}, it must be a list"
-    elif item in (str, int, float):
-      if len(value) > MOST_ITEMS:
-        yield f"{name} has {len(value)} entries, use at most {MOST_ITEMS}"
-        return
-      for place, one in enumerate(value):
-        yield from _type_faults(item, f"{name}[{place}]", one)
-  elif kind is float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-      yield f"{name} is {quoted(value)}, it must be float"
-    elif not abs(value) <= _MOST_FLOAT:
-      yield (
-        f"{name} is {quoted(value)}, use a finite number that float32 can hold"
-      )
-  elif kind is int:
-    if type(value) is not int:
-      yield f"{name} is {quoted(value)}, it must be int"
-    elif abs(value) > MOST_COUNT:
-      yield f"{name} is {quoted(value)}, use at most {MOST_COUNT}"
-  elif kind is str:
-    if type(value) is not str:
-      yield f"{name} is {quoted(value)}, it must be str"
-    elif not naming.is_unicode(value):
-      yield f"{name} is {quoted(value)}, which is no Unicode text"
-    elif name not in ("doc", "note") and len(value) > MOST_TEXT:
-      yield f"{name} has {len(value)} characters, use at most {MOST_TEXT}"
+    return cls(sites=tuple(sites), **fields)
 
 
 def _faults(plan: ReductionPlan) -> list[str]:
@@ -255,10 +161,12 @@ def _faults(plan: ReductionPlan) -> list[str]:
       faults.append(f"{name} is {quoted(value)}, use printable characters")
   if plan.tokens < 1:
     faults.append(f"tokens is {plan.tokens}, use a count >= 1")
-  if not 1 <= plan.layers <= MOST_LAYERS:
+  if not 1 <= plan.layers <= plan_file.MOST_LAYERS:
     faults.append(
-      f"layers is {plan.layers}, use a count >= 1 and <= {MOST_LAYERS}"
+      f"layers is {plan.layers}, use a count >= 1 and <="
+      f" {plan_file.MOST_LAYERS}"
     )
+  faults += _provenance_faults(plan.provenance)
   before, last = plan.tokens, (0, -1)
   for planned in plan.sites:
     try:
@@ -307,6 +215,26 @@ def _faults(plan: ReductionPlan) -> list[str]:
       before = planned.keep
     last = place
   return [*faults, *_growth_faults(plan)]
+
+
+def _provenance_faults(provenance: Mapping[str, Any]) -> Iterator[str]:
+  """Entries that are no names and plain values, or too many of them."""
+  most, longest = plan_file.MOST_ITEMS, plan_file.MOST_TEXT
+  if len(provenance) > most:
+    yield f"provenance has {len(provenance)} entries, use at most {most}"
+  for name, value in itertools.islice(provenance.items(), most):
+    for text in (name, value if isinstance(value, str) else ""):
+      if not text.isprintable() or len(text) > longest:
+        yield (
+          f"provenance has {quoted(text)}, use at most {longest} printable"
+          " characters"
+        )
+    plain = value is None or isinstance(value, (str, int, float))
+    if not plain or value in (math.inf, -math.inf) or value != value:
+      yield (
+        f"provenance[{quoted(name)}] is {quoted(value)}, use a text, a finite"
+        " number, true, false or null"
+      )
 
 
 def growth(rho: float) -> float:

@@ -10,26 +10,13 @@ import numpy as np
 
 from eos_jax.array_typing import Array, Float
 from eos_jax.ops import needs, operator, types
-from eos_jax.ops.presets import PRESETS
+from eos_jax.ops.presets import PRESETS, RECORDS
 
 # Kernels of the space that a search moves in by numbers alone.
 _CONTINUOUS = {
   "select": ("top_k",),
   "diversity": ("none", "grid", "uniqueness"),
   "assign": ("none", "softmax"),
-}
-# Faults of one repository's code, which no spec reproduces; the recorded cases
-# are compared with them in `tests/golden`.
-LEFT_OUT = {
-  "tome": "unmerge with a distillation token takes rows for those of the other"
-  " set",
-  "fastv": "a batch is cut where the attention of its first sample says",
-  "prumerge_plus": "fixed mode: duplicated centres, and as many unselected"
-  " tokens lost",
-  "dart": "pivots are visited in the order of a Python set",
-  "divprune": "the same token may be picked again where too few differ",
-  "globalcom2": "kept tokens are written back to other cells where crops are"
-  " padded",
 }
 
 # Which fields of a spec belong to which stage.
@@ -80,7 +67,8 @@ class Reach:
     name: of the preset.
     kernels: named discrete kernels that it needs, as "field=name"; () for a
       point of the continuous space.
-    left_out: what of its repository's code is a fault that is not reproduced.
+    left_out: what of its repository's code is a fault that is not reproduced;
+      `tests/golden` compares the recorded cases with it.
   """
 
   name: str
@@ -122,7 +110,8 @@ def reach(spec: types.OperatorSpec) -> Reach:
   ]
   if "class_guided" in spec.scores:
     kernels.append("keep: one count for each image")
-  return Reach(spec.name, tuple(kernels), LEFT_OUT.get(spec.name, ""))
+  record = RECORDS.get(spec.name)
+  return Reach(spec.name, tuple(kernels), record.left_out if record else "")
 
 
 def table() -> str:
@@ -147,7 +136,7 @@ def nearest_preset(spec: types.OperatorSpec) -> Nearest:
   allows nearest to half of them. Compared is what fixed queries read by
   attention, log-masses and biases included: it does not depend on the order of
   rows. Not differentiable. What the presets of this package give is stored
-  (`presets/readings.npz`); presets added to `PRESETS` are compiled at their
+  (`presets/readings.npz`); those that others register are compiled at their
   first call.
 
   Args:
@@ -226,7 +215,7 @@ def _read(spec: types.OperatorSpec) -> np.ndarray:
   names = {field.name for field in dataclasses.fields(types.OperatorParams)}
   numbers = {name: types.DEFAULTS[name] for name in names - {"pi"}}
   one_hot = tuple(float(i == 0) for i in range(len(spec.scores)))
-  structure = spec.replace(name="", doc="", pi=one_hot, **numbers)
+  structure = spec.replace(name="", pi=one_hot, **numbers)
   return np.asarray(_reader(structure)(spec.params()))
 
 

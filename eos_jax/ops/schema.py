@@ -9,80 +9,99 @@ import json
 import re
 from typing import Any
 
-from eos_jax.ops import needs, plan, types
+from eos_jax.ops import needs, plan, plan_file, types
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SCALARS = {str: "string", int: "integer", float: "number"}
 
 
 def plan_schema() -> dict[str, Any]:
-  """The JSON schema of `ReductionPlan.to_json`.
+  """Returns the JSON schema of `ReductionPlan.to_json`.
 
-  What it cannot say is left to `ReductionPlan.from_json`: that sites stand in
-  the order in which they run, that counts never rise, that `pi` has one weight
-  for each score, and that no weight can be 0 where it is divided by.
+  What it cannot say is left to `ReductionPlan.from_json`: that every choice and
+  number is in "operator" or at the site, that sites are in the order in which
+  they run, that counts never rise, that `pi` has one weight for each score, and
+  that no weight can be 0 where it is divided by.
 
   >>> plan_schema()["properties"]["tokens"]["minimum"]
   1
   """
   site = _record(plan.PlannedSite)
+  del site["properties"]["spec"]
   site["properties"]["site"]["pattern"] = f"^{plan.SITE.pattern}$"
   site["properties"]["keep"] |= _count(1)
-  site["properties"]["spec"] = _operator()
+  site["required"].remove("spec")
   whole = _record(plan.ReductionPlan)
-  whole["properties"]["name"] |= {
+  fields = whole["properties"]
+  sites = fields.pop("sites") | {"items": _with_operator(site)}
+  fields["name"] |= {
     "pattern": r"^[^./\\\s]([^/\\]*[^/\\\s])?$",
-    "maxLength": plan.MOST_TEXT,
+    "maxLength": plan_file.MOST_TEXT,
   }
-  whole["properties"]["model"]["maxLength"] = plan.MOST_TEXT
-  whole["properties"]["tokens"] |= _count(1)
-  whole["properties"]["layers"] |= _count(1, plan.MOST_LAYERS)
-  whole["properties"]["sites"] |= {
-    "type": "array",
-    "items": site,
-    "maxItems": plan.MOST_LAYERS,
-  }
+  fields["model"]["maxLength"] = plan_file.MOST_TEXT
+  fields["tokens"] |= _count(1)
+  fields["layers"] |= _count(1, plan_file.MOST_LAYERS)
+  fields["provenance"] |= _provenance()
+  operator = {"type": "object", "description": "what all sites share."}
   whole["properties"] = {
-    "format": {"const": plan.FORMAT},
-    **whole["properties"],
+    "format": {"const": plan_file.FORMAT},
+    **fields,
+    "operator": _with_operator(operator),
+    "sites": sites | {"type": "array", "maxItems": plan_file.MOST_LAYERS},
   }
-  whole["required"].insert(0, "format")
-  return {"$schema": _DRAFT, "title": "eos_jax.ReductionPlan", **whole}
+  whole["required"] = ["format", *plan_file.REQUIRED]
+  return {
+    "$schema": _DRAFT,
+    "title": "eos_jax.ReductionPlan",
+    **whole,
+    "$defs": {"operator": _operator()},
+  }
+
+
+def _with_operator(schema):
+  """Schema of an object that may have fields of an operator, too."""
+  found = {n: v for n, v in schema.items() if n != "additionalProperties"}
+  return found | {"$ref": "#/$defs/operator", "unevaluatedProperties": False}
+
+
+def _provenance():
+  """Schema of plain values by name."""
+  kinds = ["string", "number", "boolean", "null"]
+  return {
+    "type": "object",
+    "maxProperties": plan_file.MOST_ITEMS,
+    "additionalProperties": {"type": kinds, "maxLength": plan_file.MOST_TEXT},
+  }
 
 
 def _operator():
   """Schema of an `OperatorSpec`, with the choices and ranges of its fields."""
-  schema = _record(types.OperatorSpec)
-  fields = schema["properties"]
+  fields = _record(types.OperatorSpec)["properties"]
   numbers = _described(types.OperatorParams)
   for name, field in fields.items():
     if name in numbers:
       field["description"] = numbers[name]
+    if field["type"] == "array":
+      field["maxItems"] = plan_file.MOST_ITEMS
   for name, known in {**types.CHOICES, **needs.known_kernels()}.items():
     target = fields[name]
     if target["type"] == "array":
       target = target["items"]
     target["enum"] = sorted(known)
-  for field in fields.values():
-    if field["type"] == "array":
-      field["maxItems"] = plan.MOST_ITEMS
-  bounds = {"minimum": -plan.MOST_NUMBER, "maximum": plan.MOST_NUMBER}
   for name in plan.BOUNDED:
     field = fields[name]
-    (field["items"] if field["type"] == "array" else field).update(bounds)
-  for name in types.UNIT:
-    fields[name] |= {"minimum": 0, "maximum": 1}
-  for name in types.NOT_NEGATIVE:
-    fields[name]["minimum"] = 0
-  for name in ("pi", "omega"):
-    fields[name]["items"]["minimum"] = 0
+    low, high = types.NUMBERS.get(name, (0, plan.MOST_NUMBER))
+    (field["items"] if field["type"] == "array" else field).update(
+      minimum=max(low, -plan.MOST_NUMBER), maximum=min(high, plan.MOST_NUMBER)
+    )
   for name in ("protect", "neighbours", "stride"):
     fields[name] |= _count(0)
+  fields["recycle"] |= {"minimum": 0, "maximum": 1}
   fields["tau"]["exclusiveMinimum"] = 0
-  return schema
+  return {"properties": fields}
 
 
-def _count(least: int, most: int = plan.MOST_COUNT) -> dict[str, int]:
+def _count(least: int, most: int = plan_file.MOST_COUNT) -> dict[str, int]:
   """Schema of an integer between two bounds."""
   return {"minimum": least, "maximum": most}
 

@@ -7,6 +7,7 @@ at one site; callers `jax.vmap` over the batch.
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -39,22 +40,21 @@ CHOICES = {
   "order": ("raster", "score"),
   "order_second": ("merged", "raster", "score"),
   "positions": ("original", "renumbered"),
-  "site": ("vision", "decoder"),
 }
-_NUMBERS = (
-  "activation",
-  "retention",
-  "kappa",
-  "gamma",
-  "tau",
-  "theta",
-  "rho",
-  "rho_attn",
-  "eta",
-  "delta",
-)
-UNIT = ("activation", "retention", "kappa", "gamma", "delta")
-NOT_NEGATIVE = ("rho", "rho_attn", "eta")
+# The numbers of `OperatorParams` that are scalars, each with its lowest and its
+# highest value; tau is above its lowest. `pi` and `omega` are mixtures.
+NUMBERS = {
+  "activation": (0.0, 1.0),
+  "retention": (0.0, 1.0),
+  "kappa": (0.0, 1.0),
+  "gamma": (0.0, 1.0),
+  "tau": (0.0, math.inf),
+  "theta": (-math.inf, math.inf),
+  "rho": (0.0, math.inf),
+  "rho_attn": (0.0, math.inf),
+  "eta": (0.0, math.inf),
+  "delta": (0.0, 1.0),
+}
 
 
 @jax.tree_util.register_dataclass
@@ -63,7 +63,8 @@ class TokenSet:
   """The visual tokens of one example at one site.
 
   Attributes:
-    x: [V, D] features, any float dtype.
+    x: [V, D] features, any float dtype; None where a model keeps them in its
+      hidden states.
     log_mass: [V] float32, log of the share in [0, 1] to which a token is still
       there; 0 for a present token, `LOG_ZERO` for padding.
     size: [V] float32, how many original tokens a token stands for (>= 1).
@@ -74,7 +75,7 @@ class TokenSet:
     image: [V] int32, which image of the example a token belongs to.
   """
 
-  x: Array
+  x: Array | None
   log_mass: Array
   size: Array
   bias: Array
@@ -197,9 +198,10 @@ class Reduced:
 
 @dataclasses.dataclass(frozen=True)
 class OperatorSpec:
-  """A hand-made operator, or a family to search in, as data.
+  """An operator as data: a choice at each of the five stages, and its numbers.
 
-  A choice at each of the five stages and the numbers that go with them.
+  Where a published operator acts, and where it comes from, is in the record of
+  its preset (`presets.Preset`).
 
   Attributes:
     name: short name, unique among presets.
@@ -234,15 +236,8 @@ class OperatorSpec:
       reduction; read by the model.
     protect: leading tokens that are always kept and take no part in the
       assignment (class and distillation tokens).
-    site: "vision" or "decoder": where it acts in its publication.
-    layers: the layers of that publication before which it acts.
-    depth: number of layers of that publication's model.
-    schedule: share of all tokens that stays at each of these layers, where
-      there are several; () leaves it to the plan.
     activation, retention, pi, kappa, gamma, tau, theta, rho, rho_attn, eta,
       delta, omega: default numbers, see `OperatorParams`.
-    doc: where it comes from, its default numbers, and where the paper and the
-      code of its authors differ.
   """
 
   name: str
@@ -266,10 +261,6 @@ class OperatorSpec:
   order_second: str = "merged"
   positions: str = "original"
   protect: int = 0
-  site: str = "decoder"
-  layers: tuple[int, ...] = (0,)
-  depth: int = 32
-  schedule: tuple[float, ...] = ()
   activation: float = 1.0
   retention: float = 1.0
   pi: tuple[float, ...] = ()
@@ -282,7 +273,6 @@ class OperatorSpec:
   eta: float = 1.0
   delta: float = 0.0
   omega: tuple[float, ...] = (1.0, 0.0)
-  doc: str = dataclasses.field(default="", compare=False)
 
   def __post_init__(self):
     faults = []
@@ -304,7 +294,7 @@ class OperatorSpec:
 
   def params(self) -> OperatorParams:
     """The default numbers as float32 arrays."""
-    numbers = {n: jnp.float32(getattr(self, n)) for n in _NUMBERS}
+    numbers = {n: jnp.float32(getattr(self, n)) for n in NUMBERS}
     return OperatorParams(
       pi=jnp.asarray(self.pi, jnp.float32),
       omega=jnp.asarray(self.omega, jnp.float32),
@@ -321,7 +311,8 @@ DEFAULTS = {
 def _plain(value: Any, kind: str) -> Any:
   """A value of a spec as plain Python, so that specs are hashable.
 
-  Arrays of one number become numbers, lists become tuples.
+  Arrays of one number become numbers, lists become tuples, and integers floats
+  where a field has these.
 
   Raises:
     TypeError: in words, what the value is instead.
@@ -343,7 +334,7 @@ def _plain(value: Any, kind: str) -> Any:
   allowed = {"str": str, "int": int, "float": (int, float)}[kind]
   if isinstance(value, bool) or not isinstance(value, allowed):
     raise TypeError(f"is {value!r}, use {_ARTICLE[kind]}")
-  return value
+  return float(value) if kind == "float" and _finite(value) else value
 
 
 _ARTICLE = {"str": "a string", "int": "an integer", "float": "a number"}
@@ -370,15 +361,17 @@ def _faults(spec: OperatorSpec) -> list[str]:
     )
   if len(spec.omega) != 2:
     faults.append(f"omega has {len(spec.omega)} weights, it needs 2")
-  numbers = [(n, getattr(spec, n)) for n in _NUMBERS]
+  numbers = [(n, getattr(spec, n)) for n in NUMBERS]
   numbers += [("pi", p) for p in spec.pi] + [("omega", w) for w in spec.omega]
   for field, value in numbers:
     if not _finite(value):
       number = value if isinstance(value, float) else "too large"
       faults.append(f"{field} is {number}, use a finite number")
-    elif field in UNIT and not 0 <= value <= 1:
+      continue
+    low, high = NUMBERS.get(field, (0.0, math.inf))
+    if high == 1 and not low <= value <= high:
       faults.append(f"{field} is {value}, use a number in [0, 1]")
-    elif field in NOT_NEGATIVE + ("pi", "omega") and value < 0:
+    elif field != "tau" and value < low:
       faults.append(f"{field} is {value}, use a number >= 0")
   if faults:
     return faults
@@ -393,14 +386,6 @@ def _faults(spec: OperatorSpec) -> list[str]:
     faults.append("assign is 'gather', set neighbours to a count >= 1")
   if not 0 <= spec.recycle <= 1:
     faults.append(f"recycle is {spec.recycle}, use a number in [0, 1]")
-  if spec.depth < 1 or any(not 0 <= n < spec.depth for n in spec.layers):
-    faults.append(f"layers {spec.layers} do not lie in 0..{spec.depth - 1}")
-  if spec.schedule and len(spec.schedule) != len(spec.layers):
-    faults.append(
-      f"schedule has {len(spec.schedule)} shares for {len(spec.layers)} layers"
-    )
-  if not all(0 < share <= 1 for share in spec.schedule):
-    faults.append(f"schedule is {spec.schedule}, use shares in (0, 1]")
   return faults
 
 

@@ -192,9 +192,14 @@ def _spec_at(params, index, space, name):
   for field in dataclasses.fields(params):
     value = np.asarray(getattr(params, field.name))[index]
     numbers[field.name] = (
-      tuple(float(v) for v in value) if value.ndim else float(value)
+      tuple(map(_decimal, value)) if value.ndim else _decimal(value)
     )
   return space.spec.replace(name=name, **numbers)
+
+
+def _decimal(number):
+  """The shortest decimal that float32, in which operators run, rounds to it."""
+  return float(str(np.float32(number)))
 
 
 def _acts_without_removal(spec):

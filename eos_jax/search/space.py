@@ -3,6 +3,7 @@
 import dataclasses
 
 from eos_jax import ops
+from eos_jax.ops import types
 
 # Group of variables -> fields of `ops.OperatorParams`.
 GROUPS = {
@@ -22,20 +23,10 @@ GROUPS = {
 # Mixtures: searched on the simplex, so they have no range.
 SIMPLEX = ("pi", "omega")
 
-# What the numbers may be at all, and what a search explores by default. For
-# tau only the lower end binds (its floor): pooling is the limit tau -> inf.
-_ALLOWED = {
-  "activation": (0.0, 1.0),
-  "retention": (0.0, 1.0),
-  "kappa": (0.0, 1.0),
-  "gamma": (0.0, 1.0),
-  "tau": (0.0, float("inf")),
-  "theta": (-1.0, 1.0),
-  "rho": (0.0, float("inf")),
-  "rho_attn": (0.0, float("inf")),
-  "eta": (0.0, float("inf")),
-  "delta": (0.0, 1.0),
-}
+# What a search may explore (thresholds of a cosine have its range), and what it
+# explores by default. For tau only the lower end binds (its floor): pooling is
+# the limit tau -> inf.
+_ALLOWED = types.NUMBERS | {"theta": (-1.0, 1.0)}
 _RANGES = _ALLOWED | {
   "eta": (0.0, 1.0),
   "tau": (0.02, float("inf")),

@@ -4,9 +4,9 @@ import errno
 import pathlib
 
 import eos_jax
-from eos_jax import cost, models, ops
-from eos_jax.ops import plan as plan_lib
-from eos_jax.ops import trial
+from eos_jax import models, ops
+from eos_jax.evaluation import evaluator
+from eos_jax.ops import plan_file, trial
 from eos_jax.training import settings
 
 
@@ -35,7 +35,7 @@ def read_plan(path: str, field: str) -> ops.ReductionPlan:
     if not pathlib.Path(path).is_file() and pathlib.Path(path).exists():
       raise OSError(errno.EINVAL, "it is no regular file")
     with open(path, "rb") as file:
-      text = file.read(plan_lib.MOST_BYTES + 1)
+      text = file.read(plan_file.MOST_BYTES + 1)
   except OSError as error:
     raise settings.ConfigError(
       [
@@ -103,14 +103,7 @@ def preset_plan(
     cost.UnreachableBudget: it cannot meet the budget.
     ValueError: a site lacks a signal that it reads.
   """
-  plan = cost.budget_plan(
-    ops.PRESETS[name],
-    limit=limit,
-    tokens=cfg.tokens,
-    layers=cfg.decoder.layers,
-    vision_layers=cfg.vision_sites,
-    model=cfg.name,
-  )
+  plan = evaluator.preset_plan(cfg, ops.PRESETS[name], limit)
   for site in plan.sites:
     if fault := lacking(site.site, site.spec):
       raise ValueError(fault)

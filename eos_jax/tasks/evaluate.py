@@ -4,7 +4,6 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import time
 
@@ -90,7 +89,7 @@ def _run(job, folder, found):
           **facts["protocol"],
           "weights": model.fingerprint,
           "model": dataclasses.asdict(found.cfg),
-          "plan": None if plan is None else json.loads(plan.to_json()),
+          "plan": plan and plan.digest,
           "batch": batch,
           "steps": steps,
           "stop": asked.stop,

@@ -60,7 +60,7 @@ def _search(folder, run):
   for limit in map(float, facts["gaps"]):  # no name of a file is read
     path = folder / "plans" / f"{limit:g}.json"
     plan = ops.ReductionPlan.from_json(path.read_bytes())
-    if files.sha256(plan.to_json()) not in judged:
+    if plan.digest not in judged:
       raise ValueError(f"{path} is not the plan that results.json is about")
     plans[limit] = plan
     if facts["drawn"]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -81,7 +80,7 @@ def _judged(judge, name, limit, plan, known, entries, folder):
   shown = None
   if name == results_lib.SEARCHED and judge.questions.drawn:
     shown = folder / "examples" / f"{limit:g}.npz"
-  content = {"depends": known, "plan": plan and json.loads(plan.to_json())}
+  content = {"depends": known, "plan": plan and plan.digest}
   entry = entries.find(content)
   if entry is None or not (shown is None or _is_sound(shown)):
     answers = judge.predict(plan)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
@@ -258,8 +257,8 @@ def _rows(job, model, batch, listed, times, bar):
       "reason": item.reason,
     }
     if item.plan is not None:
-      plan = json.loads(item.plan.to_json())
-      content = {**known, "what": "deploy", "batch": batch, "plan": plan}
+      content = {**known, "what": "deploy", "batch": batch}
+      content["plan"] = item.plan.digest
       found = times.find(content)
       if found is None:
         if dense is None:
@@ -293,7 +292,7 @@ def _facts(job, model, listed, times):
     **circumstances(job, model),
     "what": "compilations",
     "pictures": job.pictures,
-    "plan": None if plan is None else json.loads(plan.to_json()),
+    "plan": None if plan is None else plan.digest,
   }
   served = times.once(
     content,

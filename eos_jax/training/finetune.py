@@ -1,7 +1,6 @@
 """Training of projector and decoder under a fixed plan."""
 
 from collections.abc import Callable, Mapping
-import hashlib
 import pathlib
 from typing import Any
 
@@ -150,7 +149,7 @@ def run(
   checker = _checker(model.cfg, plan, checks, job.check_batch, cut)
   facts = {
     "weights": model.fingerprint,
-    "plan": hashlib.sha256(plan.to_json().encode()).hexdigest(),
+    "plan": plan.digest,
     "data": dict(searched_on),
     "settings": settings_lib.binding(job),
   }

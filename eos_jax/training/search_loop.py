@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import eos_jax
 from eos_jax import cost, files, models, ops, processes, search
 from eos_jax.models import partition
 from eos_jax.training import loop, metrics, record, search_check, speed
@@ -71,8 +72,18 @@ class Budgets:
     mesh: Any,
     workdir: pathlib.Path,
     writer: metrics.Writer,
+    facts: Mapping[str, Any],
   ):
     self.problem, self.checker = problem, checker
+    # Of every plan; the same in a run that was resumed.
+    self.provenance = {
+      "score_questions": problem.settings.check_questions,
+      "seed": problem.settings.seed,
+      "steps": problem.steps,
+      "search": files.digest(facts)[:16],
+      "eos_jax": eos_jax.__version__,
+      "jax": jax.__version__,
+    }
     self.writer, self.plans = writer, workdir / "plans"
     self.plans.mkdir(exist_ok=True)
     self.limits = sorted(problem.settings.budgets, reverse=True)
@@ -201,7 +212,9 @@ class Budgets:
 
     The check's file has the digests of the others, and one of itself.
     """
-    checked = {**checked, "plan": files.sha256(plan.to_json())}
+    found = {"budget": limit, "score": checked["hard"], **self.provenance}
+    plan = dataclasses.replace(plan, provenance=found)
+    checked = {**checked, "plan": plan.digest}
     if self.problem.settings.trains_model:
       params = {**self.params, **state.variables["model"]}
       path = self.plans / f"{limit:g}.safetensors"
@@ -237,7 +250,7 @@ class Budgets:
         files.read_json(self.plans / f"{limit:g}.check.json")
       )
       plan = ops.ReductionPlan.from_json(path.read_text(encoding="utf-8"))
-      if checked["plan"] != files.sha256(plan.to_json()):
+      if checked["plan"] != plan.digest:
         raise ValueError("it is not the plan that was found")
       return plan, checked
 
@@ -371,7 +384,7 @@ def run(
   with record.Record(workdir, facts, keep=settings.keep) as book:
     meter = speed.Meter(work, workdir, book.writer, trace=settings.trace_steps)
     kind = Family if problem.knots else Budgets
-    task = kind(problem, checker, mesh, workdir, book.writer)
+    task = kind(problem, checker, mesh, workdir, book.writer, facts)
     state, iterator, start = book.resume(task.start(), iterator, problem.steps)
     loop.run(
       task.advance,

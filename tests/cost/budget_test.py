@@ -115,18 +115,29 @@ def test_tome_spreads_over_the_blocks_and_halves_at_most():
 
 
 def test_bipartite_in_the_decoder_halves_at_most():
-  spec = ops.presets.TOME.replace(
-    site="decoder", layers=(0,), depth=32, protect=0
-  )
+  spec, first = ops.presets.TOME.replace(protect=0), ops.Placement()
   with pytest.raises(cost.UnreachableBudget) as error:
-    cost.budget_plan(spec, limit=48, **TINY)
+    cost.budget_plan(spec, limit=48, placement=first, **TINY)
   assert error.value.smallest == 72
 
 
 def test_several_decoder_layers_need_a_plan():
-  spec = ops.presets.PRUNE.replace(layers=(2, 6, 15))
+  spec, late = ops.presets.PRUNE, ops.Placement(layers=(2, 6, 15))
   with pytest.raises(ValueError, match="write the ReductionPlan"):
-    cost.budget_plan(spec, limit=48, **TINY)
+    cost.budget_plan(spec, limit=48, placement=late, **TINY)
+
+
+def test_operators_that_are_no_presets_act_at_the_decoder_input():
+  spec = ops.presets.PYRAMIDDROP.replace(name="mine")
+  sites = cost.budget_plan(spec, limit=48, **LLAVA).sites
+  assert [(s.site, s.keep) for s in sites] == [("decoder.0", 48)]
+  inside = ops.Placement(site="vision", layers=(4, 8), depth=12)
+  sites = cost.budget_plan(spec, limit=48, placement=inside, **LLAVA).sites
+  assert [s.site for s in sites] == ["vision.8", "vision.15"]
+  # Numbers of a preset may change, its placement stays.
+  spec = ops.presets.FASTV.replace(protect=1)
+  (site,) = cost.budget_plan(spec, limit=192, **LLAVA).sites
+  assert site.site == "decoder.2"
 
 
 def test_limits_must_be_positive():
@@ -148,9 +159,9 @@ def test_a_limit_above_all_tokens_keeps_them():
 def test_no_budget_is_exceeded_and_none_is_wasted(
   limit, layers, tokens, published
 ):
-  spec = ops.presets.PRUNE.replace(layers=(published,))
   plan = cost.budget_plan(
-    spec,
+    ops.presets.PRUNE,
+    placement=ops.Placement(layers=(published,)),
     limit=limit,
     tokens=tokens,
     layers=layers,

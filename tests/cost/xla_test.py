@@ -220,7 +220,7 @@ CASES = {
   ),
   "operator: matching by keys": lambda: _operator(
     WIDE,
-    PRESETS.TOME.replace(protect=0, site="decoder", depth=24),
+    PRESETS.TOME.replace(protect=0),
     TOKENS,
     256,
     0,

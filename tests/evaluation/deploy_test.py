@@ -137,10 +137,11 @@ def test_a_plan_is_cut_at_the_same_sites(model, inputs):
     jax.jit(programs.see(CFG, plan))(model.params, inputs.image, inputs.key)
     for plan in (short, None)
   )
-  assert seen.state.position.tolist() == [list(range(8))] * 2
+  assert seen.state.tokens.position.tolist() == [list(range(8))] * 2
   first = programs.shortened(dense, 8)
   assert first.visual.shape == seen.visual.shape
-  assert first.state.position.tolist() == seen.state.position.tolist()
+  places = seen.state.tokens.position.tolist()
+  assert first.state.tokens.position.tolist() == places
 
 
 def test_a_plan_without_encoder_sites_shares_the_encoder(model, inputs, dense):

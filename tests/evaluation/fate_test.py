@@ -117,7 +117,7 @@ def test_it_goes_through_the_encoder(name):
   )
   owner, left_at = jax.vmap(lambda t: fate.follow(t, 16))(out.trace)
   for sample in range(2):
-    end = set(np.asarray(out.state.position)[sample].tolist())
+    end = set(np.asarray(out.state.tokens.position)[sample].tolist())
     kept = np.flatnonzero(np.asarray(left_at)[sample] == 4).tolist()
     assert set(kept) == end
     assert np.bincount(np.asarray(left_at)[sample]).tolist() == [3, 4, 3, 2, 4]

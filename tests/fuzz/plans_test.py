@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from eos_jax import cost, models, ops
+from eos_jax import models, ops
+from eos_jax.evaluation import evaluator
 from eos_jax.ops import needs, types
 from eos_jax.tasks import common
 from eos_jax.training import settings
@@ -36,21 +37,13 @@ def _plans():
   """Texts of sound plans."""
   for name in PRESETS:
     for limit in (8, 12):
-      plan = cost.budget_plan(
-        ops.PRESETS[name],
-        limit=limit,
-        tokens=CFG.tokens,
-        layers=CFG.decoder.layers,
-        vision_layers=CFG.vision_sites,
-        model=CFG.name,
-      )
-      yield plan.to_json()
+      yield evaluator.preset_plan(CFG, ops.PRESETS[name], limit).to_json()
 
 
 def _other_choice(data, draw):
   """Another name, number or count in a field of an operator."""
   site = draw.choice(data["sites"])
-  spec = site["spec"]
+  spec = draw.choice((site, data["operator"]))
   kind = draw.choice(("choice", "number", "count", "score", "place"))
   if kind == "choice":
     field = draw.choice(sorted(set(_CHOICES) - {"scores"}))
@@ -65,11 +58,12 @@ def _other_choice(data, draw):
     )
     value = draw.choice(_NUMBERS)
   elif kind == "count":
-    field = draw.choice(("stride", "neighbours", "protect", "depth", "fused"))
+    field = draw.choice(("stride", "neighbours", "protect", "fused"))
     value = draw.randint(0, 5)
   elif kind == "score":
     field = "scores"
-    value = [draw.choice(_CHOICES["scores"]) for _ in spec["scores"]]
+    known = (data["operator"] | site)["scores"]
+    value = [draw.choice(_CHOICES["scores"]) for _ in known]
   else:
     site["keep"] = draw.randint(1, CFG.tokens)
     site["site"] = draw.choice(CFG.sites)

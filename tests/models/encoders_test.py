@@ -64,8 +64,9 @@ def test_without_a_class_token_its_row_is_what_patches_receive():
   expected = jnp.mean(jax.nn.softmax(scores, axis=-1), axis=(1, 2))
   out = vision.encode(cfg, params, image)
   assert out.class_token is None
-  np.testing.assert_allclose(out.state.class_row, expected, rtol=1e-5)
-  np.testing.assert_allclose(jnp.sum(out.state.class_row, axis=1), 1, rtol=1e-5)
+  row = out.state.signals.class_row
+  np.testing.assert_allclose(row, expected, rtol=1e-5)
+  np.testing.assert_allclose(jnp.sum(row, axis=1), 1, rtol=1e-5)
 
 
 def test_padding_changes_nothing_in_patches_that_are_there():
@@ -81,8 +82,8 @@ def test_padding_changes_nothing_in_patches_that_are_there():
   there = np.flatnonzero(valid)
   for name in ("class_row", "vision_keys"):
     np.testing.assert_allclose(
-      getattr(padded.state, name)[:, there],
-      getattr(alone.state, name),
+      getattr(padded.state.signals, name)[:, there],
+      getattr(alone.state.signals, name),
       rtol=2e-5,
       atol=1e-6,
     )
@@ -122,7 +123,7 @@ def test_a_site_in_an_encoder_without_a_class_token_protects_nothing():
   plan = ops.ReductionPlan("p", "small", 16, 3, (site,))
   out = _encode(_siglip(), small.pictures(2), reduction=plan)
   assert out.patches.shape == (2, 6, 16)
-  assert np.all(np.diff(out.state.position) > 0)
+  assert np.all(np.diff(out.state.tokens.position) > 0)
 
 
 def _merging(**changes):
@@ -153,12 +154,12 @@ def test_merged_patches_are_tokens_on_a_coarser_raster():
   out = vision.encode(cfg.vision, params["vision"], small.pictures(2))
   assert seen.visual.shape == (2, 4, 16)
   np.testing.assert_allclose(
-    seen.state.class_row,
-    np.mean(projector.squares(out.state.class_row, cfg), axis=-1),
+    seen.state.signals.class_row,
+    np.mean(projector.squares(out.state.signals.class_row, cfg), axis=-1),
     rtol=1e-5,
   )
-  assert seen.state.vision_keys.shape == (2, 4, 8)
-  assert seen.state.position.tolist() == [[0, 1, 2, 3]] * 2
+  assert seen.state.signals.vision_keys.shape == (2, 4, 8)
+  assert seen.state.tokens.position.tolist() == [[0, 1, 2, 3]] * 2
 
 
 def test_a_projector_of_one_matrix():

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eos_jax import cost, models, ops
+from eos_jax import models, ops
+from eos_jax.evaluation import evaluator
 from eos_jax.models import tiles
 from tests.models import small
 
@@ -70,14 +71,7 @@ def _plan(cfg, name):
       cfg.decoder.layers,
       tuple(ops.PlannedSite(*site) for site in sites),
     )
-  return cost.budget_plan(
-    ops.PRESETS[name],
-    limit=cfg.tokens * 0.6,
-    tokens=cfg.tokens,
-    layers=cfg.decoder.layers,
-    vision_layers=cfg.vision_sites,
-    model=cfg.name,
-  )
+  return evaluator.preset_plan(cfg, ops.PRESETS[name], cfg.tokens * 0.6)
 
 
 def _layout(cfg):

@@ -147,7 +147,7 @@ def test_a_picture_with_fewer_tokens_than_the_count(name):
   other = patches.reshape(image.shape)
   moved = small.apply(CFG, params, other, text, plan, valid=valid)
   _assert_close(moved.logits[0], few.logits[0])
-  present = np.asarray(few.state.log_mass[0]) > -1
+  present = np.asarray(few.state.tokens.log_mass[0]) > -1
   assert 1 <= present.sum() <= 3
 
 

@@ -1,11 +1,14 @@
 """The plans that come with the tiny model."""
 
+import dataclasses
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eos_jax import cost, models
+from eos_jax import cost, models, ops
 from eos_jax.data import loader
 from eos_jax.tasks import common
 from eos_jax.training import shared_settings
@@ -22,6 +25,23 @@ def test_they_fit_the_model_and_meet_their_budgets(limit):
   assert common.plan_faults(cfg, plan, "plan") == []
   average = cost.layer_average(cost.layer_counts(plan))
   assert 0.95 * limit <= average <= limit
+
+
+def test_the_file_of_the_first_format_has_the_same_operators():
+  path = pathlib.Path(__file__).parents[1] / "goldens/plans/eos_16.v1.json"
+  first = ops.ReductionPlan.from_json(path.read_bytes())
+  plan = common.shipped_plan("tiny", 16)
+  assert dataclasses.replace(first, sites=()) == dataclasses.replace(
+    plan, sites=()
+  )
+  numbers = [field.name for field in dataclasses.fields(ops.OperatorParams)]
+  for a, b in zip(first.sites, plan.sites, strict=True):
+    for x, y in zip(
+      *(jax.tree.leaves(s.spec.params()) for s in (a, b)), strict=True
+    ):
+      np.testing.assert_array_equal(x, y)
+    same = b.spec.replace(**{n: getattr(a.spec, n) for n in numbers})
+    assert dataclasses.replace(b, spec=same) == a
 
 
 def _soft(plan):

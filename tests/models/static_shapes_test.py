@@ -62,8 +62,8 @@ def _seen(room):
 def _kept(out, state, room):
   """Places of the rows that stay, and what is left of each."""
   found = []
-  mass = np.exp(np.asarray(out.state.log_mass, np.float64))
-  place = np.asarray(out.state.position)
+  mass = np.exp(np.asarray(out.state.tokens.log_mass, np.float64))
+  place = np.asarray(out.state.tokens.position)
   for row in range(2):
     there = mass[row] > 0.5
     places = zip(*np.divmod(place[row][there], room[1]), strict=True)
@@ -140,7 +140,8 @@ def test_pooled_tokens_are_as_many_as_asked_for():
   spec = ops.presets.POOL.replace(protect=0)
   cfg, params, seen = _seen((8, 8))
   out = small.read(cfg, params, seen, small.text(2), _plan(spec, 9, (8, 8)))
-  assert (np.asarray(out.state.log_mass) > -1).sum(axis=1).tolist() == [9, 9]
+  kept = np.asarray(out.state.tokens.log_mass) > -1
+  assert kept.sum(axis=1).tolist() == [9, 9]
 
 
 # Against the functions of static grids.

@@ -107,8 +107,8 @@ def test_order_of_the_decoder_is_that_of_the_layout():
   assert seen.state.count.tolist() == [[12]]
   newline = params["newline"].astype(jnp.float32)
   np.testing.assert_allclose(seen.visual[0, 7], newline, rtol=1e-6)
-  assert seen.state.class_row[0, 7] == 0
-  assert jnp.all(seen.state.class_row[0, :7] > 0)
+  assert seen.state.signals.class_row[0, 7] == 0
+  assert jnp.all(seen.state.signals.class_row[0, :7] > 0)
 
 
 def test_padding_behind_the_tokens_changes_nothing():

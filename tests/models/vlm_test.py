@@ -167,8 +167,8 @@ def test_soft_at_low_temperature_equals_masked_equals_hard(spec):
     _soft(keep, hard=False, spec=spec), temperature=jnp.float32(1e-4)
   )
   soft = small.apply(CFG, params, image, text, cold)
-  assert hard.state.size.shape == (2, 3)
-  assert masked.state.size.shape == (2, 16)
+  assert hard.state.tokens.size.shape == (2, 3)
+  assert masked.state.tokens.size.shape == (2, 16)
   np.testing.assert_allclose(masked.logits, hard.logits, rtol=1e-3, atol=1e-4)
   np.testing.assert_allclose(soft.logits, hard.logits, rtol=1e-3, atol=1e-3)
 
@@ -231,8 +231,9 @@ def test_tome_merges_inside_the_encoder():
   plan = _plan(("vision.0", 11, tome), ("vision.2", 7, tome))
   seen = small.see(CFG, params, image, plan)
   assert seen.visual.shape == (2, 7, 16)
-  np.testing.assert_allclose(jnp.sum(seen.state.size, axis=1), 16, rtol=1e-5)
-  assert (np.diff(seen.state.position, axis=1) > 0).all()
+  total = jnp.sum(seen.state.tokens.size, axis=1)
+  np.testing.assert_allclose(total, 16, rtol=1e-5)
+  assert (np.diff(seen.state.tokens.position, axis=1) > 0).all()
   out = small.read(CFG, params, seen, text, plan)
   assert np.isfinite(out.logits).all()
 
@@ -300,5 +301,5 @@ def test_class_token_survives_an_operator_that_does_not_protect_it():
   seen = small.see(CFG, params, image, plan)
   assert seen.visual.shape == (2, 5, 16)
   # Position -1 is the class token's: none of it may reach the decoder.
-  assert (np.asarray(seen.state.position) >= 0).all()
+  assert (np.asarray(seen.state.tokens.position) >= 0).all()
   assert np.isfinite(small.read(CFG, params, seen, text, plan).logits).all()

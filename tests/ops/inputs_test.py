@@ -377,7 +377,7 @@ def test_operators_run_under_shard_map(name):
     (dict(protect=1.0), "protect is 1.0, use an integer"),
     (dict(select=None), "select is None, use a string"),
     (dict(scores="norm"), "scores is 'norm', use a tuple"),
-    (dict(layers=("a",)), "layers is 'a', use an integer"),
+    (dict(omega=("a", 0)), "omega is 'a', use a number"),
     (dict(gamma=10**400), "gamma is too large, use a finite number"),
   ],
   ids=lambda value: str(value)[:20],
@@ -396,7 +396,7 @@ def test_lists_and_arrays_of_one_number_become_plain():
     pi=[np.float32(0.5), jnp.float32(0.5)],
     gamma=np.float64(0.25),
     protect=np.int64(1),
-    layers=[3],
+    omega=[1, 0],
   )
   plain = ops.OperatorSpec(
     "s",
@@ -404,15 +404,11 @@ def test_lists_and_arrays_of_one_number_become_plain():
     pi=(0.5, 0.5),
     gamma=0.25,
     protect=1,
-    layers=(3,),
+    omega=(1.0, 0.0),
   )
   assert spec == plain and hash(spec) == hash(plain)
-  assert [type(v) for v in (spec.gamma, spec.protect, *spec.pi)] == [
-    float,
-    int,
-    float,
-    float,
-  ]
+  kinds = [type(v) for v in (spec.protect, spec.gamma, *spec.pi, *spec.omega)]
+  assert kinds == [int] + 5 * [float]
   with pytest.raises(ValueError, match="gamma is traced, but a spec is static"):
     jax.jit(lambda g: ops.OperatorSpec("s", gamma=g).params())(0.5)
 

@@ -1,13 +1,15 @@
 """Plans and specs: JSON, validation."""
 
 import json
+import pathlib
 import re
 
 import pytest
 
 from eos_jax import ops
-from eos_jax.ops import trial
+from eos_jax.ops import plan_file, trial
 
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "plans"
 SITES = (
   ops.PlannedSite("vision.1", 100, ops.presets.TOME),
   ops.PlannedSite("decoder.0", 48, ops.presets.HYBRID),
@@ -35,12 +37,143 @@ def test_every_preset_survives_json(name):
   assert ops.ReductionPlan.from_json(plan.to_json()).sites[0] == site
 
 
-def test_json_spells_every_number_out():
+def test_json_has_every_choice_and_number_and_shared_ones_once():
   data = json.loads(_plan().to_json())
-  spec = data["sites"][1]["spec"]
-  for name in ("gamma", "tau", "theta", "rho", "eta", "delta", "kappa"):
-    assert isinstance(spec[name], float)
-  assert spec["pi"] == list(ops.presets.HYBRID.pi)
+  shared = data["operator"]
+  assert shared["recycle"] == 1.0 and shared["sources"] == "removed"
+  for site, planned in zip(data["sites"], SITES, strict=True):
+    assert not set(site) & set(shared)
+    whole = {n: v for n, v in {**shared, **site}.items() if n not in _OF_SITES}
+    assert whole == json.loads(json.dumps(vars(planned.spec)))
+  # Of one site all is shared.
+  (site,) = json.loads(_plan(sites=SITES[1:2]).to_json())["sites"]
+  assert site == {"site": "decoder.0", "keep": 48}
+
+
+_OF_SITES = ("site", "keep")
+
+
+def _searched(count):
+  """A plan as a search writes it: numbers of their own at each site."""
+
+  def number(site, place):
+    return round(0.1 + 0.83 / (3 * site + place + 1), 9)
+
+  names = ("activation", "retention", "gamma", "tau", "rho", "rho_attn", "eta")
+  sites = tuple(
+    ops.PlannedSite(
+      f"decoder.{index}",
+      40 - index,
+      ops.presets.HYBRID.replace(
+        name="eos@16",
+        pi=(0.123456789, 0.023456789, 0.003456789, 0.833456789, 0.016172844),
+        omega=(number(index, 9), 0.123456789),
+        **{name: number(index, place) for place, name in enumerate(names)},
+      ),
+    )
+    for index in range(count)
+  )
+  return _plan(sites=sites, note="", provenance={"seed": 0, "score": 0.5})
+
+
+def test_a_plan_of_five_sites_can_be_read_by_people():
+  lines = _searched(5).to_json().splitlines()
+  assert len(lines) <= 45
+  assert max(map(len, lines)) <= 80
+
+
+def test_a_site_may_differ_from_what_is_shared():
+  data = json.loads(_plan(sites=SITES[1:2]).to_json())
+  data["sites"][0]["gamma"] = 0.125
+  (site,) = ops.ReductionPlan.from_json(json.dumps(data)).sites
+  assert site.spec == ops.presets.HYBRID.replace(gamma=0.125)
+
+
+def test_nothing_is_left_to_defaults():
+  data = json.loads(_plan().to_json())
+  for name in list(data["operator"]):
+    less = {n: v for n, v in data["operator"].items() if n != name}
+    text = json.dumps(data | {"operator": less})
+    with pytest.raises(ValueError, match=rf"'vision.1' lacks \['{name}'\]"):
+      ops.ReductionPlan.from_json(text)
+
+
+def test_provenance_is_kept_and_no_part_of_equality():
+  known = {"seed": 3, "score": 0.5, "run": "a", "labels": True, "note": None}
+  plan, other = _plan(), _plan(provenance=known)
+  again = ops.ReductionPlan.from_json(other.to_json())
+  assert dict(again.provenance) == known and list(again.provenance) == list(
+    known
+  )
+  assert plan == other == again and hash(plan) == hash(other)
+  assert plan.digest == other.digest == again.digest
+  assert plan.digest != _plan(tokens=145).digest
+  known["seed"] = 4
+  assert other.provenance["seed"] == 3
+
+
+def test_equal_plans_have_equal_digests():
+  """Whether a number was given as an integer makes no difference."""
+  plans = [
+    _plan(sites=(ops.PlannedSite("decoder.0", 9, ops.PRESETS["merge"]),)),
+    _plan(
+      sites=(
+        ops.PlannedSite("decoder.0", 9, ops.presets.MERGE.replace(gamma=1)),
+      )
+    ),
+  ]
+  assert plans[0] == plans[1] and plans[0].digest == plans[1].digest
+
+
+@pytest.mark.parametrize(
+  "provenance, words",
+  [
+    ({"a": float("nan")}, "provenance['a'] is nan, use a text, a finite"),
+    ({"a": [1]}, "provenance['a'] is [1], use a text, a finite"),
+    ({"a": "b\nc"}, "provenance has 'b\\nc', use at most 200 printable"),
+    ({"\ud83d": 1}, "provenance has '\\ud83d', use at most 200 printable"),
+    ({"a": "x" * 999}, "xxx', use at most 200 printable characters"),
+    ({str(n): n for n in range(99)}, "has 99 entries, use at most 64"),
+  ],
+)
+def test_provenance_is_plain(provenance, words):
+  with pytest.raises(ValueError, match=re.escape(words)):
+    _plan(provenance=provenance)
+
+
+@pytest.mark.parametrize("name", ["eos_16", "mixed"])
+def test_files_of_the_first_format_are_read(name):
+  text = (GOLDENS / f"{name}.v1.json").read_text(encoding="utf-8")
+  plan = ops.ReductionPlan.from_json(text)
+  first = json.loads(text)
+  for site, planned in zip(first["sites"], plan.sites, strict=True):
+    spec = {n: site["spec"][n] for n in plan_file.OPERATOR}
+    assert spec == json.loads(json.dumps(vars(planned.spec)))
+    assert (site["site"], site["keep"]) == (planned.site, planned.keep)
+  for field in ("name", "model", "tokens", "layers", "note"):
+    assert first[field] == getattr(plan, field)
+  assert ops.ReductionPlan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+  "edit, words",
+  [
+    (lambda d: d.pop("sites"), "lacks ['sites']"),
+    (lambda d: d.update(sites=3), "sites is 3, it must be a list"),
+    (lambda d: d["sites"].append(3), "site is 3, it must be a JSON object"),
+    (lambda d: d["sites"][0].pop("keep"), "lacks ['keep']"),
+    (lambda d: d["sites"][0].update(spec=3), "has unknown fields ['spec']"),
+    (lambda d: d["sites"][0]["spec"].pop("eta"), "lacks ['eta']"),
+    (lambda d: d["sites"][0]["spec"].update(gama=1.0), "['gama']"),
+    (lambda d: d["sites"][0]["spec"].update(rho=1e9), "use at most 10000"),
+  ],
+)
+def test_faulty_files_of_the_first_format_are_refused(edit, words):
+  text = (GOLDENS / "eos_16.v1.json").read_text(encoding="utf-8")
+  data = json.loads(text)
+  edit(data)
+  with pytest.raises(ValueError, match=re.escape(words)):
+    ops.ReductionPlan.from_json(json.dumps(data))
 
 
 def test_lookup_of_a_site():
@@ -55,6 +188,8 @@ def test_lookup_of_a_site():
     ("[]", "no format"),
     ("{}", "no format"),
     ('{"format": "eos_jax.ReductionPlan/1"}', "lacks"),
+    ('{"format": "eos_jax.ReductionPlan/2"}', "lacks"),
+    ('{"format": "eos_jax.ReductionPlan/3"}', "no format"),
   ],
 )
 def test_foreign_json_is_refused(text, words):
@@ -77,10 +212,15 @@ def _edited(edit):
     (lambda d: d.update(sites={}), "must be a list"),
     (lambda d: d["sites"][0].pop("keep"), "lacks.*keep"),
     (lambda d: d["sites"][0].update(keep=1.5), "keep is 1.5"),
-    (lambda d: d["sites"][0]["spec"].pop("tau"), "lacks.*tau"),
-    (lambda d: d["sites"][0]["spec"].update(tau="a"), "tau is 'a'"),
-    (lambda d: d["sites"][0]["spec"].update(gama=1.0), "gama"),
-    (lambda d: d["sites"][0]["spec"].update(pi=0.5), "pi is 0.5"),
+    (lambda d: d["sites"][0].pop("tau"), "'vision.1' lacks.*tau"),
+    (lambda d: d["sites"][0].update(tau="a"), "site 'vision.1' tau is 'a'"),
+    (lambda d: d["sites"][0].update(gama=1.0), "gama"),
+    (lambda d: d["sites"][0].update(layers=[0]), "unknown fields.*layers"),
+    (lambda d: d["sites"][0].update(pi=0.5), "pi is 0.5"),
+    (lambda d: d["operator"].update(kappa="a"), "operator kappa is 'a'"),
+    (lambda d: d["operator"].update(gama=1.0), "operator has unknown.*gama"),
+    (lambda d: d.update(operator=[]), r"operator is \[\], it must be a JSON"),
+    (lambda d: d.update(provenance=3), "provenance is 3, it must be a JSON"),
   ],
 )
 def test_faulty_json_is_refused(edit, words):
@@ -92,7 +232,7 @@ def _set(name, value):
   """An edit of the operator of the second site."""
 
   def edit(data):
-    data["sites"][1]["spec"][name] = value
+    data["sites"][1][name] = value
 
   return edit
 
@@ -115,9 +255,8 @@ _FINITE = "use a finite number that float32 can hold"
     (_set("pi", [None]), "pi[0] is None, it must be float"),
     (_set("pi", ["1"]), "pi[0] is '1', it must be float"),
     (_set("omega", [{}, 1.0]), "omega[0] is {}, it must be float"),
-    (_set("layers", [0.5]), "layers[0] is 0.5, it must be int"),
-    (_set("layers", [True]), "layers[0] is True, it must be int"),
-    (_set("schedule", [[]]), "schedule[0] is [], it must be float"),
+    (_set("protect", 0.5), "protect is 0.5, it must be int"),
+    (_set("stride", True), "stride is True, it must be int"),
     (_set("stride", 10**30), "use at most 2147483647"),
     (_set("name", "\ud83d"), "name is '\\ud83d', which is no Unicode text"),
     (_set("select", "x" * 10**5), "select has 100000 characters, use at most"),
@@ -127,7 +266,7 @@ _FINITE = "use a finite number that float32 can hold"
     ),
     (_set("alpha", "raw"), "alpha is 'raw' with eta="),
     (
-      lambda d: d["sites"][0]["spec"].update(assign="clusters"),
+      lambda d: d["sites"][0].update(assign="clusters"),
       "assign is 'clusters', whose centres are a",
     ),
     (lambda d: d["sites"].__setitem__(0, 3), "site is 3, it must be a JSON"),
@@ -202,8 +341,7 @@ def test_texts_that_are_no_plan(text, words):
 
 def test_messages_about_much_stay_short():
   def edit(data):
-    spec = data["sites"][0]["spec"]
-    data["sites"] = [data["sites"][0] | {"spec": spec | {"select": "x"}}] * 999
+    data["sites"] = [data["sites"][0] | {"select": "x"}] * 999
 
   for change in (
     edit,
@@ -301,7 +439,6 @@ def test_site_names(site):
     (dict(pi=(1.0,)), "pi has 1 weights for 2"),
     (dict(pi=(0.3, 0.3)), "pi sums to"),
     (dict(alpha="mass"), "alpha is 'mass', use one of"),
-    (dict(layers=(32,)), "layers"),
     (dict(protect=-1), "protect"),
     (dict(omega=(1.0, 0.0, 0.0)), "omega has 3"),
   ],

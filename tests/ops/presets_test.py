@@ -1,11 +1,14 @@
 """Each preset against a slow reference, hard form, and hand-made cases."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eos_jax import ops
+from eos_jax import cost, ops
+from eos_jax.ops import presets, types
 from tests.ops import forms, reference
 
 K = 6
@@ -159,9 +162,75 @@ def test_hybrid():
 
 
 def test_names_are_unique_and_documented():
+  assert list(ops.PRESETS) == list(presets.RECORDS)
   for name, spec in ops.PRESETS.items():
-    assert spec.name == name and len(spec.doc) > 40
+    record = presets.RECORDS[name]
+    assert spec.name == name and record.spec is spec
+    assert len(record.doc) > 40
     assert hash(spec) == hash(spec.replace())
+    assert hash(record) == hash(record)
+
+
+def _without(name):
+  ops.PRESETS.pop(name, None), presets.RECORDS.pop(name, None)
+
+
+def test_presets_can_be_registered(request):
+  request.addfinalizer(lambda: _without("mine"))
+  spec = ops.presets.FASTV.replace(name="mine", gamma=0.5)
+  late = ops.Placement(layers=(14,), depth=28)
+  record = dict(title="Mine", placement=late)
+  assert ops.register(spec, **record) is spec is ops.PRESETS["mine"]
+  assert presets.RECORDS["mine"] == presets.Preset(spec, **record)
+  ops.register(spec, **record)  # the same again, as a module that is read anew
+  plan = cost.budget_plan(
+    spec, limit=40, tokens=64, layers=4, vision_layers=2, model="m"
+  )
+  assert [site.site for site in plan.sites] == ["decoder.2"]
+  with pytest.raises(ValueError, match="another preset has this name"):
+    ops.register(spec.replace(gamma=0.25))
+  assert ops.PRESETS["mine"] is spec
+
+
+@pytest.mark.full
+def test_the_nearest_preset_may_be_a_registered_one(request):
+  request.addfinalizer(lambda: _without("mine"))
+  spec = ops.presets.MERGE.replace(name="mine", scores=("norm",), pi=(1.0,))
+  before = ops.nearest_preset(spec)
+  assert before.distance > 0
+  ops.register(spec)
+  found = ops.nearest_preset(spec.replace(name="found"))
+  assert (found.name, found.distance) == ("mine", 0)
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    (dict(name="a/b"), "name is 'a/b', give a name without '/'"),
+    (dict(name="fastv"), "preset 'fastv': another preset has this name"),
+    (dict(select="best"), "select names 'best', use one of"),
+  ],
+)
+def test_presets_that_are_refused(changes, words):
+  spec = ops.presets.PRUNE.replace(**{"name": "mine", **changes})
+  with pytest.raises(ValueError, match=words):
+    ops.register(spec)
+  assert "mine" not in ops.PRESETS
+
+
+@pytest.mark.parametrize(
+  "fields, words",
+  [
+    (dict(site="attic"), "site is 'attic', use 'vision' or 'decoder'"),
+    (dict(layers=(32,)), "give at least one layer in 0..31"),
+    (dict(layers=()), "give at least one layer"),
+    (dict(schedule=(0.5, 0.2)), "schedule has 2 shares for 1 layers"),
+    (dict(schedule=(1.5,)), "use shares in"),
+  ],
+)
+def test_placements_that_are_refused(fields, words):
+  with pytest.raises(ValueError, match=words):
+    ops.Placement(**fields)
 
 
 def test_corners_are_points_of_the_hybrid_space():
@@ -184,6 +253,11 @@ def test_corners_are_points_of_the_hybrid_space():
       jax.tree.leaves(got.tokens), jax.tree.leaves(expected.tokens), strict=True
     ):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_all_numbers_have_a_range():
+  fields = {field.name for field in dataclasses.fields(ops.OperatorParams)}
+  assert {*types.NUMBERS, "pi", "omega"} == fields
 
 
 def test_params_are_float32_and_stack():

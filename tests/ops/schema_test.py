@@ -34,11 +34,14 @@ def test_the_shipped_file_is_up_to_date():
 
 
 def test_every_field_is_described():
-  whole = schema.plan_schema()["properties"]
-  site = whole["sites"]["items"]["properties"]
-  for fields in (whole, site, site["spec"]["properties"]):
-    for name, field in fields.items():
-      assert "description" in field or name in ("format", "spec"), name
+  whole = schema.plan_schema()
+  fields = whole["properties"]
+  site = fields["sites"]["items"]["properties"]
+  operator = whole["$defs"]["operator"]["properties"]
+  assert set(operator) == set(vars(ops.presets.PRUNE))
+  for group in (fields, site, operator):
+    for name, field in group.items():
+      assert "description" in field or name == "format", name
 
 
 @pytest.mark.parametrize("name", sorted(ops.PRESETS))
@@ -48,7 +51,7 @@ def test_plans_of_presets_are_valid(name):
 
 def _edited(change):
   data = json.loads(_plan("hybrid").to_json())
-  change(data, data["sites"][0], data["sites"][0]["spec"])
+  change(data, data["sites"][0], data["operator"])
   return data
 
 
@@ -58,6 +61,9 @@ def _edited(change):
     lambda plan, site, spec: plan.pop("model"),
     lambda plan, site, spec: plan.update(tokens=0),
     lambda plan, site, spec: plan.update(format="eos_jax.ReductionPlan/0"),
+    lambda plan, site, spec: plan.update(provenance=[]),
+    lambda plan, site, spec: plan["provenance"].update(run=["a"]),
+    lambda plan, site, spec: plan.pop("operator"),
     lambda plan, site, spec: plan.update(extra=1),
     lambda plan, site, spec: site.update(keep=0),
     lambda plan, site, spec: site.update(keep=3.5),
@@ -68,7 +74,9 @@ def _edited(change):
     lambda plan, site, spec: spec.update(rho=-1.0),
     lambda plan, site, spec: spec.update(tau=0.0),
     lambda plan, site, spec: spec.update(chi=2),
-    lambda plan, site, spec: spec.pop("eta"),
+    lambda plan, site, spec: spec.update(depth=32),
+    lambda plan, site, spec: site.update(gama=0.5),
+    lambda plan, site, spec: site.update(gamma=1.5),
   ],
 )
 def test_schema_and_reader_refuse_the_same_edits(change):
@@ -78,7 +86,8 @@ def test_schema_and_reader_refuse_the_same_edits(change):
     ops.ReductionPlan.from_json(json.dumps(data))
 
 
-def test_an_edited_count_is_read():
-  data = _edited(lambda plan, site, spec: site.update(keep=7))
+def test_edits_of_a_site_are_read():
+  data = _edited(lambda plan, site, spec: site.update(keep=7, gamma=0.25))
   assert VALIDATOR.is_valid(data)
-  assert ops.ReductionPlan.from_json(json.dumps(data)).sites[0].keep == 7
+  (site,) = ops.ReductionPlan.from_json(json.dumps(data)).sites
+  assert (site.keep, site.spec.gamma) == (7, 0.25)

@@ -242,7 +242,7 @@ def test_what_a_budget_leaves_is_used_if_the_checks_miss_it(better, tmp_path):
 
   with contextlib.closing(metrics.Writer(tmp_path)) as writer:
     run = search_loop.Budgets(
-      problem, Checker(), partition.make_mesh(), tmp_path, writer
+      problem, Checker(), partition.make_mesh(), tmp_path, writer, {}
     )
     run.check(2, state)
     assert not (tmp_path / "plans" / "8.json").exists()
@@ -250,6 +250,10 @@ def test_what_a_budget_leaves_is_used_if_the_checks_miss_it(better, tmp_path):
     (one,) = run.found()
   assert one.hard == (full if better else found)[0]
   assert one.plan.sites[0].keep == one.hard
+  found = one.plan.provenance
+  assert (found["budget"], found["score"]) == (8.0, one.hard)
+  assert found["seed"] == problem.settings.seed
+  assert found["steps"] == problem.steps
 
 
 class _Questions:

@@ -1,15 +1,17 @@
 """Published operators and the corners of the operator space, as data.
 
 Each is an `OperatorSpec`: no preset has code of its own. `PRESETS` maps names
-to specs; what the published code does exactly is restated in each `doc`.
+to operators, `RECORDS` maps them to what their publications say (`Preset`), and
+`register` adds one, also from outside the package.
 """
 
-from eos_jax.ops import types
 from eos_jax.ops.presets.corners import (
   GRID,
   HYBRID,
+  MATRYOSHKA,
   MERGE,
   MERGE_PROPORTIONAL,
+  POOL,
   POOL_SOFT,
   PRUNE,
   RANDOM,
@@ -27,12 +29,18 @@ from eos_jax.ops.presets.decoder import (
   SPARSEVLM_2_0,
   VISION_SELECTOR,
 )
+from eos_jax.ops.presets.registry import (
+  PRESETS,
+  RECORDS,
+  Placement,
+  Preset,
+  placement_of,
+  register,
+)
 from eos_jax.ops.presets.vision import (
   DIFFRATE,
   EVIT,
   EVIT_DROP,
-  MATRYOSHKA,
-  POOL,
   PRUMERGE,
   PRUMERGE_PLUS,
   TOME,
@@ -41,39 +49,3 @@ from eos_jax.ops.presets.vision import (
   VISIONZIP,
   VISIONZIP_PRUNE,
 )
-
-PRESETS: dict[str, types.OperatorSpec] = {
-  spec.name: spec
-  for spec in (
-    PRUNE,
-    REWEIGHT,
-    MERGE,
-    MERGE_PROPORTIONAL,
-    POOL_SOFT,
-    RANDOM,
-    GRID,
-    POOL,
-    MATRYOSHKA,
-    FASTV,
-    SPARSEVLM,
-    SPARSEVLM_1_5,
-    SPARSEVLM_2_0,
-    PYRAMIDDROP,
-    DART,
-    DIVPRUNE,
-    GLOBALCOM2,
-    VISION_SELECTOR,
-    CSP,
-    TOME,
-    TOME_KTH,
-    TOME_PORT,
-    EVIT,
-    EVIT_DROP,
-    VISIONZIP,
-    VISIONZIP_PRUNE,
-    PRUMERGE,
-    PRUMERGE_PLUS,
-    DIFFRATE,
-    HYBRID,
-  )
-}
