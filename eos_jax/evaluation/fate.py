@@ -1,6 +1,7 @@
 """What became of each visual token under a plan: kept, merged or dropped."""
 
 from collections.abc import Mapping
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +58,32 @@ def follow(
     position = reduced.tokens.position
   owner = jnp.where(row >= 0, position[jnp.maximum(row, 0)], -1)
   return jax.lax.stop_gradient((owner, left_at))
+
+
+def by_image(
+  trace: Mapping[str, ops.Reduced], images: int
+) -> dict[str, ops.Reduced]:
+  """Returns the trace of a sample with a leading axis of its images.
+
+  Decoder sites have the rows of all images after one another, and count them
+  through; sites of the vision encoder have the axis already.
+
+  Args:
+    trace: results of the sites for one example, by site name.
+    images: I, images of the sample.
+
+  Returns:
+    Results with shapes `[I, ...]`, whose indices count the rows of an image.
+  """
+  found = {}
+  for site, reduced in trace.items():
+    if site.startswith("vision."):
+      found[site] = reduced
+      continue
+    split = jax.tree.map(
+      lambda leaf: leaf.reshape(images, -1, *leaf.shape[1:]), reduced
+    )
+    start = jnp.arange(images)[:, None] * split.assignment.shape[1]
+    index = jnp.where(split.index >= 0, split.index - start, -1)
+    found[site] = dataclasses.replace(split, index=index)
+  return found

@@ -3,14 +3,11 @@
 Every piece of the page comes from `html.fill`, which escapes what is filled in.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
-import io
 import json
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from eos_jax import cost, ops
 from eos_jax.evaluation import charts, examples, html, tables
@@ -169,52 +166,10 @@ def _images(all_shown):
 
 def _image(shown, place):
   """An image with what happened to its patches, as SVG."""
-  image, owner = shown.images[place], shown.owner[place]
-  left_at, sites = shown.left_at[place], len(shown.sites)
-  height, width = image.shape[:2]
+  owner, left_at = shown.owner[place], shown.left_at[place]
   side = round(np.sqrt(owner.size))
-  patch = width / side
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, format="PNG")
-  data = base64.b64encode(buffer.getvalue()).decode()
-  marks, lines = [], []
-  for token in range(owner.size):
-    row, col = divmod(token, side)
-    if left_at[token] == sites:
-      continue
-    shade = 0.75 - 0.4 * left_at[token] / max(sites - 1, 1)
-    marks.append(
-      html.fill(
-        '<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}"'
-        ' fill-opacity="{shade:.2f}"/>',
-        x=col * patch,
-        y=row * patch,
-        side=patch,
-        shade=shade,
-      )
-    )
-    if owner[token] >= 0 and owner[token] != token:
-      to_row, to_col = divmod(int(owner[token]), side)
-      lines.append(
-        f"M{(col + 0.5) * patch:g} {(row + 0.5) * patch:g}"
-        f"L{(to_col + 0.5) * patch:g} {(to_row + 0.5) * patch:g}"
-      )
-  kept = int(np.sum(left_at == sites))
-  return html.fill(
-    '<svg viewBox="0 0 {width} {height}" role="img"'
-    ' aria-label="{kept} of {all} patches are kept">'
-    '<image width="{width}" height="{height}"'
-    ' href="data:image/png;base64,{data}"/>{marks}'
-    '<path d="{lines}" stroke="#ffd54a" stroke-width=".35"'
-    ' stroke-opacity=".7" fill="none"/></svg>',
-    width=width,
-    height=height,
-    kept=kept,
-    all=owner.size,
-    data=data,
-    marks=html.join(marks),
-    lines="".join(lines),
-  )
+  view = drawing.raster(shown.images[place], (side, side))
+  return drawing.svg(view, owner, left_at, len(shown.sites))
 
 
 def _config(run, facts):

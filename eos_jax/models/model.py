@@ -118,6 +118,14 @@ class ModelFiles:
       max_images=max_images or default.pictures,
     )
 
+  def with_images(self, count: int) -> "ModelFiles":
+    """Returns the model with space for so many images of a question."""
+    if self.processor is None:
+      return self
+    each = max(rooms.default(self.processor).pictures, 1)
+    most = max(self.max_images, max(count, 1) * each)
+    return dataclasses.replace(self, max_images=most)
+
   def rows(self, text_length: int, protocol: str = "") -> Any:
     """Returns what makes rows of questions; see `data.Rows`.
 
@@ -286,7 +294,7 @@ class Model:
         )
       ]
     )
-    out = generate(
+    out = answer_batch(
       self.params,
       batch,
       jax.random.key(seed),
@@ -301,6 +309,7 @@ class Model:
     """Returns rows of questions and their arrays, as short as they can be.
 
     The length of the text is a power of two, so that few programs are compiled.
+    There is space for as many images as the question with the most has.
 
     Args:
       asked: the questions.
@@ -308,7 +317,8 @@ class Model:
     Raises:
       ValueError: a text or an image does not fit.
     """
-    rows = self.files.rows(_MOST_TEXT)
+    most = max(len(item.images) for item in asked)
+    rows = self.files.with_images(most).rows(_MOST_TEXT)
     made = [rows.ask(item) for item in asked]
     longest = max(int(row["prompt_length"]) for row in made)
     length = max(16, 1 << (longest - 1).bit_length())
@@ -321,7 +331,7 @@ class Model:
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "plan", "steps", "stop"))
-def generate(
+def answer_batch(
   params: Any,
   batch: Mapping[str, Any],
   key: Array,

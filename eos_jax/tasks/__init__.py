@@ -12,6 +12,7 @@ import jax
 
 from eos_jax import processes
 from eos_jax.tasks import (
+  answer,
   compile,  # noqa: A004, the name of the task
   convert,
   evaluate,
@@ -22,6 +23,7 @@ from eos_jax.tasks import (
   timing,
 )
 from eos_jax.training import (
+  answer_settings,
   compile_settings,
   convert_settings,
   evaluate_settings,
@@ -56,6 +58,7 @@ class Task:
 
 
 TASKS = {
+  "answer": Task(answer_settings.AnswerJob, answer.run, answer.check),
   "compile": Task(compile_settings.CompileJob, compile.run, compile.check),
   "convert": Task(convert_settings.ConvertJob, convert.run, convert.check),
   "evaluate": Task(

@@ -25,7 +25,7 @@ SUITE_ANSWER = 6
 # model and for others.
 _SUITE_LENGTHS = {
   True: (packing.DEFAULT_TEXT_LENGTH, SUITE_ANSWER),
-  False: (64, 8),
+  False: (128, 8),
 }
 _LENGTHS = {"instructions": (256, 32), "benchmarks": (512, 0)}
 

@@ -1,0 +1,140 @@
+"""Answers one question about images, and shows which tokens plans keep."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from eos_jax import cost, data, files, models
+from eos_jax.evaluation import drawing, fate, html, programs, render, timing
+from eos_jax.tasks import evaluate, opening
+from eos_jax.training import answer_settings
+
+_LENGTH = 64  # tokens of an answer, by default
+
+
+def check(job: answer_settings.AnswerJob) -> None:
+  """Refuses a model, a plan or images that do not fit."""
+  opened, _ = _opened(job)
+  evaluate.candidates(opened.cfg, job)
+  attempt = opening.Attempts()
+  # Every text fits here; `Model.ask` makes rows as short as they can be.
+  rows = attempt(
+    "model", lambda: opened.with_images(len(job.images)).rows(2**20)
+  )
+  if rows is not None:
+    attempt("images", lambda: rows.ask(_item(job)))
+  attempt.check()
+
+
+def _opened(job):
+  attempt = opening.Attempts()
+  found, mesh = opening.open_model(job, attempt, job.image_shape)
+  attempt.check()
+  return found, mesh
+
+
+def _item(job):
+  paths = tuple(map(pathlib.Path, job.images))
+  return data.Item("question", job.question, "", paths)
+
+
+def run(job: answer_settings.AnswerJob, folder: pathlib.Path) -> None:
+  """Answers, and writes a table and a page with the images."""
+  found, mesh = _opened(job)
+  model = opening.Opened(found, mesh, None).load({})
+  rows, batch = model.ask([_item(job)])
+  with jax.set_mesh(mesh):  # for `models.target.spread`
+    made = [
+      _answer(job, model, rows, batch, *candidate)
+      for candidate in evaluate.candidates(model.cfg, job)
+    ]
+  section = render.Section(
+    f"{model.name}: {job.question}",
+    [
+      ["plan", "tokens", "answer", "prefill ms", "ms a token"],
+      *(cells for cells, _ in made),
+    ],
+    [
+      "Tokens: visual tokens of an image, mean over decoder layers.",
+      f"Times: medians of {job.repeats} rounds on"
+      f" {jax.devices()[0].device_kind}; the prefill begins with the pixels.",
+    ],
+  )
+  files.write_text(folder / "answer.md", render.markdown([section]))
+  page = html.page(section.title, html.tables([section]) + _images(made))
+  files.write_text(folder / "answer.html", page)
+  print(
+    render.text([section]),
+    f"Look at {folder}/: answer.html, answer.md",
+    sep="\n",
+    flush=True,
+  )
+
+
+def _answer(job, model, rows, batch, name, limit, plan, reason):
+  """The cells of a plan, and the images with its kept tokens."""
+  if reason:
+    return [name, "", f"cannot reach {limit:g}: {reason}", "", ""], None
+  cfg, key = model.cfg, jax.random.key(job.seed)
+  out = models.answer_batch(
+    model.params,
+    batch,
+    key,
+    cfg=cfg,
+    plan=plan,
+    steps=job.answer_length or _LENGTH,
+    stop=rows.end_ids,
+  )
+  text = rows.decode(np.asarray(out.ids)[0].tolist())
+  params = models.for_inference(model.params)
+  timed = programs.Model(cfg, params, model.files.dtype.name)
+  pipeline = programs.Pipeline(
+    timed, programs.Inputs(batch, key), plan, steps=8
+  )
+  laps = timing.in_turns({"": pipeline.run}, repeats=job.repeats, seconds=60.0)
+  first, step = (
+    1e3 * timing.measured(laps[""][part]).median
+    for part in ("first_token", "step")
+  )
+  average = (
+    float(cost.layer_average(cost.layer_counts(plan))) if plan else (cfg.tokens)
+  )
+  cells = [name, f"{average:.1f}", text, f"{first:.1f}", f"{step:.1f}"]
+  return cells, _drawn(model, batch, plan, out.trace) if plan else None
+
+
+def _drawn(model, batch, plan, trace):
+  """The images of the question with the kept tokens."""
+  shown = jax.tree.map(
+    lambda leaf: leaf[0],
+    {n: batch[n] for n in models.inputs.SHOWN if n in batch},
+  )
+  views = drawing.views(model.cfg, model.processor, shown)
+  trace = jax.tree.map(lambda leaf: leaf[0], trace)
+  owner, left_at = jax.vmap(lambda one: fate.follow(one, model.cfg.tokens))(
+    fate.by_image(trace, len(views))
+  )
+  return [
+    drawing.svg(view, *map(np.asarray, flow), len(plan.sites))
+    for view, flow in zip(views, zip(owner, left_at, strict=True), strict=True)
+    if np.any(view.boxes)
+  ]
+
+
+def _images(made):
+  """A part of the page for each plan."""
+  parts = []
+  for (name, *_), drawn in made:
+    if drawn:
+      figures = [html.fill("<figure>{}</figure>", one) for one in drawn]
+      parts.append(
+        html.section(
+          name,
+          "Bright patches keep their row to the end. A dark one left, the"
+          " earlier the darker; a line leads to the patch that took up most of"
+          " it.",
+          html.fill('<div class="pictures">{}</div>', html.join(figures)),
+        )
+      )
+  return parts
