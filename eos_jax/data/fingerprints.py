@@ -87,7 +87,9 @@ def _words(item, answers):
   """What an item asks in words; plain values."""
   words = [item.question, dict(getattr(item, "choices", {}))]
   if answers:
-    words += [item.answer, item.later]
+    # Benchmarks have several right answers.
+    several = getattr(item, "answers", None)
+    words += [item.answer, item.later] if several is None else list(several)
   return words
 
 

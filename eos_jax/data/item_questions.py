@@ -192,10 +192,15 @@ def from_function(
       " package.module:function, which Python finds from the working directory"
       " or in PYTHONPATH"
     ) from error
+  if not callable(make):
+    raise ValueError(
+      f"{name} is {naming.quoted(make)}; expected a function without arguments"
+    )
   made = make()
   known = isinstance(made, Mapping) and made and set(made) <= set(PARTS)
   if not known or not all(
-    isinstance(item, items.Item) for part in made.values() for item in part
+    isinstance(part, Sequence) and all(isinstance(i, items.Item) for i in part)
+    for part in made.values()
   ):
     raise ValueError(
       f"{name} returned {naming.quoted(made)}; expected a mapping of some of"
@@ -204,13 +209,7 @@ def from_function(
   empty = [part for part, listed in made.items() if not len(listed)]
   if empty:
     raise ValueError(f"{name} returned no items for {', '.join(empty)}")
-  parts = {
-    part: [
-      dataclasses.replace(item, images=tuple(map(items.encoded, item.images)))
-      for item in listed
-    ]
-    for part, listed in made.items()
-  }
+  parts = {part: list(map(_own, listed)) for part, listed in made.items()}
   words = [
     [part, [[i.question, i.answer, i.later, i.task] for i in listed]]
     for part, listed in parts.items()
@@ -223,3 +222,18 @@ def from_function(
     identity={"function": name, "sha256": files.digest(words)},
     skip_invalid=skip_invalid,
   )
+
+
+def _own(item):
+  """An item of the user's, with images that can be compared."""
+  with items.named(item):
+    texts = [item.question, item.answer]
+    texts += [text for turn in item.later for text in turn]
+    if others := [text for text in texts if not isinstance(text, str)]:
+      raise ValueError(f"a text is {naming.quoted(others[0])}; expected a str")
+    if not isinstance(item.images, (tuple, list)):
+      raise ValueError(
+        f"images is {naming.quoted(item.images)}; expected a tuple of images"
+      )
+    images = tuple(map(items.encoded, item.images))
+    return dataclasses.replace(item, images=images)

@@ -1,6 +1,7 @@
 """Questions about images, whatever their source."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+import contextlib
 import dataclasses
 import io
 import pathlib
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from eos_jax.data.processors import image_file
+from eos_jax import naming
+from eos_jax.data.processors import image_file, pixels
 
 
 class LazyImage(Hashable, Protocol):
@@ -53,6 +55,16 @@ class Item:
   row: int = dataclasses.field(default=0, compare=False)
 
 
+@contextlib.contextmanager
+def named(item: Any) -> Iterator[None]:
+  """Names an item, which has a name, in ValueErrors."""
+  try:
+    yield
+  except ValueError as error:
+    name = naming.quoted(item.name)
+    raise ValueError(f"question {name}: {error}") from error
+
+
 def open_image(source: ImageSource) -> Image.Image:
   """Decodes an image.
 
@@ -61,27 +73,23 @@ def open_image(source: ImageSource) -> Image.Image:
       them upright; decoded images are taken as they are.
 
   Raises:
-    ValueError: the image cannot be decoded, or is too large.
+    ValueError: the image cannot be decoded, is too large, or is none.
   """
   if isinstance(source, Image.Image):
     return source
   if isinstance(source, (pathlib.Path, str, bytes)):
     return image_file.open_picture(source)
-  array = source if isinstance(source, np.ndarray) else source.open()
-  if array.dtype != np.uint8 or array.ndim not in (2, 3):
-    raise ValueError(
-      f"an image is an array {array.dtype}{list(array.shape)}; expected uint8"
-      " [height, width, 3]; scale floats to 0..255 and convert them"
-    )
-  return Image.fromarray(array)
+  array = source.open() if hasattr(source, "open") else source
+  return Image.fromarray(pixels.rgb(array))
 
 
 def encoded(source: Any) -> pathlib.Path | bytes | LazyImage:
   """Returns what is hashable and identifies an image by its contents."""
   if isinstance(source, str):
     return pathlib.Path(source)
-  if not isinstance(source, (np.ndarray, Image.Image)):
+  if isinstance(source, bytes) or hasattr(source, "open"):
     return source
   file = io.BytesIO()
-  open_image(source).save(file, format="PNG")
+  # Transparent parts become white, as where the image itself is shown.
+  Image.fromarray(pixels.rgb(source)).save(file, format="PNG")
   return file.getvalue()

@@ -7,7 +7,6 @@ at once: for SmolVLM every tile is one, with its name in the text before it.
 """
 
 from collections.abc import Sequence
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +16,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from eos_jax import naming
 from eos_jax.data import faults, fingerprints, items, processors, rooms
 from eos_jax.data.processors import text as text_lib
 
@@ -135,7 +133,7 @@ class Rows:
       ValueError: as by `ask`, there is no room for a token of the first answer,
         or the tokenizer joins a prompt and its answer.
     """
-    with _naming(item.name):
+    with items.named(item):
       shown, text = self._show(item.question, item.images)
       between, end, after = self._around
       asked, slots = self._split(text)
@@ -198,7 +196,7 @@ class Rows:
     Raises:
       ValueError: text or images do not fit, or an image cannot be read.
     """
-    with _naming(item.name):
+    with items.named(item):
       shown, prompt = self._show(item.question, item.images)
       asked, slots = self._split(prompt)
       return self._filled(shown, asked, slots, len(asked))
@@ -281,13 +279,3 @@ class Rows:
       else:
         kept.append(token)
     return kept, slots
-
-
-@contextlib.contextmanager
-def _naming(name):
-  """Says of which instruction or question an error is."""
-  try:
-    yield
-  except ValueError as error:
-    name = naming.quoted(name)
-    raise ValueError(f"instruction {name}: {error}") from error

@@ -14,6 +14,7 @@ from eos_jax.data import (
   items,
   loader,
   mini_suite,
+  packing,
   question_sets,
   sources,
 )
@@ -67,7 +68,16 @@ class Suite:
       suite: builder config of `mini_suite`, such as "default".
       directory: where prepared data are kept; "" = where tfds keeps them.
       mixture: share of each of `sources.NAMES` in streams.
+
+    Raises:
+      ValueError: the rows of "tiny" are too short.
     """
+    if rows.drawn and rows.text_length < packing.DEFAULT_TEXT_LENGTH:
+      raise ValueError(
+        f"text_length is {rows.text_length}, and questions of the suite have up"
+        f" to {packing.DEFAULT_TEXT_LENGTH} tokens; use"
+        f" {packing.DEFAULT_TEXT_LENGTH} or more"
+      )
     self.rows = rows
     self._suite, self._directory = suite, directory
     self._mixture = tuple(mixture)

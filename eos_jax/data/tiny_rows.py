@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from eos_jax import naming
-from eos_jax.data import items, labels, prompts, tokenizer
+from eos_jax.data import faults, items, labels, prompts, tokenizer
 from eos_jax.data.processors import pixels
 
 
@@ -50,26 +50,34 @@ class TinyRows:
 
     Raises:
       ValueError: there is not one image, it cannot be read, or the text is too
-        long.
+        long or cannot be encoded.
     """
-    ids, prompt = prompts.encode_turn(self.words, item.question, item.answer)
-    loss = [False] * prompt + [True] * (len(ids) - prompt)
-    self._check(item, len(ids))
-    for question, answer in item.later:
-      turn, asked = prompts.encode_turn(self.words, question, answer)
-      opening = self.words.encode(prompts.PREFIX)
-      ids += opening + turn
-      loss += [False] * (len(opening) + asked) + [True] * (len(turn) - asked)
-    row = self._filled(item, ids[: self.text_length], prompt)
-    loss_mask = np.zeros(self.text_length, bool)
-    loss_mask[: len(ids)] = loss[: self.text_length]
-    return row | {"loss_mask": loss_mask}
+    with items.named(item):
+      self._check_texts(
+        item.question,
+        item.answer,
+        *(text for turn in item.later for text in turn),
+      )
+      ids, prompt = prompts.encode_turn(self.words, item.question, item.answer)
+      loss = [False] * prompt + [True] * (len(ids) - prompt)
+      self._check(item, len(ids))
+      for question, answer in item.later:
+        turn, asked = prompts.encode_turn(self.words, question, answer)
+        opening = self.words.encode(prompts.PREFIX)
+        ids += opening + turn
+        loss += [False] * (len(opening) + asked) + [True] * (len(turn) - asked)
+      row = self._filled(item, ids[: self.text_length], prompt)
+      loss_mask = np.zeros(self.text_length, bool)
+      loss_mask[: len(ids)] = loss[: self.text_length]
+      return row | {"loss_mask": loss_mask}
 
   def ask(self, item: Any) -> dict[str, Any]:
     """One question without an answer: what `row` returns but loss_mask."""
-    ids = prompts.encode_question(self.words, item.question)
-    self._check(item, len(ids))
-    return self._filled(item, ids, len(ids))
+    with items.named(item):
+      self._check_texts(item.question)
+      ids = prompts.encode_question(self.words, item.question)
+      self._check(item, len(ids))
+      return self._filled(item, ids, len(ids))
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of an answer, up to its end."""
@@ -84,16 +92,22 @@ class TinyRows:
       "text_length": self.text_length,
     }
 
+  def _check_texts(self, *texts):
+    for text in texts:
+      faults.check_unicode("the text", text)
+      for token in tokenizer.SPECIALS:
+        if token in text:
+          raise ValueError(f"a text contains the token {token!r}; take it out")
+
   def _check(self, item, count):
     if len(item.images) != 1:
       raise ValueError(
-        f"question {naming.quoted(item.name)}: there are {len(item.images)}"
-        " images; the model tiny reads one a question"
+        f"there are {len(item.images)} images; the model tiny reads one a"
+        " question"
       )
     if count > self.text_length:
       raise ValueError(
-        f"question {naming.quoted(item.name)}: text_length {self.text_length}"
-        f" is too short for the {count} tokens of"
+        f"text_length {self.text_length} is too short for the {count} tokens of"
         f" {naming.quoted(item.question)}; use at least {count}"
       )
 
@@ -111,8 +125,7 @@ class TinyRows:
 def small(image: items.ImageSource) -> np.ndarray:
   """Returns an image at 96 x 96 pixels (bicubic), uint8 `[96, 96, 3]`."""
   side = labels.SIDE
-  if not isinstance(image, np.ndarray):
-    image = pixels.rgb(items.open_image(image))
+  image = pixels.rgb(items.open_image(image))
   if image.shape == (side, side, 3):
     return image
   resized = Image.fromarray(image).resize(

@@ -14,7 +14,7 @@ import tqdm
 
 from eos_jax import data, models
 from eos_jax.data import faults as faults_lib
-from eos_jax.data import packing, sources
+from eos_jax.data import packing, sources, suite
 from eos_jax.evaluation import evaluator
 from eos_jax.models import fits, partition
 from eos_jax.training import settings, shared_settings
@@ -234,7 +234,7 @@ def check_rows(found: Opened, choose: Callable[..., Any], job: Any) -> None:
   Raises:
     sources.DataError: there are rows that cannot be made; all are listed.
   """
-  if found.questions.name == "suite":
+  if isinstance(found.questions, suite.Suite):
     return
   faults = []
   for one in choose(found, job):

@@ -7,12 +7,14 @@ import pytest
 
 from eos_jax.data import (
   fingerprints,
-  instruction_rows,
+  items,
   processors,
+  question_sets,
   rooms,
+  rows,
   sources,
 )
-from eos_jax.data.benchmarks import batches, samples
+from eos_jax.data.benchmarks import samples
 from tests.models import tiny_families
 
 
@@ -21,7 +23,7 @@ def _set(pictures, prompt="Is it?", choices=()):
     samples.Sample(str(n), picture, prompt, ("yes",), choices=dict(choices))
     for n, picture in enumerate(pictures)
   )
-  return batches.BenchmarkSet("pope", asked, None)
+  return question_sets.QuestionSet("pope", asked, None, answered=False)
 
 
 def test_questions_are_told_apart_by_words_and_images(tmp_path):
@@ -34,10 +36,32 @@ def test_questions_are_told_apart_by_words_and_images(tmp_path):
   assert _set(paths[:1], prompt="Is it not?").digests != (first,)
   assert _set(paths[:1], choices={"A": "x"}).digests != (first,)
   # Answers and ids may be mended without asking again.
-  answers = dataclasses.replace(
-    _set(paths).samples[0], answers=("no",), id="another"
-  )
-  assert batches.BenchmarkSet("pope", (answers,), None).digests == (first,)
+  one = _set(paths[:1])
+  other = dataclasses.replace(one.items[0], answers=("no",), id="another")
+  other = dataclasses.replace(one, items=(other,))
+  assert other.digests == (first,)
+  # What is compared with an answer counts in the digest of the whole.
+  assert one.digest() != other.digest() != _set([b"one"]).digest()
+  assert one.digest() == _set([b"one"]).digest()
+
+
+def test_items_are_told_apart_by_words_and_images():
+  item = items.Item("0", "Is it?", "yes", (b"one",), (("and?", "no"),))
+
+  def digests(**changes):
+    changed = dataclasses.replace(item, **changes)
+    asked = question_sets.QuestionSet("mine", (changed,), None)
+    return asked.digests, asked.digest()
+
+  known = digests()
+  for change in ({"name": "1"}, {"task": "x"}, {"file": "a", "row": 7}):
+    assert digests(**change) == known
+  for change in ({"answer": "no"}, {"later": ()}):
+    asked, whole = digests(**change)
+    assert asked == known[0] and whole != known[1]
+  for change in ({"question": "?"}, {"images": (b"two",)}, {"images": ()}):
+    asked, whole = digests(**change)
+    assert asked != known[0] and whole != known[1]
 
 
 def test_an_image_is_read_once_until_it_changes(tmp_path, monkeypatch):
@@ -66,11 +90,12 @@ def test_what_makes_inputs_is_told_apart(tmp_path):
 
   def found(processor, **changes):
     made = {"prefix": (1,), "room": room, "text_length": 40} | changes
-    return fingerprints.inputs(instruction_rows.Rows(processor, **made))
+    return rows.Rows(processor, **made).facts()
 
   before = found(processor)
   assert found(processors.load(folder)) == before
-  assert found(processor, text_length=41) == before  # only says what fits
+  longer = found(processor, text_length=41)
+  assert longer == before | {"text_length": 41}
   assert found(processor, prefix=(2,)) != before
   ends = dataclasses.replace(processor, ends=(*processor.ends, 5))
   assert found(ends) != before

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eos_jax.data import instructions
+from eos_jax.data import instructions, items
 
 SHARES = {"search": 0.5, "checks": 0.25, "test": 0.25}
 
@@ -52,13 +52,13 @@ def test_parts_are_disjoint_and_stay_when_entries_are_added(write):
   few = instructions.load(*write(entries[:40]), SHARES).parts
   all_of = instructions.load(*write(entries), SHARES).parts
   shown = {
-    name: {item.pictures for item in items} for name, items in all_of.items()
+    name: {item.images for item in listed} for name, listed in all_of.items()
   }
   assert sum(map(len, shown.values())) == len(set().union(*shown.values()))
   assert sum(map(len, all_of.values())) == 80
   assert len(shown["search"]) > max(len(shown["checks"]), len(shown["test"]))
-  for name, items in few.items():
-    assert {item.pictures for item in items} == shown[name]
+  for name, listed in few.items():
+    assert {item.images for item in listed} == shown[name]
 
 
 def test_questions_and_answers(write):
@@ -74,13 +74,11 @@ def test_questions_and_answers(write):
   found = instructions.load(path, images, {"all": 1.0})
   assert found.without_picture == 0
   assert found.parts["all"] == (
-    instructions.Instruction(
+    items.Item(
       "id 3", "What?", "Two cats.", (images / "3",), (("and?", "no"),)
     ),
-    instructions.Instruction(
-      "id 4", "Which?", "A cat.", (images / "4", images / "5")
-    ),
-    instructions.Instruction("3", "no placeholder", "A cat.", (images / "6",)),
+    items.Item("id 4", "Which?", "A cat.", (images / "4", images / "5")),
+    items.Item("3", "no placeholder", "A cat.", (images / "6",)),
   )
 
 
@@ -160,7 +158,7 @@ def test_an_empty_field_names_no_image(fields, found, write):
   path, images = write([_entry("0"), entry | fields])
   read = instructions.load(path, images, {"all": 1.0})
   assert read.without_picture == (not found)
-  shown = [item.pictures for item in read.parts["all"][1:]]
+  shown = [item.images for item in read.parts["all"][1:]]
   assert shown == ([tuple(images / name for name in found)] if found else [])
 
 
@@ -169,7 +167,7 @@ def test_images_elsewhere_need_a_setting(write, tmp_path):
   path, images = write([_entry("../other"), _entry(str(tmp_path / "other"))])
   read = instructions.load(path, images, {"all": 1.0}, images_anywhere=True)
   for item in read.parts["all"]:
-    assert item.pictures[0].samefile(tmp_path / "other")
+    assert item.images[0].samefile(tmp_path / "other")
   with pytest.raises(ValueError, match="2 rows cannot be used"):
     instructions.load(path, images, {"all": 1.0})
 

@@ -1,7 +1,5 @@
 """Batches: their arrays, their order, and that they resume."""
 
-import collections
-
 import numpy as np
 import pytest
 
@@ -38,14 +36,6 @@ SHAPES = {
     "segments": ((4, packing.DEFAULT_PACKED_LENGTH), np.int32),
     "positions": ((4, packing.DEFAULT_PACKED_LENGTH), np.int32),
     "loss_mask": ((4, packing.DEFAULT_PACKED_LENGTH), np.bool_),
-  },
-  "question": {
-    "image": ((4, 96, 96, 3), np.uint8),
-    "tokens": ((4, packing.DEFAULT_TEXT_LENGTH), np.int32),
-    "mask": ((4, packing.DEFAULT_TEXT_LENGTH), np.bool_),
-    "prompt_length": ((4,), np.int32),
-    "loss_mask": ((4, packing.DEFAULT_TEXT_LENGTH), np.bool_),
-    "task": ((4,), np.int32),
   },
 }
 
@@ -158,7 +148,7 @@ def test_packed_questions_are_different_ones_of_the_picture(load, tok):
     assert set(found) <= texts
 
 
-def test_bad_options_are_named(load, tok):
+def test_bad_options_are_named(load):
   with pytest.raises(ValueError, match="sources is empty"):
     loader.vision_batches([], batch=2, seed=0)
   with pytest.raises(ValueError, match="weights has 2 entries for 1"):
@@ -167,58 +157,3 @@ def test_bad_options_are_named(load, tok):
     loader.vision_batches(
       [load()], batch=2, seed=0, process_index=2, process_count=2
     )
-  with pytest.raises(ValueError, match="text_length 6 is too short"):
-    next(loader.question_batches([load()], tok, batch=2, seed=0, text_length=6))
-
-
-def test_evaluation_set_is_stratified_and_fixed(load, tok):
-  sources = [load(split="test"), load("easy_vqa", "test")]
-  make = lambda seed: loader.evaluation_set(sources, tok, count=62, seed=seed)
-  chosen = make(0)
-  counts = collections.Counter(q.task for q in chosen.questions)
-  assert len(chosen) == 62
-  assert set(counts) == set(labels.TASKS)
-  assert set(counts.values()) == {10, 11}
-  assert chosen.items == make(0).items != make(1).items
-  assert len(set(chosen.items)) == 62
-
-
-def test_scarce_tasks_leave_their_share_to_the_others(load, tok):
-  source = load(split="test")
-  counts = collections.Counter(q.task for q in source.questions())
-  scarce = min(counts.values())
-  count = 5 * scarce + 40
-  chosen = loader.evaluation_set([source], tok, count=count, seed=0)
-  assert len(chosen) == count
-  got = collections.Counter(q.task for q in chosen.questions)
-  assert min(got.values()) == scarce
-  assert max(got.values()) - sorted(got.values())[1] <= 1
-
-
-def test_evaluation_batches_cover_the_set_once(load, tok):
-  source = load(split="test")
-  whole = loader.evaluation_set([source], tok, count=None, seed=0)
-  assert sorted(whole.questions) == sorted(source.questions())
-  chosen = loader.evaluation_set([source], tok, count=21, seed=0)
-  batches = list(chosen.batches(8))
-  assert [b["valid"].sum() for b in batches] == [8, 8, 5]
-  seen = []
-  for batch in batches:
-    assert batch["image"].shape == (8, 96, 96, 3)
-    for row in np.flatnonzero(batch["valid"]):
-      index = batch["index"][row]
-      seen.append(index)
-      answer = batch["tokens"][row][batch["loss_mask"][row]]
-      assert tok.decode(answer) == chosen.answers[index]
-      _, picture, question = chosen.items[index]
-      assert labels.TASKS[batch["task"][row]] == question.task
-      expected = source[picture].image
-      np.testing.assert_array_equal(batch["image"][row], expected)
-  assert seen == list(range(21))
-
-
-def test_evaluation_set_needs_something_to_choose_from(load, tok):
-  with pytest.raises(ValueError, match="no questions"):
-    loader.evaluation_set([], tok, count=None, seed=0)
-  with pytest.raises(ValueError, match="count 0 is not in 1.."):
-    loader.evaluation_set([load()], tok, count=0, seed=0)

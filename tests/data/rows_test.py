@@ -1,4 +1,4 @@
-"""Rows of published families say what `Processor.prepare` says."""
+"""Rows of model families say what `Processor.prepare` says."""
 
 import dataclasses
 import json
@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from eos_jax.data import instruction_rows, instructions, processors, rooms
+from eos_jax.data import items, processors, rooms
+from eos_jax.data import rows as rows_lib
 from eos_jax.data.processors import onevision
 from tests.data.processors import samples, templates
 
@@ -37,31 +38,31 @@ def rows(tmp_path):
       begins = samples.FOLDERS[name][0] == "llava"
       prefix = (processor.text.inner.token_to_id("<s>"),) if begins else ()
     room = _room(processor, pictures, **room)
-    return instruction_rows.Rows(processor, prefix, room, text_length)
+    return rows_lib.Rows(processor, prefix, room, text_length)
 
   return call
 
 
 @pytest.fixture
 def ask(tmp_path):
-  """An instruction about pictures of these sizes (height, width)."""
+  """A question about pictures of these sizes (height, width)."""
 
   def call(*sizes, answer="two", later=()):
     files = []
     for number, (height, width) in enumerate(sizes):
       files.append(tmp_path / f"{number}.png")
       samples.picture(height, width, seed=number).save(files[-1])
-    return instructions.Instruction("0", QUESTION, answer, tuple(files), later)
+    return items.Item("0", QUESTION, answer, tuple(files), later)
 
   return call
 
 
 def _prepared(maker, item):
   """What the processor says, and the prompt that it is given."""
-  content = [{"type": "image"}] * len(item.pictures)
+  content = [{"type": "image"}] * len(item.images)
   content += [{"type": "text", "text": QUESTION}]
   prompt = maker.processor.prompt([{"role": "user", "content": content}])
-  opened = [processors.open_picture(file) for file in item.pictures]
+  opened = [processors.open_picture(file) for file in item.images]
   return maker.processor.prepare(prompt, opened)
 
 
@@ -163,7 +164,7 @@ def test_answers_as_the_folder_s_own_template_writes_them(tmp_path, ask):
   ends = json.dumps({"eos_token_id": [eos, eot]})
   (path / "generation_config.json").write_text(ends)
   processor = processors.load(path)
-  maker = instruction_rows.Rows(
+  maker = rows_lib.Rows(
     processor, (inner.token_to_id("<s>"),), _room(processor, 1), 400
   )
   row = maker.row(ask((20, 50), later=(("how many dogs?", "one dog"),)))
@@ -189,12 +190,12 @@ def test_templates_and_ends_that_are_refused(tmp_path):
   processor = processors.load(path)
   room = _room(processor, 1)
   with pytest.raises(ValueError, match="cannot place images; write the prompt"):
-    instruction_rows.Rows(processor, (1,), room, 99)
+    rows_lib.Rows(processor, (1,), room, 99)
   path = samples.write("tiny_llava", tmp_path / "ends")
   file = path / "tokenizer.json"
   file.write_text(file.read_text().replace("</s>", "</end>"))
   with pytest.raises(ValueError) as error:
-    instruction_rows.Rows(processors.load(path), (1,), room, 99)
+    rows_lib.Rows(processors.load(path), (1,), room, 99)
   assert str(error.value) == (
     f"{path}: no token of the tokenizer ends answers: expected eos_token_id in"
     " generation_config.json or config.json, eos_token in"
@@ -204,7 +205,7 @@ def test_templates_and_ends_that_are_refused(tmp_path):
   image = "{% for p in messages[0].content if p.type == 'image' %}<image>"
   silent = image + "{% endfor %}"
   processor = dataclasses.replace(processor, template=silent)
-  maker = instruction_rows.Rows(processor, (1,), room, 99)
+  maker = rows_lib.Rows(processor, (1,), room, 99)
   with pytest.raises(ValueError, match="leaves answers out"):
     maker.stop  # noqa: B018
 
@@ -282,10 +283,11 @@ def test_a_transparent_colour_by_protocol(rows, tmp_path):
   picture = samples.picture(28, 28).quantize(3)
   picture.save(tmp_path / "key.png", transparency=picture.getpixel((5, 5)))
   maker = rows("tiny_llava")
+  item = items.Item("0", "?", "", (tmp_path / "key.png",))
   shown = {}
   for protocol in ("", "lmms_eval", "llava"):
     asked = dataclasses.replace(maker, protocol=protocol)
-    shown[protocol] = asked.ask("0", "?", [tmp_path / "key.png"])["image"]
+    shown[protocol] = asked.ask(item)["image"]
   np.testing.assert_array_equal(shown[""], shown["lmms_eval"])
   settings = maker.processor.settings
   plain = maker.processor.family.preprocess([picture], settings)
@@ -301,7 +303,7 @@ def test_what_does_not_fit_is_refused(rows, ask):
     rows(name).row(ask((20, 50), (20, 50)))
   with pytest.raises(ValueError, match="the prompt begins with the ids"):
     rows(name, prefix=(7, 7)).row(ask((20, 50)))
-  with pytest.raises(ValueError, match="instruction '0': there is no picture"):
+  with pytest.raises(ValueError, match="question '0': there is no picture"):
     rows(name).row(ask())
   token = rows(name).processor.text.image
   for answer in (f"two {token}", f"{token}"):
@@ -310,7 +312,7 @@ def test_what_does_not_fit_is_refused(rows, ask):
   later = (("and how many dogs?", f"one {token}"),)
   with pytest.raises(ValueError, match="an answer contains the image token"):
     rows(name).row(ask((20, 50), later=later))
-  with pytest.raises(ValueError, match="instruction '0': the text has half of"):
+  with pytest.raises(ValueError, match="question '0': the text has half of"):
     rows(name).row(ask((20, 50), answer="\ud83d"))
   with pytest.raises(ValueError, match="none of the preprocessor's resolution"):
     one = dataclasses.replace(rows("tiny_onevision"), text_length=9)

@@ -238,8 +238,9 @@ def test_an_unknown_family_and_format(write):
     " llava_onevision, qwen2_vl, qwen2_5_vl, smolvlm, idefics3; convert the"
     " checkpoint, or prepare its inputs yourself"
   )
-  assert refusals.of(write("tiny_smolvlm"), style="vicuna") == (
-    "style is 'vicuna'; expected one of smolvlm for the model_type 'smolvlm'"
+  path = write("tiny_smolvlm")
+  assert refusals.of(path, style="vicuna") == (
+    f"style is 'vicuna'; expected one of smolvlm for {path}"
   )
 
 

@@ -1,4 +1,4 @@
-"""Batches of instructions: endless ones that resume, and fixed sets."""
+"""Batches of questions: endless ones that resume, and fixed sets."""
 
 import dataclasses
 
@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from eos_jax.data import (
-  instruction_batches,
-  instruction_rows,
   instructions,
+  item_questions,
   processors,
+  question_sets,
   rooms,
   sources,
 )
+from eos_jax.data import rows as rows_lib
 from tests.data.processors import samples
 from tests.models import tiny_families
 
@@ -29,8 +30,21 @@ def asked(tmp_path_factory):
   data = instructions.load(path, path.parent, {"all": 1.0})
   room = rooms.Room(1, 4, (28, 28))
   prefix = (processor.text.inner.token_to_id("<s>"),)
-  rows = instruction_rows.Rows(processor, prefix, room, LENGTH)
+  rows = rows_lib.Rows(processor, prefix, room, LENGTH)
   return data.parts["all"], rows
+
+
+def _batches(items, rows, *, batch, seed, beside=(), **part):
+  """Endless batches, with those of other items beside them if there are any."""
+  parts = [
+    question_sets.stream(one, rows, seed) for one in (items, beside) if one
+  ]
+  return question_sets.batches(*parts, batch=batch, **part)
+
+
+def _chosen(items, rows, count, seed):
+  chosen = question_sets.chosen(items, count, seed)
+  return question_sets.QuestionSet("instructions", chosen, rows)
 
 
 def _same(one, other):
@@ -39,7 +53,7 @@ def _same(one, other):
 
 def test_an_epoch_has_every_instruction_once(asked):
   items, rows = asked
-  stream = instruction_batches.batches(items, rows, batch=4, seed=0)
+  stream = _batches(items, rows, batch=4, seed=0)
   wanted = {rows.row(item)["tokens"].tobytes() for item in items}
   assert len(wanted) == 12
   for _ in range(2):
@@ -51,9 +65,7 @@ def test_an_epoch_has_every_instruction_once(asked):
 
 def test_a_stream_goes_on_where_it_stood(asked):
   items, rows = asked
-  make = lambda: instruction_batches.batches(
-    items[:8], rows, batch=4, seed=1, beside=items[8:]
-  )
+  make = lambda: _batches(items[:8], rows, batch=4, seed=1, beside=items[8:])
   stream = make()
   next(stream)
   place = stream.position
@@ -67,9 +79,7 @@ def test_a_stream_goes_on_where_it_stood(asked):
 
 def test_processes_share_a_stream(asked):
   items, rows = asked
-  make = lambda **part: next(
-    instruction_batches.batches(items, rows, seed=2, **part)
-  )
+  make = lambda **part: next(_batches(items, rows, seed=2, **part))
   whole = make(batch=4)
   for index in range(2):
     part = make(batch=2, process_index=index, process_count=2)
@@ -78,8 +88,8 @@ def test_processes_share_a_stream(asked):
 
 def test_a_fixed_set_is_filled_up(asked):
   items, rows = asked
-  chosen = instruction_batches.chosen(items, rows, count=5, seed=3)
-  assert chosen == instruction_batches.chosen(items, rows, count=5, seed=3)
+  chosen = _chosen(items, rows, count=5, seed=3)
+  assert chosen == _chosen(items, rows, count=5, seed=3)
   assert len(chosen) == 5 and len(set(chosen.items)) == 5
   one, two = chosen.batches(4)
   assert one["valid"].tolist() == [True] * 4
@@ -98,21 +108,19 @@ def test_instructions_with_one_picture_are_neighbours(asked):
   twice = [
     dataclasses.replace(item, name=f"{item.name} again") for item in items
   ]
-  chosen = instruction_batches.chosen(
-    [*items, *twice], rows, count=None, seed=0
-  )
+  chosen = _chosen([*items, *twice], rows, count=0, seed=0)
   assert len(chosen) == 24
-  assert chosen.pictures.tolist() == np.repeat(np.arange(12), 2).tolist()
+  assert chosen.image_ids.tolist() == np.repeat(np.arange(12), 2).tolist()
 
 
 def test_a_picture_that_cannot_be_read_is_told(asked, tmp_path):
   items, rows = asked
   (tmp_path / "broken.png").write_bytes(b"no picture")
-  broken = dataclasses.replace(items[0], pictures=(tmp_path / "broken.png",))
-  match = "instruction '.*': picture .*broken.png cannot be read"
+  broken = dataclasses.replace(items[0], images=(tmp_path / "broken.png",))
+  match = "question '.*': picture .*broken.png cannot be read"
   with pytest.raises(sources.DataError, match=match):
-    next(instruction_batches.batches([broken], rows, batch=2, seed=0))
-  fixed = instruction_batches.chosen([broken], rows, count=1, seed=0)
+    next(_batches([broken], rows, batch=2, seed=0))
+  fixed = _chosen([broken], rows, count=1, seed=0)
   with pytest.raises(sources.DataError, match=match):
     next(fixed.batches(1))
 
@@ -124,7 +132,7 @@ def test_rows_that_turn_out_late_are_set_apart(asked, tmp_path):
   whole = (tmp_path / "cut.jpg").read_bytes()
   (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
   bad = {
-    2: {"pictures": (tmp_path / "cut.jpg",)},
+    2: {"images": (tmp_path / "cut.jpg",)},
     5: {"question": "what is <image>?"},
     6: {"answer": "<image>"},
     9: {"question": "x" * 999},
@@ -134,21 +142,46 @@ def test_rows_that_turn_out_late_are_set_apart(asked, tmp_path):
     dataclasses.replace(item, **bad.get(row, {}), file="a.json", row=row)
     for row, item in enumerate(items, 1)
   ]
-  data = instructions.Instructions({"all": tuple(changed)}, 0)
-  used = instruction_batches.usable(data, rows)
-  assert [fault.row for fault in used.faults] == sorted(bad)
-  assert str(used.faults[0]).startswith("a.json, row 2: instruction ")
+  used = _questions(rows, all=changed)
+  assert [fault.row for fault in used.invalid] == sorted(bad)
+  assert str(used.invalid[0]).startswith("a.json, row 2: question ")
   assert "cut.jpg cannot be read (image file is truncated" in str(
-    used.faults[0]
+    used.invalid[0]
   )
   kept = [item for row, item in enumerate(items, 1) if row not in bad]
-  assert list(used.parts["all"]) == kept
+  (left,) = used.choose("all", count=0, seed=0)
+  assert sorted(left.items, key=kept.index) == kept
+  assert used.identity["invalid"] == list(map(str, used.invalid))
+  assert "5 cannot be used and are skipped" in used.summary(["all"])
   # Batches are those of a file without them.
   _same(
-    next(instruction_batches.batches(used.parts["all"], rows, batch=7, seed=0)),
-    next(instruction_batches.batches(kept, rows, batch=7, seed=0)),
+    next(question_sets.batches(used.dataset("all", 0), batch=7)),
+    next(_batches(kept, rows, batch=7, seed=0)),
   )
   bad = [item for item in changed if item.row in bad]
-  data = instructions.Instructions({"all": changed, "test": bad}, 0)
   with pytest.raises(sources.DataError, match="is left for 'test': 5 rows"):
-    instruction_batches.usable(data, rows)
+    _questions(rows, all=changed, test=bad)
+  # All of them are found at once where they are not skipped.
+  whole = _questions(rows, skip_invalid=False, all=changed)
+  (asked,) = whole.choose("all", count=0, seed=0)
+  assert {fault.row for fault in asked.unusable().values()} == {
+    item.row for item in bad
+  }
+
+
+def _questions(rows, skip_invalid=True, **parts):
+  return item_questions.ItemQuestions(
+    "instructions",
+    rows,
+    parts,
+    source="a.json",
+    identity={},
+    skip_invalid=skip_invalid,
+  )
+
+
+def test_tasks_are_those_of_items_or_the_source(asked):
+  items, rows = asked
+  items = (items[0], dataclasses.replace(items[1], task="counting"))
+  chosen = question_sets.QuestionSet("mine", items, rows)
+  assert chosen.tasks == ("mine", "counting")
