@@ -118,8 +118,8 @@ def test_a_search_that_trains_keeps_weights_and_says_what_they_gain(
   # The weights are ones that every other task takes.
   again = command.run(
     tmp_path / "e",
-    f"--config.plan={plans / '16.json'}",
-    f"--config.weights_path={plans / '16.safetensors'}",
+    f"--config.plans={plans / '16.json'}",
+    f"--config.model={plans / '16.safetensors'}",
     data,
     config="evaluate:ci",
     cache=searched.cache,
@@ -203,21 +203,25 @@ def test_killed_pretraining_ends_with_the_same_weights(tmp_path, stage):
 def test_a_plan_is_evaluated_as_the_search_did(searched, tmp_path):
   done = command.run(
     tmp_path / "w",
-    f"--config.plan={searched.workdir / 'plans' / '16.json'}",
+    f"--config.plans={searched.workdir / 'plans' / '16.json'}",
     f"--config.data.directory={searched.root / 'data'}",
-    "--config.evaluation.presets=('prune',)",
+    "--config.presets=('prune',)",
     config="evaluate:ci",
     cache=searched.cache,
   )
   assert done.returncode == 0, done.stderr[-3000:]
   got = {row["name"]: row for row in _results(tmp_path / "w")["results"]}
-  assert set(got) == {"dense", "eos@16", "prune"}
-  # The same questions and weights as those behind the search's own table.
+  assert set(got) == {"dense", "eos@16", "prune@16"}
+  # The same questions and weights as those of the search's own table.
   known = {
     row["name"]: row
     for row in _results(searched.workdir)["results"]
     if row["limit"] in (None, 16.0)
   }
-  for name, other in (("eos@16", "eos"), ("dense", "dense")):
+  for name, other in (
+    ("eos@16", "eos"),
+    ("dense", "dense"),
+    ("prune@16", "prune"),
+  ):
     for field in ("scores", "weights", "flops", "layer_average"):
       assert got[name][field] == known[other][field]
