@@ -243,6 +243,16 @@ def test_directories_that_are_not_this_runs(tmp_path):
     f"--workdir={other} belongs to a run of the task 'pretrain', not 'search';"
     " choose another directory"
   )
+  old = tmp_path / "old"
+  old.mkdir()
+  before = '{"format": "eos_jax.Run/1", "task": "search_published", "config":'
+  (old / "run.json").write_text(before + ' {"weights": [0.85, 0.15]}}')
+  for task in ("search", "evaluate"):
+    assert _refusal(task, old) == (
+      f"{old}/run.json has not the format 'eos_jax.Run/2'; it was written by"
+      " another version of eos_jax, whose runs this one cannot resume or"
+      " report, or by hand; choose another directory, or use that version"
+    )
   used = tmp_path / "used"
   with workdir.opened(used, "search", {}):
     assert _refusal("search", used) == (
@@ -420,7 +430,8 @@ def test_plans_that_cannot_be_read(tmp_path):
   path.write_text("{'name'")
   assert _refusal("evaluate", tmp_path / "w", plans=(str(path),)) == (
     f"the config has faults:\n  config.plans: {path}: plan is no JSON:"
-    " Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+    " Expecting property name enclosed in double quotes: line 1 column 2 (char"
+    " 1)"
   )
 
   def wrong(plan):

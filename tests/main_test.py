@@ -32,16 +32,18 @@ def test_a_search_says_what_it_does_and_what_it_found(searched):
   for start, line in zip(
     (
       "eos_jax search: process 0/1, 1 x cpu, jax ",
-      "model tiny: 144 visual tokens, 5 decoder layers",
-      "parameters: decoder 1.03 M, projector 0.07 M, vision 1.04 M (frozen)",
+      "model tiny of the family tiny",
+      "parameters: 2,140,288 (decoder 1,033,344, projector 70,272, vision ",
       "mesh: data 1, fsdp 1, tensor 1; a device holds ",
-      "data: mini_suite/validation 64 pictures, easy_vqa/validation 300 ",
+      "memory: ",
+      "search: 144 visual tokens, 5 decoder layers (frozen); policy of ",
+      "data: mini_suite/validation 64 images, easy_vqa/validation 300 images;",
       "budgets: 48, 16 visual tokens (layer average), 4 steps of 8 questions",
     ),
     said,
     strict=False,
   ):
-    assert line.startswith(start)
+    assert line.startswith(start), line
   assert said[0].endswith(f"output in {searched.workdir}")
   end = said[said.index(f"Look at {searched.workdir}/") - 6 :]
   assert end[0].startswith("Found, judged on 32 test questions; dense ")
