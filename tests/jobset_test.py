@@ -8,7 +8,7 @@ import runpy
 import pytest
 import yaml
 
-from eos_jax import main, tasks
+from eos_jax import main, models, tasks
 from eos_jax.training import settings
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
@@ -131,6 +131,7 @@ def test_the_job_would_start():
   task = tasks.TASKS[values.pop("task")]
   assert task.spread
   made = settings.build(task.settings, values)
+  made = made.for_model(models.tiny_config())
   for size in (made.batch, made.check_batch, made.evaluation.batch):
     assert size % devices == 0
   assert job["replicas"] == 1

@@ -32,16 +32,18 @@ def test_a_search_says_what_it_does_and_what_it_found(searched):
   for start, line in zip(
     (
       "eos_jax search: process 0/1, 1 x cpu, jax ",
-      "model tiny: 144 visual tokens, 5 decoder layers",
-      "parameters: decoder 1.03 M, projector 0.07 M, vision 1.04 M (frozen)",
+      "model tiny of the family tiny",
+      "parameters: 2,140,288 (decoder 1,033,344, projector 70,272, vision ",
       "mesh: data 1, fsdp 1, tensor 1; a device holds ",
-      "data: mini_suite/validation 64 pictures, easy_vqa/validation 300 ",
+      "memory: ",
+      "search: 144 visual tokens, 5 decoder layers (frozen); policy of ",
+      "data: mini_suite/validation 64 images, easy_vqa/validation 300 images;",
       "budgets: 48, 16 visual tokens (layer average), 4 steps of 8 questions",
     ),
     said,
     strict=False,
   ):
-    assert line.startswith(start)
+    assert line.startswith(start), line
   assert said[0].endswith(f"output in {searched.workdir}")
   end = said[said.index(f"Look at {searched.workdir}/") - 6 :]
   assert end[0].startswith("Found, judged on 32 test questions; dense ")
@@ -118,8 +120,8 @@ def test_a_search_that_trains_keeps_weights_and_says_what_they_gain(
   # The weights are ones that every other task takes.
   again = command.run(
     tmp_path / "e",
-    f"--config.plan={plans / '16.json'}",
-    f"--config.weights_path={plans / '16.safetensors'}",
+    f"--config.plans={plans / '16.json'}",
+    f"--config.model={plans / '16.safetensors'}",
     data,
     config="evaluate:ci",
     cache=searched.cache,
@@ -203,21 +205,25 @@ def test_killed_pretraining_ends_with_the_same_weights(tmp_path, stage):
 def test_a_plan_is_evaluated_as_the_search_did(searched, tmp_path):
   done = command.run(
     tmp_path / "w",
-    f"--config.plan={searched.workdir / 'plans' / '16.json'}",
+    f"--config.plans={searched.workdir / 'plans' / '16.json'}",
     f"--config.data.directory={searched.root / 'data'}",
-    "--config.evaluation.presets=('prune',)",
+    "--config.presets=('prune',)",
     config="evaluate:ci",
     cache=searched.cache,
   )
   assert done.returncode == 0, done.stderr[-3000:]
   got = {row["name"]: row for row in _results(tmp_path / "w")["results"]}
-  assert set(got) == {"dense", "eos@16", "prune"}
-  # The same questions and weights as those behind the search's own table.
+  assert set(got) == {"dense", "eos@16", "prune@16"}
+  # The same questions and weights as those of the search's own table.
   known = {
     row["name"]: row
     for row in _results(searched.workdir)["results"]
     if row["limit"] in (None, 16.0)
   }
-  for name, other in (("eos@16", "eos"), ("dense", "dense")):
+  for name, other in (
+    ("eos@16", "eos"),
+    ("dense", "dense"),
+    ("prune@16", "prune"),
+  ):
     for field in ("scores", "weights", "flops", "layer_average"):
       assert got[name][field] == known[other][field]

@@ -311,13 +311,12 @@ def test_a_task_for_one_process_says_so(tmp_path, searched):
 
 @pytest.mark.full
 @pytest.mark.parametrize("mode", ["frozen", "joint"])
-def test_two_processes_search_a_published_model_as_one(mode, tmp_path):
+def test_two_processes_search_another_model_as_one(mode, tmp_path):
   """The weights are cut over both."""
   model = tiny_families.write("llava_1_5", tmp_path / "model")
   data = tiny_families.instructions(tmp_path / "data", 40)
   args = (
-    f"--config.model.path={model}",
-    "--config.model.dtype=float32",
+    f"--config.model={model}",
     f"--config.data.path={data}",
     "--config.data.text_length=160",
     "--config.data.answer_length=4",
@@ -328,6 +327,9 @@ def test_two_processes_search_a_published_model_as_one(mode, tmp_path):
     "--config.budgets=(3.0,)",
     "--config.sites=('decoder.0',)",
     "--config.steps=6",
+    "--config.batch=8",
+    "--config.check_batch=8",
+    "--config.evaluation.batch=8",
     "--config.check_every=6",
     "--config.check_questions=8",
     "--config.save_every=2",
@@ -336,14 +338,13 @@ def test_two_processes_search_a_published_model_as_one(mode, tmp_path):
     "--config.evaluation.presets=('prune',)",
     "--config.mesh=(1,4,1)",
   )
-  config = f"search:{tiny_families.VARIANTS['llava_1_5']}"
   cache = tmp_path / "cache"
   alone = command.run(
-    tmp_path / "alone", *args, config=config, cache=cache, devices=4
+    tmp_path / "alone", *args, config="search", cache=cache, devices=4
   )
   assert alone.returncode == 0, alone.stderr[-3000:]
   pair = _Pair(tmp_path / "pair", cache)
-  pair.start(*args, config=config)
+  pair.start(*args, config="search")
   assert pair.end() == [0, 0], pair.said(0)[-3000:] + pair.said(1)[-3000:]
   got, want = _losses(pair.workdir), _losses(tmp_path / "alone")
   assert got.keys() == want.keys() and len(got) == 6

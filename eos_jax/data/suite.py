@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import errno
 import functools
+import os
+import pathlib
+import stat
 from typing import Any
 
 import grain
 import numpy as np
 
+from eos_jax import naming
 from eos_jax.data import (
   easy_vqa,
   generator,
@@ -86,12 +91,18 @@ class Suite:
     self._suffix = "" if rows.drawn else _SHORT
 
   def faults(self, asked: Mapping[str, tuple[int, str]]) -> list[str]:
-    """Returns what is wrong with the numbers of questions, a line each.
+    """Returns what is wrong with the directory and the numbers of questions.
 
     Args:
       asked: by field the number of questions and the split.
     """
     found = []
+    if reason := _unusable(self._directory):
+      found.append(
+        f"config.data.directory is {naming.quoted(self._directory)}, which"
+        f" cannot be made ({reason}); choose another directory, or change its"
+        " permissions"
+      )
     for field, (count, part) in asked.items():
       if part not in self.parts:
         continue
@@ -185,6 +196,26 @@ class Suite:
       )
       for name in sources.NAMES
     ]
+
+
+def _unusable(name: str) -> str:
+  """Says why a folder cannot be there or be made; "" = no reason is known."""
+  path = pathlib.Path(name).absolute()
+  if not name or "://" in name:  # the default of tfds, or no local folder
+    return ""
+  for parent in (path, *path.parents):
+    try:
+      made = stat.S_ISDIR(os.stat(parent).st_mode)
+    except FileNotFoundError:
+      continue
+    except OSError as error:
+      return error.strerror
+    if not made:
+      return os.strerror(errno.ENOTDIR)
+    if parent != path and not os.access(parent, os.W_OK | os.X_OK):
+      return os.strerror(errno.EACCES)
+    break
+  return ""
 
 
 def stratified(by_task: dict[str, list[Any]], count: int, seed: int) -> list:

@@ -389,6 +389,12 @@ def open_files(
   if name == TINY or name.endswith(".safetensors"):
     return _tiny(name, dtype, random_weights, seed)
   folder = pathlib.Path(name)
+  if not folder.exists():
+    known = ", ".join((TINY, *(SHAPES if random_weights else ())))
+    raise ValueError(
+      f"there is no folder {name!r}, and no model of that name; give the folder"
+      f" of a checkpoint as transformers saves it, or one of {known}"
+    )
   if random_weights:
     found = families.read(folder)
     processor = _processor(folder, optional=True)

@@ -15,7 +15,7 @@ from eos_jax.data import benchmarks
 from eos_jax.evaluation import evaluator, store, submissions
 from eos_jax.evaluation import results as results_lib
 from eos_jax.tasks import common, opening, report, results
-from eos_jax.training import evaluate_settings, settings, shared_settings
+from eos_jax.training import evaluate_settings, settings
 
 # Name, token budget, plan (None = dense), and why there is no plan.
 Candidate = tuple[str, float | None, ops.ReductionPlan | None, str]
@@ -25,15 +25,16 @@ def check(job: evaluate_settings.EvaluateJob) -> None:
   """Refuses what does not fit, before the model is read."""
   opening.forget()
   found = opening.opened(job)
-  faults = opening.question_faults(
+  job = job.for_model(found.cfg)
+  attempt = opening.Attempts()
+  attempt.faults += opening.question_faults(
     found,
-    batches={"batch": _batch(job, found)},
+    batches=job.batch_sizes,
     asked={"questions": (job.questions, "test")},
     streams={},
   )
-  if faults:
-    raise settings.ConfigError(faults)
-  candidates(found.cfg, job)
+  attempt("plans", lambda: candidates(found.cfg, job))
+  attempt.check()
   if found.questions.name != "benchmarks":  # which have checked all rows
     opening.check_rows(found, _sets, job)
 
@@ -41,6 +42,7 @@ def check(job: evaluate_settings.EvaluateJob) -> None:
 def run(job: evaluate_settings.EvaluateJob, folder: pathlib.Path) -> None:
   """Asks everything that was not asked yet, and writes the tables."""
   found = opening.opened(job)
+  job = job.for_model(found.cfg)
   with jax.set_mesh(found.mesh):  # for `models.target.spread`
     _run(job, folder, found)
 
@@ -50,15 +52,11 @@ def _sets(found, job):
   return found.questions.choose("test", count=job.questions, seed=job.seed)
 
 
-def _batch(job, found):
-  return job.batch or shared_settings.evaluation_batch(found.cfg)
-
-
 def _run(job, folder, found):
   model = found.load({})
   print(found.questions.summary(("test",)), flush=True)
   sets, plans = _sets(found, job), candidates(found.cfg, job)
-  batch = _batch(job, found)
+  batch = job.batch
 
   @functools.cache  # programs are those of a length of answers
   def judge(steps):

@@ -8,7 +8,7 @@ from eos_jax import cost
 from eos_jax.data import question_sets
 from eos_jax.evaluation import evaluator
 from eos_jax.tasks import common, messages, opening, results
-from eos_jax.training import finetune, finetune_settings, settings, speed
+from eos_jax.training import finetune, finetune_settings, speed
 
 TRAINED = "finetuned"
 
@@ -18,8 +18,11 @@ def check(job: finetune_settings.FinetuneJob) -> None:
   opening.forget()
   found = opening.opened(job)
   job = job.for_model(found.cfg)
-  common.fitting_plan(found.cfg, job.plan, "config.plan")
-  faults = opening.question_faults(
+  attempt = opening.Attempts()
+  attempt(
+    "plan", lambda: common.fitting_plan(found.cfg, job.plan, "config.plan")
+  )
+  attempt.faults += opening.question_faults(
     found,
     batches=job.batch_sizes,
     asked={
@@ -28,8 +31,7 @@ def check(job: finetune_settings.FinetuneJob) -> None:
     },
     streams={"train": "fine-tuning"},
   )
-  if faults:
-    raise settings.ConfigError(faults)
+  attempt.check()
   opening.check_rows(found, opening.fixed_sets, job)
 
 

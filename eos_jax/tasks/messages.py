@@ -4,27 +4,7 @@ import jax
 
 from eos_jax import models
 from eos_jax.evaluation import results as results_lib
-from eos_jax.models import fits, partition
 from eos_jax.search import init_policy
-
-
-def count_parameters(params):
-  """Parameters by group, in words."""
-  return ", ".join(
-    f"{part} {sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.2f} M"
-    for part, tree in sorted(params.items())
-  )
-
-
-def mesh_line(mesh, params, batch_bytes):
-  """The mesh, and what a device has to hold at least."""
-  held = fits.held_bytes(params, partition.param_shardings(mesh, params))
-  axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-  ways = mesh.shape["data"] * mesh.shape["fsdp"]
-  return (
-    f"mesh: {axes}; a device holds {held / 2**20:.1f} MiB of parameters and"
-    f" {batch_bytes / ways / 2**20:.1f} MiB of a batch, activations come on top"
-  )
 
 
 def kept(plan):
@@ -84,7 +64,7 @@ def cost_lines(facts, course):
 
 
 def found_lines(results, found, questions):
-  """What a search found at each budget, beside dense and hand-made ones."""
+  """What a search found at each budget, compared with dense and presets."""
   dense = next(r for r in results if r.limit is None)
   lines = [
     f"Found, judged on {questions} test questions; dense"

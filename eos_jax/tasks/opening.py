@@ -151,32 +151,53 @@ def opened(job: Any) -> Opened:
   """Opens a job that asks questions.
 
   Args:
-    job: has the fields of `shared_settings.ModelSettings`, and data.
+    job: has the fields of `shared_settings.ModelSettings`, data, batch_sizes
+      and for_model.
 
   Raises:
     settings.ConfigError: model, data or devices do not fit; all is listed.
   """
   attempt, chosen = Attempts(), job.data.resolved()
   files, mesh = open_model(job, attempt, chosen.image_shape)
+  questions, answer_length = None, 0
+  if files is not None:
+    text_length, answer_length = _lengths(chosen, files)
+    protocol = chosen.protocol if chosen.source == "benchmarks" else ""
+    rows = attempt("model", lambda: files.rows(text_length, protocol))
+    if rows is not None:
+      field = "data.path" if chosen.path else "data"
+      questions = attempt(field, lambda: data.load(chosen, rows))
+    if attempt.faults and mesh is not None:  # those of batches join them
+      sizes = job.for_model(files.cfg).batch_sizes
+      attempt.faults += batch_faults(mesh, sizes)
   attempt.check()
-  source = chosen.source.partition(":")[0]
-  default = _LENGTHS.get(source, _LENGTHS["instructions"])
-  if source == "suite":
-    default = _SUITE_LENGTHS[files.family == models.TINY]
-  protocol = chosen.protocol if source == "benchmarks" else ""
-  rows = attempt(
-    "model", lambda: files.rows(chosen.text_length or default[0], protocol)
-  )
-  attempt.check()
-  questions = attempt("data", lambda: data.load(chosen, rows))
-  attempt.check()
-  answer_length = chosen.answer_length or default[1]
   return Opened(files, mesh, questions, answer_length)
+
+
+def _lengths(chosen, files):
+  """Tokens of text and of an answer: as set, or as the source needs."""
+  default = _LENGTHS.get(chosen.source, _LENGTHS["instructions"])
+  if chosen.source == "suite":
+    default = _SUITE_LENGTHS[files.family == models.TINY]
+  return chosen.text_length or default[0], chosen.answer_length or default[1]
 
 
 def forget() -> None:
   """Opens the next job anew: files may have changed."""
   opened.cache_clear()
+
+
+def batch_faults(
+  mesh: jax.sharding.Mesh, sizes: Mapping[str, int]
+) -> list[str]:
+  """Returns which batch sizes, by field, cannot be cut evenly over devices."""
+  faults = []
+  for name, batch in sizes.items():
+    try:
+      partition.check_batch(mesh, batch)
+    except ValueError as error:
+      faults.append(f"config.{name}: {error}")
+  return faults
 
 
 def question_faults(
@@ -194,13 +215,7 @@ def question_faults(
     asked: (number of questions, part) of fixed sets, by field.
     streams: what needs each part that is trained or searched on.
   """
-  faults = []
-  for name, batch in batches.items():
-    try:
-      partition.check_batch(found.mesh, batch)
-    except ValueError as error:
-      faults.append(f"config.{name}: {error}")
-  questions = found.questions
+  faults, questions = batch_faults(found.mesh, batches), found.questions
   needed = {part: field for field, (_, part) in asked.items()} | streams
   for part, purpose in needed.items():
     if part not in questions.parts:

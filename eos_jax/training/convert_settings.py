@@ -13,4 +13,6 @@ class ConvertJob(shared_settings.ModelSettings):
   writes a folder that can be restored on any number of devices.
   """
 
+  # A folder holds one model: no other one may follow into it.
   model: str = settings.field("", needed="give the folder of a checkpoint")
+  dtype: str = settings.field("", choices=("", *shared_settings.DTYPES))

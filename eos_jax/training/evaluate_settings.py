@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 import dataclasses
+from typing import Self
 
-from eos_jax import ops
+from eos_jax import models, ops
 from eos_jax.training import data_settings, settings, shared_settings
 
 
@@ -36,6 +37,16 @@ class EvaluateJob(shared_settings.ModelSettings):
   questions: int = settings.field(0, least=0, resumable=True)
   batch: int = settings.field(0, least=0, resumable=True)
   seed: int = settings.field(0, least=0, resumable=True)
+
+  @property
+  def batch_sizes(self) -> dict[str, int]:
+    """The batch sizes that the devices have to cut evenly, by field."""
+    return {"batch": self.batch}
+
+  def for_model(self, cfg: models.VLMConfig) -> Self:
+    """Returns the same job, with what follows from the model filled in."""
+    batch = self.batch or shared_settings.evaluation_batch(cfg)
+    return dataclasses.replace(self, batch=batch)
 
   def _faults(self) -> Iterator[str]:
     yield from super()._faults()

@@ -18,7 +18,7 @@ from typing import Any
 import eos_jax
 from eos_jax import files
 
-_FORMAT = "eos_jax.Run/1"
+_FORMAT = "eos_jax.Run/2"
 # Folders of a run, and the endings of its files.
 _FOLDERS = {"checkpoints", "checkpoints.damaged", "examples", "plans"}
 _FOLDERS |= {"tensorboard", "vision", "lookup", "grounding", "answers"}
@@ -152,7 +152,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   if not isinstance(run, dict) or run.get("format") != _FORMAT:
     raise WorkdirError(
       f"{path}/run.json has not the format {_FORMAT!r}; it was written by"
-      " another version, or by hand"
+      " another version of eos_jax, whose runs this one cannot resume or"
+      " report, or by hand; choose another directory, or use that version"
     )
   for name, kind in (("task", str), ("config", dict)):
     if not isinstance(run.get(name), kind):

@@ -7,9 +7,9 @@ import runpy
 import jax
 import pytest
 
-from eos_jax.data import instruction_batches, instructions, processors
+from eos_jax.data import instructions, question_sets
 from eos_jax.tasks import compile as compile_task
-from eos_jax.tasks import compile_programs, published_model
+from eos_jax.tasks import compile_programs
 from eos_jax.training import ahead, compile_settings, settings
 from tests import command
 from tests.models import tiny_families
@@ -32,8 +32,10 @@ def test_batches_are_those_of_instructions(family, tmp_path):
   found = compile_programs.subject(job)
   path = tiny_families.instructions(tmp_path / "data", 4)
   items = instructions.load(path, path.parent, {"all": 1.0}).parts["all"]
-  rows = published_model.rows(processors.load(folder), found.cfg, job)
-  real = next(instruction_batches.batches(items, rows, batch=4, seed=0))
+  rows = found.files.rows(120)
+  real = next(
+    question_sets.batches(question_sets.stream(items, rows, 0), batch=4)
+  )
   kinds = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), real)
   shapes = compile_programs.batch(found)
   wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), shapes)

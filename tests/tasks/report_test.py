@@ -91,7 +91,7 @@ def test_what_has_no_report_says_so(tmp_path):
   assert (
     "a run of the task 'pretrain', which has no report; give one of" in said
   )
-  for task in ("benchmark", "compile", "evaluate", "search"):
+  for task in ("compile", "evaluate", "search", "timing"):
     with workdir.opened(tmp_path / task, task, {}):
       pass
     said = _refusal(tmp_path / task)
@@ -123,7 +123,7 @@ def test_the_report_of_compiled_programs_is_made_anew(tmp_path, capsys):
 def test_the_report_of_measurements_is_made_anew(tmp_path, capsys):
   rates = {"smolvlm": {"1": {"median": 1234.5}, "2": {"median": 2345.6}}}
   value = files.sealed({"rates": rates})
-  with workdir.opened(tmp_path, "benchmark", {}):
+  with workdir.opened(tmp_path, "timing", {}):
     files.write_json(tmp_path / "pictures.json", value)
   tasks.run("report", {"runs": ()}, tmp_path)
   said = capsys.readouterr().out

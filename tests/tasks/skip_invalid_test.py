@@ -1,16 +1,17 @@
-"""Rows that cannot be used, whenever that turns up: listed, or set apart."""
+"""Rows that cannot be used, whenever that turns up: listed, or skipped."""
 
 import json
+import re
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from eos_jax import main, tasks
-from eos_jax.tasks import evaluate_published, published
+from eos_jax.tasks import opening, search
 from tests.data.benchmarks import minis
 from tests.models import tiny_families
-from tests.tasks import evaluate_published_test, search_published_test
+from tests.tasks import evaluate_test, search_test
 
 # What is wrong with a row, and what is said of it by a tiny Qwen2-VL, which
 # refuses long lines.
@@ -69,32 +70,42 @@ def spoiled(tmp_path_factory):
 
 
 def _search(model, path, **changes):
-  config = search_published_test._config("qwen2_vl", model, path, **changes)
-  return tasks.settings.build(tasks.TASKS["search_published"].settings, config)
+  config = search_test._config("qwen2_vl", model, path, **changes)
+  return tasks.settings.build(tasks.TASKS["search"].settings, config)
+
+
+def _skipped(facts):
+  """What is said of the entries that are not used, by row."""
+  said = [*facts["invalid"], *facts["entries skipped"]]
+  return {int(re.search(r"row (\d+): ", one)[1]): one for one in said}
 
 
 def test_instructions(model, spoiled):
   path, rows = spoiled
-  opened = published._open(_search(model, path, **{"data.apart": True}))
-  assert [fault.row for fault in opened.data.faults] == sorted(rows)
-  for fault in opened.data.faults:
-    assert fault.file == "instructions.json"
-    assert FAULTS[rows[fault.row]] in fault.what, fault
-  used = [item for part in opened.data.parts.values() for item in part]
+  questions = opening.opened(_search(model, path, **{"data.apart": True}))
+  questions = questions.questions
+  skipped = _skipped(questions.identity)
+  assert sorted(skipped) == sorted(rows)
+  for row, said in skipped.items():
+    assert said.startswith(f"instructions.json, row {row}: ")
+    assert FAULTS[rows[row]] in said
+  used = [
+    item
+    for part in questions.parts
+    for item in questions.choose(part, count=0, seed=0)[0].items
+  ]
   assert len(used) == 40 - len(rows)
-  facts = published._data_facts(
-    _search(model, path, **{"data.apart": True}).data, opened
-  )
-  assert facts["set apart"] == [str(fault) for fault in opened.data.faults]
+  said = questions.summary(questions.parts)
+  assert "1 entries are invalid and skipped; 6 cannot be used and" in said
   # Where they are not set apart, nothing is begun.
   with pytest.raises(main.EXPECTED, match="row 23: the question has half"):
-    published._open(_search(model, path))
+    search.check(_search(model, path))
   mended = path.with_name("mended.json")
   text = path.read_text(encoding="utf-8").replace("\\ud83d", "")
   mended.write_text(text, encoding="utf-8")
   whole = {"evaluation.questions": 0, "check_questions": 99}
   with pytest.raises(main.EXPECTED) as error:
-    published._open(_search(model, mended, **whole))
+    search.check(_search(model, mended, **whole))
   said = str(error.value)
   found = {row: kind for row, kind in rows.items() if kind != "half a pair"}
   assert f"{len(found)} rows cannot be used" in said
@@ -104,8 +115,8 @@ def test_instructions(model, spoiled):
 
 
 def _evaluation(model, folder, **changes):
-  files = {"model.path": model, "data.folder": folder}
-  return evaluate_published_test._config(files, **changes)
+  files = {"model": model, "data.path": folder}
+  return evaluate_test._config(files, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +149,10 @@ _ROOM = {
 
 def test_a_benchmark(model, benchmark):
   config = _evaluation(model, benchmark, **_ROOM, **{"data.apart": True})
-  kind = tasks.TASKS["evaluate_published"].settings
-  opened = evaluate_published._open(tasks.settings.build(kind, config))
-  (asked,), (questions,) = opened.sets, opened.found
-  assert [sample.id for sample in asked.samples] == ["v1_0", "v1_1"]
+  kind = tasks.TASKS["evaluate"].settings
+  found = opening.opened(tasks.settings.build(kind, config)).questions
+  (asked,), questions = found.choose("test"), found.read["mmvet"]
+  assert [sample.id for sample in asked.items] == ["v1_0", "v1_1"]
   assert sorted(fault.row for fault in questions.faults) == [3, 4, 5, 6, 7, 8]
   for fault in questions.faults:
     assert fault.file == "mm-vet.json"
@@ -154,9 +165,9 @@ def test_both_questions_of_an_image_go(model, tmp_path):
   text = path.read_text(encoding="utf-8").replace("dog?", "dog?" + " x" * 900)
   path.write_text(text, encoding="utf-8")
   room = _ROOM | {"data.names": ("mme",), "data.apart": True}
-  kind = tasks.TASKS["evaluate_published"].settings
+  kind = tasks.TASKS["evaluate"].settings
   job = tasks.settings.build(kind, _evaluation(model, tmp_path, **room))
-  (questions,) = evaluate_published._open(job).found
+  questions = opening.opened(job).questions.read["mme"]
   assert len(questions.samples) == 4
   said = sorted(questions.faults, key=lambda fault: fault.row)
   assert [fault.row for fault in said] == [1, 2]
@@ -167,14 +178,12 @@ def test_both_questions_of_an_image_go(model, tmp_path):
 @pytest.mark.full
 def test_runs_end_with_what_is_sound(model, spoiled, benchmark, tmp_path):
   path, rows = spoiled
-  config = search_published_test._config(
-    "qwen2_vl", model, path, **{"data.apart": True}
-  )
-  tasks.run("search_published", config, tmp_path / "search")
+  config = search_test._config("qwen2_vl", model, path, **{"data.apart": True})
+  tasks.run("search", config, tmp_path / "search")
   text = (tmp_path / "search" / "results.json").read_text(encoding="utf-8")
-  assert len(json.loads(text)["instructions"]["set apart"]) == len(rows)
+  assert sorted(_skipped(json.loads(text)["protocol"])) == sorted(rows)
   config = _evaluation(model, benchmark, **_ROOM, **{"data.apart": True})
-  tasks.run("evaluate_published", config, tmp_path / "out")
+  tasks.run("evaluate", config, tmp_path / "out")
   text = (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
   counts = json.loads(text)["questions"]["mmvet"]
   assert counts["asked"] == 2 and len(counts["set apart"]) == len(FAULTS)

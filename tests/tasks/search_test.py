@@ -1,9 +1,9 @@
-"""A search for a published model, from files on disk."""
+"""A search for the model of a folder, on instructions."""
 
+import dataclasses
 import json
 import runpy
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 
 from eos_jax import files, main, ops, tasks
 from eos_jax.models import fits, loading
-from eos_jax.tasks import published, search
+from eos_jax.tasks import opening, search
 from eos_jax.training import search_settings, settings
 from tests import command
 from tests.models import tiny_families
@@ -29,7 +29,6 @@ def data(tmp_path_factory):
 def _short(family):
   """What a search of seconds changes, by dotted name."""
   found = {
-    "model.dtype": "float32",
     "data.text_length": 160,
     "data.answer_length": 4,
     "data.validation": 0.6,
@@ -54,10 +53,10 @@ def _short(family):
 
 def _config(family, model, data, **changes):
   path = command.ROOT / "configs" / "search.py"
-  config = runpy.run_path(path)["get_config"](tiny_families.VARIANTS[family])
+  config = runpy.run_path(path)["get_config"]()
   config = config.to_dict()
-  assert config.pop("task") == "search_published"
-  named = {"model.path": str(model), "data.path": str(data)}
+  assert config.pop("task") == "search"
+  named = {"model": str(model), "data.path": str(data)}
   for name, value in (_short(family) | named | changes).items():
     *groups, field = name.split(".")
     inner = config
@@ -70,7 +69,7 @@ def _config(family, model, data, **changes):
 
 def _refusal(path, *given, **changes):
   with pytest.raises(main.EXPECTED) as error:
-    tasks.run("search_published", _config(*given, **changes), path)
+    tasks.run("search", _config(*given, **changes), path)
   return str(error.value)
 
 
@@ -96,11 +95,11 @@ def _check(folder, said):
 def test_a_search_from_files(data, tmp_path, capsys):
   model = tiny_families.write("llava_1_5", tmp_path / "model")
   config = _config("llava_1_5", model, data)
-  tasks.run("search_published", config, tmp_path / "out")
+  tasks.run("search", config, tmp_path / "out")
   results = _check(tmp_path / "out", capsys.readouterr().out)
-  assert results["protocol"]["instructions"]["text_length"] == 160
+  assert results["protocol"]["shares"] == {"validation": 0.6, "test": 0.4}
   # A second start finds all of it done, and says the same.
-  tasks.run("search_published", config, tmp_path / "out")
+  tasks.run("search", config, tmp_path / "out")
   again = json.loads(
     (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
   )
@@ -117,33 +116,32 @@ def test_results_follow_instructions_and_images(data, tmp_path):
   path = folder / data.name
   config = _config("llava_1_5", model, path)
   out = tmp_path / "out"
-  tasks.run("search_published", config, out)
+  tasks.run("search", config, out)
   before = (out / "evaluation.jsonl").read_text(encoding="utf-8")
-  tasks.run("search_published", config, out)
+  tasks.run("search", config, out)
   assert (out / "evaluation.jsonl").read_text(encoding="utf-8") == before
-  job = settings.build(search_settings.PublishedSearchJob, config)
-  tested = published._open(job).data.parts["test"]
-  for item in tested:
-    PIL.Image.new("RGB", (30, 20), "red").save(item.pictures[0])
-  tasks.run("search_published", config, out)
+  job = settings.build(search_settings.SearchJob, config)
+  (tested,) = opening.opened(job).questions.choose("test", count=0, seed=0)
+  for item in tested.items:
+    PIL.Image.new("RGB", (30, 20), "red").save(item.images[0])
+  tasks.run("search", config, out)
   after = (out / "evaluation.jsonl").read_text(encoding="utf-8")
   assert after.startswith(before)
   assert after.count("\n") == 2 * before.count("\n")
   rows = json.loads(path.read_text(encoding="utf-8"))
   path.write_text(json.dumps(rows[::-1]), encoding="utf-8")
   with pytest.raises(main.EXPECTED, match="data: saved .*sha256"):
-    tasks.run("search_published", config, out)
+    tasks.run("search", config, out)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("family", tiny_families.FAMILIES)
 def test_a_search_of_every_family_by_the_command_line(family, data, tmp_path):
   model = tiny_families.write(family, tmp_path / "model", shards=3)
-  given = _short(family) | {"model.path": model, "data.path": data}
+  given = _short(family) | {"model": model, "data.path": data}
   args = [f"--config.{name}={_quoted(value)}" for name, value in given.items()]
   out = tmp_path / "out"
-  variant = f"search:{tiny_families.VARIANTS[family]}"
-  done = command.run(out, *args, config=variant)
+  done = command.run(out, *args, config="search")
   assert done.returncode == 0, done.stderr[-3000:]
   _check(out, done.stdout)
 
@@ -158,7 +156,7 @@ def test_the_model_can_move_too(mode, data, tmp_path):
   model = tiny_families.write("llava_1_5", tmp_path / "model")
   shares = {"data.train": 0.4, "data.validation": 0.3, "data.test": 0.3}
   config = _config("llava_1_5", model, data, mode=mode, **shares)
-  tasks.run("search_published", config, tmp_path / "out")
+  tasks.run("search", config, tmp_path / "out")
   results = json.loads(
     (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
   )
@@ -171,14 +169,14 @@ def test_a_converted_folder_serves_too(data, tmp_path):
   model = tiny_families.write("llava_1_5", tmp_path / "model")
   tasks.run(
     "convert",
-    {"model": {"path": str(model), "dtype": "float32"}, "mesh": ()},
+    {"model": str(model), "dtype": "", "mesh": (), "allow_outside": False},
     tmp_path / "converted",
   )
   found = []
   for folder in (model, tmp_path / "converted"):
     config = _config("llava_1_5", folder, data)
     out = tmp_path / f"out_{folder.name}"
-    tasks.run("search_published", config, out)
+    tasks.run("search", config, out)
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     found.append((results["weights"], results["results"]))
   assert found[0] == found[1]
@@ -191,7 +189,7 @@ def test_what_is_wrong_with_files_is_told(data, tmp_path):
   first.write_bytes(whole[: len(whole) // 2])
   moved = second.rename(tmp_path / "elsewhere")
   said = _refusal(tmp_path / "out", "llava_1_5", model, data)
-  assert "config.model.path: weights in" in said
+  assert "config.model: weights in" in said
   assert f"{first.name} is truncated or damaged" in said
   assert f"{second.name} is missing" in said
   first.write_bytes(whole)
@@ -222,14 +220,13 @@ def test_settings_that_do_not_fit_the_family(data, tmp_path):
   out = tmp_path / "out"
   model = tiny_families.write("onevision", tmp_path / "onevision")
   given = ("onevision", model, data)
-  said = _refusal(out, *given, **{"data.tiles": ()})
-  assert "config.data: tiles is ()" in said and "rows and columns" in said
   said = _refusal(out, *given, **{"data.size": (56, 56)})
   assert "size is (56, 56)" in said and "have none: use ()" in said
   said = _refusal(out, *given, **{"data.text_length": 10})
   assert "tokens of text, but the text length is 10" in said
   said = _refusal(out, *given, mode="joint")
-  assert "mode is 'joint', but data.train is 0" in said
+  assert "has no train split for mode='joint', only validation, test" in said
+  assert "give config.data.train a share, such as 0.6" in said
   said = _refusal(out, *given, sites=("decoder.9",), batch=7)
   assert "config.sites has 'decoder.9'" in said
   assert "config.batch: batch size 7 cannot be cut" in said
@@ -252,31 +249,37 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
 def test_weights_are_cut_over_a_mesh(data, tmp_path):
   model = tiny_families.write("smolvlm", tmp_path / "model")
   config = _config("smolvlm", model, data, mesh=(2, 4, 1))
-  job = tasks.settings.build(tasks.TASKS["search_published"].settings, config)
-  case = published.opened(job)
-  embed = case.params["decoder"]["embed"]
+  job = tasks.settings.build(tasks.TASKS["search"].settings, config)
+  found = opening.opened(job)
+  params = found.load({}).params
+  embed = params["decoder"]["embed"]
   assert len({str(s.index) for s in embed.addressable_shards}) == 4
-  assert dict(case.mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
-  batch = next(case.iterator)
+  assert dict(found.mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+  batch = next(search._stream(job, found, search._parts(job)))
   assert batch["image"].shape == (8, 10, 24, 24, 3)
   _, want = loading.load(model, dtype="float32")
-  jax.tree.map(np.testing.assert_array_equal, case.params, want)
+  jax.tree.map(np.testing.assert_array_equal, params, want)
 
 
-def test_a_search_depends_on_the_times_in_its_latency_table(tmp_path):
+def test_a_search_depends_on_the_times_in_its_latency_table(data, tmp_path):
   path = tmp_path / "table.json"
-  limits = types.SimpleNamespace(latency=0.5, latency_table=str(path))
-  job = types.SimpleNamespace(limits=limits)
-  case = types.SimpleNamespace(searched_on={"suite": "tiny"})
-  found = []
+  model = tiny_families.write("llava_1_5", tmp_path / "model")
+  given = {"limits.latency": 0.5, "limits.latency_table": str(path)}
+  config = _config("llava_1_5", model, data, **given)
+  job = settings.build(search_settings.SearchJob, config)
+  found = opening.opened(job)
+  checks, _ = opening.fixed_sets(found, job)
+
+  def searched_on(job):
+    return search._searched_on(job, found, ("validation",), checks)
+
+  seen = []
   for text in ("a", "b", "a"):
     path.write_text(text, encoding="utf-8")
-    found.append(search._searched_on(job, case))
-  assert found[0] == found[2] != found[1]
-  assert found[0]["suite"] == "tiny"
-  limits.latency = 0.0
+    seen.append(searched_on(job))
+  assert seen[0] == seen[2] != seen[1]
+  assert seen[0]["sha256"] == found.questions.identity["sha256"]
   path.unlink()
-  assert search._searched_on(job, case) == {
-    "suite": "tiny",
-    "latency_table": files.digest(""),
-  }
+  limits = dataclasses.replace(job.limits, latency=0.0)
+  without = searched_on(dataclasses.replace(job, limits=limits))
+  assert without == seen[0] | {"latency_table": files.digest("")}

@@ -1,4 +1,4 @@
-"""A published model on benchmarks, from files on disk."""
+"""Models on benchmarks, instructions and the suite, from files on disk."""
 
 import functools
 import json
@@ -14,9 +14,10 @@ import pytest
 
 from eos_jax import main, models, ops, tasks
 from eos_jax.data import benchmarks
+from eos_jax.data.benchmarks import source
 from eos_jax.evaluation import evaluator
 from eos_jax.evaluation.scoring import benchmarks as scoring
-from eos_jax.tasks import evaluate_published, published_model
+from eos_jax.tasks import evaluate, opening
 from eos_jax.training import evaluate_settings, settings
 from tests import command
 from tests.data.benchmarks import minis
@@ -40,17 +41,17 @@ def files(tmp_path_factory):
   )
   (root / "mine.json").write_text(plan.to_json(), encoding="utf-8")
   return {
-    "model.path": model,
-    "data.folder": root / "benchmarks",
+    "model": model,
+    "data.path": root / "benchmarks",
     "plans": (str(root / "mine.json"),),
   }
 
 
 def _config(files, **changes):
   path = command.ROOT / "configs" / "evaluate.py"
-  config = runpy.run_path(path)["get_config"]("llava_1_5_7b").to_dict()
-  assert config.pop("task") == "evaluate_published"
-  given = files | {"model.dtype": "float32", "data.answer_length": 3}
+  config = runpy.run_path(path)["get_config"]().to_dict()
+  assert config.pop("task") == "evaluate"
+  given = files | {"data.answer_length": 3, "batch": 8}
   for name, value in (given | changes).items():
     *groups, field = name.split(".")
     inner = config
@@ -62,7 +63,7 @@ def _config(files, **changes):
 
 
 def _run(files, out, **changes):
-  tasks.run("evaluate_published", _config(files, **changes), out)
+  tasks.run("evaluate", _config(files, **changes), out)
   text = (out / "results.json").read_text(encoding="utf-8")
   return json.loads(text)
 
@@ -83,11 +84,11 @@ def test_two_benchmarks_under_a_plan(files, tmp_path, capsys, monkeypatch):
   assert (
     "There are none to compare with: those here are of LLaVA-1.5-7B" in said
   )
-  assert "pictures were read while the model answered" in said
+  assert "images were read while the model answered" in said
   assert "scienceqa is not in it: a model without the picture" in said
   assert "scienceqa: 2 questions, 1 left out: it has no picture" in said
   # The scores are those of the answers that were written down.
-  folder = files["data.folder"] / "chartqa"
+  folder = files["data.path"] / "chartqa"
   samples = benchmarks.read("chartqa", folder, "lmms_eval").samples
   path = out / "predictions" / "mine" / "chartqa.jsonl"
   told = [
@@ -119,12 +120,12 @@ def test_budgets_and_operators_that_are_asked_for(files, tmp_path):
     files, tmp_path / "out", **names, budgets=(4.0,), presets=("tome", "grid")
   )
   found = [line["name"] for line in results["results"]]
-  assert found == ["dense", "tome@4", "grid@4", "random@4", "pool@4"]
+  assert found == ["dense", "tome@4", "grid@4"]
   assert results["questions"]["chartqa"]["asked"] == 1
 
 
 def test_bfloat16_is_computed_with_throughout(files, tmp_path):
-  names = {"data.names": ("chartqa",), "model.dtype": "bfloat16"}
+  names = {"data.names": ("chartqa",), "dtype": "bfloat16"}
   results = _run(files, tmp_path / "out", **names)
   assert len(results["results"]) == 5
   # The dtype of the parameters decides, whatever pictures come in.
@@ -154,7 +155,7 @@ def test_hidden_answers_are_handed_in(files, tmp_path, capsys):
   root = tmp_path / "benchmarks"
   minis.vqav2_test(root / "vqav2")
   out = tmp_path / "out"
-  names = {"data.names": ("vqav2",), "plans": (), "data.folder": root}
+  names = {"data.names": ("vqav2",), "plans": (), "data.path": root}
   assert _run(files, out, **names)["results"][0]["scores"] == {}
   assert (
     "vqav2: the right answers are not here; hand" in capsys.readouterr().out
@@ -168,7 +169,7 @@ def test_hidden_answers_are_handed_in(files, tmp_path, capsys):
 )
 def test_the_first_questions_stay_whole(name, count, kept, tmp_path):
   samples = benchmarks.read(name, minis.write(name, tmp_path), "llava").samples
-  found = evaluate_published._first(name, samples, count)
+  found = source.first(name, samples, count)
   assert len(found) == kept
   score = scoring.SCORES[name]([(s, s.answers[0]) for s in found], "llava")
   assert score.value > 0
@@ -176,38 +177,39 @@ def test_the_first_questions_stay_whole(name, count, kept, tmp_path):
 
 def _checked(files, model, **changes):
   """What is known of a job before weights are read."""
-  changed = files | {"model.path": model, "data.names": ("pope",), "plans": ()}
+  changed = files | {"model": model, "data.names": ("pope",), "plans": ()}
   config = _config(changed, **changes)
-  job = settings.build(evaluate_settings.EvaluatePublishedJob, config)
-  evaluate_published.check(job)
-  return evaluate_published._open(job)
+  job = settings.build(evaluate_settings.EvaluateJob, config)
+  evaluate.check(job)
+  (asked,) = opening.opened(job).questions.choose("test")
+  return asked
 
 
 def test_ends_of_answers_are_those_of_the_folder(files, tmp_path):
   model = tmp_path / "model"
-  shutil.copytree(files["model.path"], model)
+  shutil.copytree(files["model"], model)
   (model / "generation_config.json").write_text('{"eos_token_id": [9, 7]}')
   path = model / "tokenizer_config.json"
   tokens = json.loads(path.read_text()) | {"eos_token": "</s>"}
   path.write_text(json.dumps(tokens))
   for protocol, expected in (("llava", (9, 7)), ("lmms_eval", (2, 9, 7))):
     found = _checked(files, model, **{"data.protocol": protocol})
-    assert found.sets[0].stop == expected
-    asked = next(found.sets[0].batches(2))
-    assert asked["tokens"].shape == (2, found.sets[0].rows.text_length)
+    assert found.stop == expected
+    asked = next(found.batches(2))
+    assert asked["tokens"].shape == (2, found.text_length)
 
 
 def test_a_template_without_images_is_named_before_weights(files, tmp_path):
   """It is not reported as a token that is missing."""
   model = tmp_path / "model"
-  shutil.copytree(files["model.path"], model)
+  shutil.copytree(files["model"], model)
   template = templates.OTHERS["llava_text_only"][1]
   (model / "chat_template.jinja").write_text(template)
   for style in ("", "vicuna"):
     with pytest.raises(main.EXPECTED) as error:
       _checked(files, model, **{"data.style": style})
     said = str(error.value)
-    assert f"config.model.path: {model}: the chat template cannot" in said
+    assert f"config.model: {model}: the chat template cannot" in said
     assert "and cannot place images" in said and "</s>" not in said
 
 
@@ -215,7 +217,7 @@ def test_answers_follow_rows_and_images(files, tmp_path, capsys):
   """What changed since an answer was given is asked anew, as in a fresh run."""
   root = tmp_path / "benchmarks"
   folder = minis.write("chartqa", root / "chartqa")
-  given = {"data.names": ("chartqa",), "data.folder": root, "plans": ()}
+  given = {"data.names": ("chartqa",), "data.path": root, "plans": ()}
   name = "predictions/dense/chartqa.jsonl"
 
   def answers(out):
@@ -241,9 +243,9 @@ def test_answers_follow_rows_and_images(files, tmp_path, capsys):
 @pytest.mark.full
 def test_other_tokenizers_and_processors_answer_anew(files, tmp_path, capsys):
   model = tmp_path / "model"
-  shutil.copytree(files["model.path"], model)
+  shutil.copytree(files["model"], model)
   out = tmp_path / "out"
-  given = {"data.names": ("mmvet",), "plans": (), "model.path": model}
+  given = {"data.names": ("mmvet",), "plans": (), "model": model}
   _run(files, out, **given)
   answers = out / "predictions" / "dense" / "mmvet.jsonl"
   before = answers.read_text(encoding="utf-8")
@@ -288,16 +290,16 @@ def test_marks_of_other_answers_are_put_aside(files, tmp_path, capsys):
 def test_names_of_plans_are_no_paths(files, tmp_path):
   path = tmp_path / "plan.json"
   config = _config(files, **{"data.names": ("mme",), "plans": (str(path),)})
-  job = settings.build(evaluate_settings.EvaluatePublishedJob, config)
-  cfg = published_model.source(job.model).description.cfg
+  job = settings.build(evaluate_settings.EvaluateJob, config)
+  cfg = models.open_files(job.model).cfg
   with open(files["plans"][0], encoding="utf-8") as file:
     plan = json.load(file)
   for name in ("../../x", "/x", "a/b", ".", "x" * 300, "\ud83d", "a\nb", ""):
     path.write_text(json.dumps(plan | {"name": name}), encoding="utf-8")
     with pytest.raises(main.EXPECTED, match="name"):
-      evaluate_published._plans(cfg, job)
+      evaluate.candidates(cfg, job)
     with pytest.raises(ValueError, match="a plan's name is"):
-      evaluate_published._of_plan(tmp_path, "predictions", name)
+      evaluate._of_plan(tmp_path, "predictions", name)
 
 
 @pytest.mark.full
@@ -306,7 +308,7 @@ def test_files_that_are_named(files, tmp_path, capsys):
   folder = minis.write("gqa", root / "gqa")
   path = folder / "testdev_balanced_questions.json"
   shutil.copy(path, folder / "val_balanced_questions.json")
-  given = {"data.names": ("gqa",), "data.folder": root, "plans": ()}
+  given = {"data.names": ("gqa",), "data.path": root, "plans": ()}
   for entry in ("gqa", "gqa=../x.json", "pope=x.json", "gqa=/x"):
     with pytest.raises(main.EXPECTED, match="files has .* BENCHMARK=FILE"):
       _run(files, tmp_path / "out", **given, **{"data.files": (entry,)})
@@ -327,12 +329,12 @@ def test_what_does_not_fit_is_told_at_once(files, tmp_path):
     _run(
       files,
       tmp_path / "out",
-      **{"data.names": ("pope", "seed"), "data.folder": tmp_path},
+      **{"data.names": ("pope", "seed"), "data.path": tmp_path},
       batch=7,
     )
   said = str(error.value)
-  assert "config.data.folder, pope: " in said and "coco_pope_*.json" in said
-  assert "config.data.folder, seed: " in said
+  assert "config.data.path: pope: " in said and "coco_pope_*.json" in said
+  assert "seed: " in said
   assert "config.batch: batch size 7" in said
   with pytest.raises(main.EXPECTED, match="names has 'popes'; did you mean"):
     _run(files, tmp_path / "out", **{"data.names": ("popes",)})
@@ -350,14 +352,13 @@ def test_every_benchmark_by_the_command_line(protocol, files, tmp_path):
     for name, value in {
       **files,
       "budgets": (8.0,),
-      "model.dtype": "float32",
       "data.answer_length": 3,
       "data.names": names,
       "data.protocol": protocol,
     }.items()
   ]
   out = tmp_path / "out"
-  done = command.run(out, *args, config="evaluate:llava_1_5_7b")
+  done = command.run(out, *args, config="evaluate")
   assert done.returncode == 0, done.stderr[-3000:]
   text = (out / "results.json").read_text(encoding="utf-8")
   for line in json.loads(text)["results"]:
@@ -372,12 +373,11 @@ def test_every_benchmark_by_the_command_line(protocol, files, tmp_path):
 @pytest.mark.full
 def test_several_devices_answer_as_one(files, tmp_path):
   args = [
-    f"--config.model.path={files['model.path']}",
-    f"--config.data.folder={files['data.folder']}",
+    f"--config.model={files['model']}",
+    f"--config.data.path={files['data.path']}",
     f"--config.plans={files['plans']!r}",
     "--config.data.names=('chartqa','mme')",
     "--config.data.answer_length=3",
-    "--config.model.dtype=float32",
   ]
   told = {}
   for mesh, devices in (("(1,1,1)", 1), ("(2,2,1)", 4), ("(2,1,2)", 4)):
@@ -386,7 +386,7 @@ def test_several_devices_answer_as_one(files, tmp_path):
       out,
       *args,
       f"--config.mesh={mesh}",
-      config="evaluate:llava_1_5_7b",
+      config="evaluate",
       devices=devices,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -408,15 +408,14 @@ def test_one_that_is_killed_goes_on(files, tmp_path):
   path = root / "chartqa" / "test_human.json"
   path.write_text(json.dumps(rows), encoding="utf-8")
   args = [
-    f"--config.model.path={files['model.path']}",
-    f"--config.data.folder={root}",
+    f"--config.model={files['model']}",
+    f"--config.data.path={root}",
     "--config.data.names=('chartqa',)",
     "--config.data.answer_length=3",
-    "--config.model.dtype=float32",
     "--config.batch=4",
   ]
   whole = tmp_path / "whole"
-  config = "evaluate:llava_1_5_7b"
+  config = "evaluate"
   done = command.run(whole, *args, config=config)
   assert done.returncode == 0, done.stderr[-3000:]
   out = tmp_path / "out"
