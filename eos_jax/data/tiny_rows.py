@@ -111,8 +111,7 @@ class TinyRows:
 def small(image: items.ImageSource) -> np.ndarray:
   """Returns an image at 96 x 96 pixels (bicubic), uint8 `[96, 96, 3]`."""
   side = labels.SIDE
-  if not isinstance(image, np.ndarray):
-    image = pixels.rgb(items.open_image(image))
+  image = pixels.rgb(items.open_image(image))
   if image.shape == (side, side, 3):
     return image
   resized = Image.fromarray(image).resize(

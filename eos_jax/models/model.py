@@ -102,6 +102,7 @@ class ModelFiles:
     given = {"tiles": tuple(tiles), "size": tuple(size)}
     if self.processor is None:
       given |= {"style": style, "aspect": aspect}
+      given["max_images"] = max_images if max_images > 1 else 0
       if others := [name for name, value in given.items() if value]:
         raise ValueError(
           f"{others[0]} is {given[others[0]]}, and the model {self.name!r} has"
@@ -273,6 +274,7 @@ class Model:
       return self.answer(
         [images], [question], plan, max_tokens=max_tokens, seed=seed
       )[0]
+    images = _listed(images)
     if len(images) != len(question):
       raise ValueError(
         f"there are {len(question)} questions and {len(images)} entries of"

@@ -40,7 +40,7 @@ PLAN = _plan(
 def model():
   params = jax.jit(functools.partial(models.init, CFG))(jax.random.key(0))
   params = models.for_inference(params)
-  return programs.Model(CFG, params, "float32")
+  return programs.Model(CFG, params, "float32", raw=True)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_plan_is_cut_at_the_same_sites(model, inputs):
   ]
   assert cost.plan_operator_flops(model.shape, short, 6) == 0
   seen, dense = (
-    jax.jit(programs.see(CFG, plan))(model.params, inputs.image, inputs.key)
+    jax.jit(programs.see(CFG, plan))(model.params, inputs.shown, inputs.key)
     for plan in (short, None)
   )
   assert seen.state.tokens.position.tolist() == [list(range(8))] * 2
@@ -157,7 +157,7 @@ def test_what_is_measured_decodes_as_the_model_answers(model, inputs):
   """The programs are the model: the same tokens as `models.answer`."""
   plan = _plan(("decoder.1", 4, ops.presets.FASTV))
   see = jax.jit(programs.see(CFG, plan))
-  seen = see(model.params, inputs.image, inputs.key)
+  seen = see(model.params, inputs.shown, inputs.key)
   whole = functools.partial(
     models.answer, CFG, reduction=plan, steps=4, stop=()
   )

@@ -14,7 +14,7 @@ def _measurement(**changes):
   init = jax.jit(functools.partial(models.init, deploy_test.CFG))
   params = models.for_inference(init(jax.random.key(0)))
   values = {
-    "model": programs.Model(deploy_test.CFG, params, "float32"),
+    "model": programs.Model(deploy_test.CFG, params, "float32", raw=True),
     "text_tokens": deploy_test.TEXT,
     "points": 3,
     "repeats": 2,
@@ -41,7 +41,7 @@ def test_layers_and_blocks_are_differences(monkeypatch):
       rows = 6 + seen.visual.shape[1]
       depth = len(params["decoder"]["blocks"])
       return 5e-3 + 3e-3 * rows * depth
-    rows = (seen.shape[1] // 4) ** 2 + 1
+    rows = (seen["image"].shape[1] // 4) ** 2 + 1
     depth = len(params["vision"]["blocks"])
     return 7e-3 + 2e-3 * rows * depth
 

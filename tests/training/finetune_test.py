@@ -11,7 +11,6 @@ from tests.models import small
 CFG = small.config()
 JOB = finetune_settings.FinetuneJob(
   plan="plan.json",
-  weights=(1.0,),
   steps=20,
   batch=8,
   learning_rate=3e-3,
