@@ -38,6 +38,7 @@ SHAPES = {"wide": config_lib.wide, "llava_1_5_7b": config_lib.llava_1_5_7b}
 # Called while weights are read with the bytes that are done, and their sum.
 Watch = Callable[[int, int], None]
 
+_SUFFIX = ".safetensors"
 # Text tokens that a question of `Model.answer` has room for, at most.
 _MOST_TEXT = 8192
 
@@ -237,7 +238,8 @@ class Model:
       Where they are.
     """
     if self.files.family == TINY:
-      path = path.with_suffix(".safetensors")
+      if path.suffix != _SUFFIX:
+        path = path.with_name(path.name + _SUFFIX)
       weights.save(path, jax.device_get(params), self.cfg)
       return path
     path.mkdir(parents=True, exist_ok=True)
@@ -378,9 +380,9 @@ def open_files(
   """
   if name in SHAPES and random_weights:
     return _random(name, SHAPES[name](), "", dtype or "bfloat16", None, seed)
-  if name == TINY or name.endswith(".safetensors"):
-    return _tiny(name, dtype, random_weights, seed)
   folder = pathlib.Path(name)
+  if name == TINY or (folder.suffix == _SUFFIX and not folder.is_dir()):
+    return _tiny(name, dtype, random_weights, seed)
   if random_weights:
     found = families.read(folder)
     processor = _processor(folder, optional=True)

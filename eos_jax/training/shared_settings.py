@@ -15,8 +15,17 @@ from eos_jax.training import data_settings, settings
 
 # Names that a run gives to other files and folders.
 _TAKEN = frozenset(
-  ("checkpoints", "evaluation", "metrics", "results", "run", "tensorboard")
-  + ("report", "speed", "table", "vision", "lookup", "grounding", "answers")
+  ("checkpoints", "evaluation", "examples", "metrics", "results", "run")
+  + (
+    "tensorboard",
+    "report",
+    "speed",
+    "table",
+    "vision",
+    "lookup",
+    "grounding",
+    "answers",
+  )
 )
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -492,7 +492,7 @@ def test_a_search_follows_from_its_model():
   cfg = models.tiny_config()
   job = search_settings.SearchJob().for_model(cfg)
   assert job.budgets == (48.0, 32.0, 16.0, 4.0)
-  assert job.sites == ("decoder.0", "decoder.1", "decoder.2")
+  assert job.sites == tuple(f"decoder.{layer}" for layer in range(5))
   assert (job.batch, job.check_batch, job.evaluation.batch) == (24, 64, 128)
   assert (job.steps, job.check_every, job.save_every) == (60, 60, 60)
   assert job.remat == "none"
@@ -527,8 +527,8 @@ def test_a_start_below_what_can_be_reached(tmp_path):
 
 def test_pretraining_on_data_without_a_train_split(tmp_path):
   assert _refused("pretrain", {"data.suite": "held_out"}, tmp_path) == [
-    "data.suite is 'held_out', which has no train split for pretraining; use"
-    " 'default'"
+    "data: suite has no train split for pretraining, only validation, test; use"
+    " config.data.suite='default'"
   ]
 
 
