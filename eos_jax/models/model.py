@@ -168,7 +168,7 @@ class ModelFiles:
     mesh = mesh or partition.make_mesh((), self.sharded_by)
     place = functools.partial(partition.param_shardings, mesh)
     params = self.read(place, watch)
-    return Model(self, params, weights.fingerprint(params), mesh)
+    return Model(self, params, mesh)
 
   def renamed(self, name: str) -> "ModelFiles":
     """Returns the same model with the weights that `Model.save` wrote."""
@@ -192,14 +192,17 @@ class Model:
   Attributes:
     files: what it was read from: name, static shape, processor.
     params: its parameters.
-    fingerprint: identifies the parameters.
     mesh: devices that hold them.
   """
 
   files: ModelFiles
   params: Any
-  fingerprint: str
   mesh: jax.sharding.Mesh
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Identifies the parameters; all processes have to read it together."""
+    return weights.fingerprint(self.params)
 
   @property
   def cfg(self) -> config_lib.VLMConfig:
@@ -218,9 +221,7 @@ class Model:
 
   def with_params(self, params: Any) -> "Model":
     """Returns the model with other parameters."""
-    return dataclasses.replace(
-      self, params=params, fingerprint=weights.fingerprint(params)
-    )
+    return dataclasses.replace(self, params=params)
 
   def place(self, params: Any) -> Any:
     """Returns parameters on the devices of this model, sharded like its own."""

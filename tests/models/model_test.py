@@ -202,19 +202,19 @@ def test_random_weights_need_a_config_alone(folders, tmp_path):
   text = (folders["smolvlm"] / "config.json").read_text(encoding="utf-8")
   (folder / "config.json").write_text(text, encoding="utf-8")
   files = models.open_files(str(folder), random_weights=True, dtype="bfloat16")
-  model = files.load()
+  model = files.load(_one())
   shapes = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), model.params
   )
   assert shapes == files.shapes
-  _equal(files.load().params, model.params)
   other = models.open_files(
     str(folder), random_weights=True, dtype="bfloat16", seed=1
   )
-  assert other.load().fingerprint != model.fingerprint
+  one, two = (m.params["decoder"]["embed"] for m in (model, other.load(_one())))
+  assert not np.array_equal(one, two)
   with pytest.raises(ValueError, match="without a tokenizer, which cannot be"):
     model.answer(_images(1)[0], "what?")
-  with pytest.raises(ValueError):
+  with pytest.raises(ValueError, match="safetensors"):
     models.open_files(str(folder))
 
 

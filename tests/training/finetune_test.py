@@ -21,7 +21,7 @@ JOB = finetune_settings.FinetuneJob(
   check_batch=8,
   log_every=1,
   save_every=10,
-)
+).for_model(CFG)
 
 
 def _batch():
