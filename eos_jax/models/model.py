@@ -38,6 +38,7 @@ SHAPES = {"wide": config_lib.wide, "llava_1_5_7b": config_lib.llava_1_5_7b}
 # Called while weights are read with the bytes that are done, and their sum.
 Watch = Callable[[int, int], None]
 
+_SUFFIX = ".safetensors"
 # Text tokens that a question of `Model.answer` has room for, at most.
 _MOST_TEXT = 8192
 
@@ -102,6 +103,7 @@ class ModelFiles:
     given = {"tiles": tuple(tiles), "size": tuple(size)}
     if self.processor is None:
       given |= {"style": style, "aspect": aspect}
+      given["max_images"] = max_images if max_images > 1 else 0
       if others := [name for name, value in given.items() if value]:
         raise ValueError(
           f"{others[0]} is {given[others[0]]}, and the model {self.name!r} has"
@@ -174,7 +176,7 @@ class ModelFiles:
     mesh = mesh or partition.make_mesh((), self.sharded_by)
     place = functools.partial(partition.param_shardings, mesh)
     params = self.read(place, watch)
-    return Model(self, params, weights.fingerprint(params), mesh)
+    return Model(self, params, mesh)
 
   def renamed(self, name: str) -> "ModelFiles":
     """Returns the same model with the weights that `Model.save` wrote."""
@@ -198,14 +200,17 @@ class Model:
   Attributes:
     files: what it was read from: name, static shape, processor.
     params: its parameters.
-    fingerprint: identifies the parameters.
     mesh: devices that hold them.
   """
 
   files: ModelFiles
   params: Any
-  fingerprint: str
   mesh: jax.sharding.Mesh
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Identifies the parameters; all processes have to read it together."""
+    return weights.fingerprint(self.params)
 
   @property
   def cfg(self) -> config_lib.VLMConfig:
@@ -224,9 +229,7 @@ class Model:
 
   def with_params(self, params: Any) -> "Model":
     """Returns the model with other parameters."""
-    return dataclasses.replace(
-      self, params=params, fingerprint=weights.fingerprint(params)
-    )
+    return dataclasses.replace(self, params=params)
 
   def place(self, params: Any) -> Any:
     """Returns parameters on the devices of this model, sharded like its own."""
@@ -244,7 +247,8 @@ class Model:
       Where they are.
     """
     if self.files.family == TINY:
-      path = path.with_suffix(".safetensors")
+      if path.suffix != _SUFFIX:
+        path = path.with_name(path.name + _SUFFIX)
       weights.save(path, jax.device_get(params), self.cfg)
       return path
     path.mkdir(parents=True, exist_ok=True)
@@ -281,6 +285,7 @@ class Model:
       return self.answer(
         [images], [question], plan, max_tokens=max_tokens, seed=seed
       )[0]
+    images = _listed(images)
     if len(images) != len(question):
       raise ValueError(
         f"there are {len(question)} questions and {len(images)} entries of"
@@ -386,9 +391,9 @@ def open_files(
   """
   if name in SHAPES and random_weights:
     return _random(name, SHAPES[name](), "", dtype or "bfloat16", None, seed)
-  if name == TINY or name.endswith(".safetensors"):
-    return _tiny(name, dtype, random_weights, seed)
   folder = pathlib.Path(name)
+  if name == TINY or (folder.suffix == _SUFFIX and not folder.is_dir()):
+    return _tiny(name, dtype, random_weights, seed)
   if not folder.exists():
     known = ", ".join((TINY, *(SHAPES if random_weights else ())))
     raise ValueError(

@@ -169,4 +169,4 @@ def fingerprint(params: Any) -> str:
   """
   leaves = loading.flat(params)
   kinds = {n: [list(v.shape), v.dtype.name] for n, v in leaves.items()}
-  return files.digest([kinds, checksums.sums(leaves)])
+  return files.digest([kinds, checksums.sums(leaves, mixed=True)])

@@ -41,7 +41,7 @@ class FinetuneJob(
     """Returns the same job, with what follows from the model filled in."""
     job = super().for_model(cfg)
     every = self.check_every or min(100, self.steps)
-    return dataclasses.replace(job, check_every=every)
+    return settings.completed(job, check_every=every)
 
   def _faults(self) -> Iterator[str]:
     yield from super()._faults()

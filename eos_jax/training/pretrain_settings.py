@@ -43,6 +43,7 @@ class PretrainSettings(
     places: questions about places that are added to an image's own ones before
       these are drawn; the third stage asks for sides alone.
     text_length: tokens of that sequence, the image not counted.
+    data: the questions, of the suite.
     test_questions: test questions for the card's accuracy; 0 = all.
   """
 

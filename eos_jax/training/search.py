@@ -113,14 +113,15 @@ class Problem:
 def make_space(
   cfg: models.VLMConfig, settings: search_settings.SearchSettings
 ) -> search.SearchSpace:
-  """The search space that the settings describe.
+  """Returns the search space that the settings describe.
+
+  Args:
+    cfg: shape of the model.
+    settings: with what follows from the model filled in.
 
   Raises:
     ValueError: a search cannot start so.
   """
-  sites = settings.sites or tuple(
-    name for name in cfg.sites if name.startswith("decoder.")
-  )
   spec = ops.PRESETS[settings.start]
   if "noise" in ops.required_signals(spec):
     raise ValueError(
@@ -132,7 +133,7 @@ def make_space(
     # The second top-k would get no budget; without it a step compiles faster.
     spec = spec.replace(diversity="none")
   return search.SearchSpace(
-    sites=sites,
+    sites=settings.sites,
     tokens=cfg.tokens,
     layers=cfg.decoder.layers,
     spec=spec,

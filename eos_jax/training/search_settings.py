@@ -236,7 +236,7 @@ class SearchSettings(shared_settings.TrainingSettings):
     budgets = self.budgets or tuple(
       round(share * cfg.tokens, 4) for share in SHARES
     )
-    return dataclasses.replace(
+    return settings.completed(
       job,
       budgets=budgets,
       sites=self.sites or sites_of(cfg),

@@ -319,6 +319,22 @@ def _value_fault(kind, value) -> str:
   return ""
 
 
+def completed(chosen: Any, **values: Any) -> Any:
+  """Returns settings of a job in which what follows from others is filled in.
+
+  Args:
+    chosen: the settings as they were given.
+    **values: fields that were not given.
+
+  Raises:
+    ConfigError: the values do not fit those that were given.
+  """
+  try:
+    return dataclasses.replace(chosen, **values)
+  except ConfigError as error:
+    raise ConfigError([f"config.{fault}" for fault in error.faults]) from error
+
+
 def resumable(kind: type, path: str = "config") -> frozenset[str]:
   """Returns the names of the fields that may change when a run is resumed.
 

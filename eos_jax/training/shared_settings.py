@@ -15,8 +15,17 @@ from eos_jax.training import data_settings, settings
 
 # Names that a run gives to other files and folders.
 _TAKEN = frozenset(
-  ("checkpoints", "evaluation", "metrics", "results", "run", "tensorboard")
-  + ("report", "speed", "table", "vision", "lookup", "grounding", "answers")
+  ("checkpoints", "evaluation", "examples", "metrics", "results", "run")
+  + (
+    "tensorboard",
+    "report",
+    "speed",
+    "table",
+    "vision",
+    "lookup",
+    "grounding",
+    "answers",
+  )
 )
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -206,7 +215,7 @@ class TrainingSettings(RunSettings):
   def for_model(self, cfg: models.VLMConfig) -> Self:
     """Returns the same job, with what follows from the model filled in."""
     large = is_large(cfg)
-    return dataclasses.replace(
+    return settings.completed(
       self,
       batch=self.batch or (8 if large else 24),
       check_batch=self.check_batch or (8 if large else 64),
@@ -240,7 +249,7 @@ class JudgedSettings(TrainingSettings):
     job = super().for_model(cfg)
     batch = self.evaluation.batch or evaluation_batch(cfg)
     evaluation = dataclasses.replace(self.evaluation, batch=batch)
-    return dataclasses.replace(job, evaluation=evaluation)
+    return settings.completed(job, evaluation=evaluation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from eos_jax import cost, models, ops
-from eos_jax.evaluation import deploy, programs, timing_report
+from eos_jax.evaluation import deploy, evaluator, programs, timing_report
+from tests.models import family_plans_test
 
 CFG = models.VLMConfig(
   name="small",
@@ -40,7 +41,7 @@ PLAN = _plan(
 def model():
   params = jax.jit(functools.partial(models.init, CFG))(jax.random.key(0))
   params = models.for_inference(params)
-  return programs.Model(CFG, params, "float32")
+  return programs.Model(CFG, params, "float32", raw=True)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_a_plan_is_cut_at_the_same_sites(model, inputs):
   ]
   assert cost.plan_operator_flops(model.shape, short, 6) == 0
   seen, dense = (
-    jax.jit(programs.see(CFG, plan))(model.params, inputs.image, inputs.key)
+    jax.jit(programs.see(CFG, plan))(model.params, inputs.shown, inputs.key)
     for plan in (short, None)
   )
   assert seen.state.tokens.position.tolist() == [list(range(8))] * 2
@@ -157,7 +158,7 @@ def test_what_is_measured_decodes_as_the_model_answers(model, inputs):
   """The programs are the model: the same tokens as `models.answer`."""
   plan = _plan(("decoder.1", 4, ops.presets.FASTV))
   see = jax.jit(programs.see(CFG, plan))
-  seen = see(model.params, inputs.image, inputs.key)
+  seen = see(model.params, inputs.shown, inputs.key)
   whole = functools.partial(
     models.answer, CFG, reduction=plan, steps=4, stop=()
   )
@@ -232,3 +233,35 @@ def test_many_pictures_need_one_program(model):
     seed=0,
   )
   assert got == {"pictures": 4, "prefill": 1, "step": 1}
+
+
+@pytest.mark.parametrize("family", ["onevision", "qwen2_vl"])
+def test_models_of_families_are_measured(family):
+  cfg = family_plans_test.CONFIGS[family]
+  params = jax.jit(functools.partial(models.init, cfg))(jax.random.key(0))
+  model = programs.Model(cfg, models.for_inference(params), "float32")
+  inputs = programs.draw(model, batch=2, text_tokens=TEXT, seed=0)
+  # One image a row, ahead of the text, without padding.
+  assert inputs.batch["image"].shape[:2] == (2, 1)
+  assert inputs.text.slots.tolist() == [[0], [0]]
+  assert inputs.text.prompt_length.tolist() == [TEXT] * 2
+  seen = jax.jit(programs.see(cfg, None))(
+    model.params, inputs.shown, inputs.key
+  )
+  assert seen.visual.shape[:2] == (2, cfg.tokens)
+  assert bool(seen.state.tokens.valid.all())
+  dense = programs.Pipeline(model, inputs, None, steps=1)
+  plan = evaluator.preset_plan(cfg, ops.presets.FASTV, 0.6 * cfg.tokens)
+  found = deploy.compare(
+    model, inputs, dense, plan, steps=1, repeats=1, seconds=60.0
+  )
+  assert found["operators"]["part"] == "prefill"
+  assert set(found["compile_seconds"]["plan"]) == {"prefill", "step"}
+  for side, which in (("dense", None), ("plan", plan)):
+    counts = (
+      cost.layer_counts(which) if which else (cfg.tokens,) * cfg.decoder.layers
+    )
+    kept = cost.kv_cache_bytes(model.shape, counts, TEXT, dtype="float32")
+    assert found["kv_bytes"][side]["model"] == 2 * kept
+  got = deploy.compilations(model, plan, text_tokens=TEXT, pictures=3, seed=0)
+  assert got == {"pictures": 3, "prefill": 1, "step": 1}

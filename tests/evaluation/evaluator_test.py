@@ -1,14 +1,13 @@
 """Answers of the evaluator equal those to every question by itself."""
 
 import dataclasses
-import types
 
 import jax
 import numpy as np
 import pytest
 
 from eos_jax import files, models, ops
-from eos_jax.data import loader, packing, questions, tokenizer
+from eos_jax.data import items, packing, question_sets, tiny_rows, tokenizer
 from eos_jax.evaluation import evaluator
 from tests.models import small
 
@@ -30,19 +29,15 @@ def setup():
   vision = dataclasses.replace(cfg.vision, image_size=96, patch_size=24)
   cfg = dataclasses.replace(cfg, vision=vision)
   rng = np.random.default_rng(0)
-  source = [
-    types.SimpleNamespace(image=rng.integers(0, 256, (96, 96, 3), np.uint8))
-    for _ in range(4)
-  ]
-  # Three, one, two and one questions: batches of four share pictures unevenly.
-  items = tuple(
-    (0, picture, questions.Question(_ASKED[n], "yes", "counting"))
-    for picture, count in enumerate((3, 1, 2, 1))
+  # Three, one, two and one questions: batches of four share images unevenly.
+  asked = tuple(
+    items.Item(_ASKED[n], _ASKED[n], "yes", (image,), task="counting")
+    for count in (3, 1, 2, 1)
+    for image in [items.encoded(rng.integers(0, 256, (96, 96, 3), np.uint8))]
     for n in range(count)
   )
-  chosen = loader.EvaluationSet(
-    (source,), items, _TOKENIZER, packing.DEFAULT_TEXT_LENGTH
-  )
+  rows = tiny_rows.TinyRows(_TOKENIZER, packing.DEFAULT_TEXT_LENGTH)
+  chosen = question_sets.QuestionSet("test", asked, rows)
   return cfg, small.params(cfg), chosen
 
 

@@ -8,13 +8,14 @@ import pytest
 from eos_jax import cost, models
 from eos_jax.evaluation import latency, programs, timing
 from tests.evaluation import deploy_test
+from tests.models import family_plans_test
 
 
 def _measurement(**changes):
   init = jax.jit(functools.partial(models.init, deploy_test.CFG))
   params = models.for_inference(init(jax.random.key(0)))
   values = {
-    "model": programs.Model(deploy_test.CFG, params, "float32"),
+    "model": programs.Model(deploy_test.CFG, params, "float32", raw=True),
     "text_tokens": deploy_test.TEXT,
     "points": 3,
     "repeats": 2,
@@ -41,7 +42,7 @@ def test_layers_and_blocks_are_differences(monkeypatch):
       rows = 6 + seen.visual.shape[1]
       depth = len(params["decoder"]["blocks"])
       return 5e-3 + 3e-3 * rows * depth
-    rows = (seen.shape[1] // 4) ** 2 + 1
+    rows = (seen["image"].shape[1] // 4) ** 2 + 1
     depth = len(params["vision"]["blocks"])
     return 7e-3 + 2e-3 * rows * depth
 
@@ -66,6 +67,40 @@ def test_layers_and_blocks_are_differences(monkeypatch):
   # A reducing block counts the mean of what enters and leaves it.
   predicted = cost.latency(table, [16, 1], 6, [17, 17], batch=1)
   assert predicted == pytest.approx(0.012 + 0.066 + 0.021 + 2 * 0.034)
+
+
+@pytest.mark.parametrize("family", ["onevision", "qwen2_vl"])
+def test_without_encoder_sites_the_encoder_is_overhead(monkeypatch, family):
+  """Faked times: 3 ms a row for layers, 5 for the rest, 40 for the encoder."""
+  cfg = family_plans_test.CONFIGS[family]
+  params = jax.jit(functools.partial(models.init, cfg))(jax.random.key(0))
+  model = programs.Model(cfg, models.for_inference(params), "float32")
+
+  def seconds(call, clock):
+    del clock
+    params, seen = call.__self__.args[:2]
+    if not isinstance(seen, models.Seen):
+      return 40e-3
+    rows = deploy_test.TEXT + seen.visual.shape[1]
+    return 5e-3 + 3e-3 * rows * len(params["decoder"]["blocks"])
+
+  def compiled(function, *args):
+    return timing.Compiled(function, args, 0.0)
+
+  monkeypatch.setattr(timing, "seconds", seconds)
+  monkeypatch.setattr(timing, "compiled", compiled)
+  measurement = _measurement(model=model, points=2)
+  assert measurement.sides() == []
+  table, entries = measurement.table((1,), device="cpu")
+  most = deploy_test.TEXT + cfg.tokens
+  assert len(entries) == 2
+  assert table.tokens.tolist() == [deploy_test.TEXT + 1, most]
+  assert table.vision_rows.size == 0
+  assert table.seconds[0].tolist() == pytest.approx([0.018, 3e-3 * most])
+  assert table.overhead[0] == pytest.approx(0.045)
+  assert measurement._predicted(table, 1, None) == pytest.approx(
+    0.045 + 3e-3 * most * cfg.decoder.layers
+  )
 
 
 def test_a_prediction_is_compared_with_what_is_measured():

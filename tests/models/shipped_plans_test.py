@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from eos_jax import cost, models, ops
-from eos_jax.data import loader
-from eos_jax.tasks import common
-from eos_jax.training import shared_settings
+from eos_jax.data import packing, suite
+from eos_jax.tasks import common, opening
 
 BUDGETS = (48, 32, 16, 4)
 FINAL_TEMPERATURE = 0.001  # of the soft top-k, as configs/search.py anneals it
@@ -20,9 +19,8 @@ QUESTIONS = 500
 
 @pytest.mark.parametrize("limit", BUDGETS)
 def test_they_fit_the_model_and_meet_their_budgets(limit):
-  _, cfg = common.model()
   plan = common.shipped_plan("tiny", limit)
-  assert common.plan_faults(cfg, plan, "plan") == []
+  assert common.plan_faults(models.tiny_config(), plan, "plan") == []
   average = cost.layer_average(cost.layer_counts(plan))
   assert 0.95 * limit <= average <= limit
 
@@ -58,11 +56,11 @@ def _soft(plan):
 
 @pytest.mark.full
 def test_soft_and_hard_give_the_same_answers():
-  words, cfg = common.model()
-  params = common.read_weights(cfg, "")
-  data = shared_settings.DataSettings(suite="held_out", directory="")
-  questions = loader.evaluation_set(
-    common.open_sources("validation", data), words, count=QUESTIONS, seed=3
+  model = models.load(models.TINY)
+  cfg, params = model.cfg, model.params
+  rows = model.files.rows(packing.DEFAULT_TEXT_LENGTH)
+  (questions,) = suite.Suite(rows, suite="held_out").choose(
+    "validation", count=QUESTIONS, seed=3
   )
 
   def answer(seen, batch, reduction):
@@ -78,8 +76,8 @@ def test_soft_and_hard_give_the_same_answers():
       seen,
       text,
       reduction,
-      steps=common.ANSWER_TOKENS,
-      stop=(words.eos_id,),
+      steps=opening.SUITE_ANSWER,
+      stop=rows.end_ids,
     )
     return out.ids
 

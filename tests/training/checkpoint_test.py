@@ -305,8 +305,9 @@ def test_checksums_do_not_depend_on_shardings():
   spec = jax.sharding.PartitionSpec(None, "fsdp")
   cut = jax.device_put(values, jax.sharding.NamedSharding(mesh, spec))
   table = {"a": values, "b": jnp.arange(4) > 2, "c": jnp.int8(3)}
-  found = checksums.sums(table)
-  assert found == checksums.sums(table | {"a": cut})
+  for mixed in (True, False):
+    found = checksums.sums(table, mixed=mixed)
+    assert found == checksums.sums(table | {"a": cut}, mixed=mixed)
   # The k-th number weighs 2 k + 1.
   bits = np.asarray(values).view(np.uint32).ravel().astype(np.uint64)
   weights = 2 * np.arange(bits.size, dtype=np.uint64) + 1

@@ -42,7 +42,7 @@ CHOSEN = search_settings.SearchSettings(
   check_batch=8,
   log_every=1,
   save_every=2,
-)
+).for_model(CFG)
 
 # Where one site is enough a step compiles faster.
 ONE = ("decoder.1",)
@@ -50,7 +50,7 @@ REAL = np.zeros  # no counts are forced at so many sites
 
 
 def _problem(**changes):
-  chosen = dataclasses.replace(CHOSEN, **changes)
+  chosen = dataclasses.replace(CHOSEN, **changes).for_model(CFG)
   return search_lib.Problem(
     CFG, small.params(CFG), search_lib.make_space(CFG, chosen), chosen
   )

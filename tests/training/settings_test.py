@@ -8,9 +8,11 @@ import typing
 
 import pytest
 
-from eos_jax import files, naming, ops, tasks
+from eos_jax import models, naming, ops, tasks
 from eos_jax.training import (
   compile_settings,
+  data_settings,
+  finetune_settings,
   search_settings,
   settings,
 )
@@ -35,13 +37,10 @@ def _variants():
     yield from ((path.name, variant) for variant in variants)
 
 
-# What no default can name, by its dotted name; the others stay away.
+# What no default can name, by its dotted name.
 _NAMED = {
   "plan": "plan.json",
-  "model.path": "model",
-  "data.path": "data.json",
-  "data.folder": "benchmarks",
-  "data.names": ("pope",),
+  "model": "model",
 }
 
 
@@ -51,17 +50,17 @@ def test_every_variant_builds_its_dataclass(name, variant):
   assert config.is_locked
   values = config.to_dict()
   kind = tasks.TASKS[values.pop("task")].settings
-  known = files.flat(values)
   for field, value in _NAMED.items():
-    if field in known and not known[field]:
+    if values.get(field) == "":
       _changed(values, field, value)
   settings.build(kind, values)
 
 
 def test_variants_change_the_defaults_alone():
   default, short = (_values("search.py", arg) for arg in ("", "ci"))
-  assert short["data"] == {"suite": "tiny", "directory": ""}
-  assert default["data"] == {"suite": "held_out", "directory": ""}
+  data = data_settings.DataSettings(suite="held_out")
+  assert default["data"] == dataclasses.asdict(data)
+  assert short["data"] == default["data"] | {"suite": "tiny"}
   job = settings.build(search_settings.SearchJob, default)
   assert job == search_settings.SearchJob()
   changed = {"steps": 4, "no_field": 1}
@@ -102,8 +101,8 @@ def test_a_subclass_changes_a_default_and_keeps_the_rule():
     mesh: tuple[int, ...] = settings.field(())
 
   assert Longer().steps == 120
-  with pytest.raises(settings.ConfigError, match="steps is 0; use 1 or more"):
-    Longer(steps=0)
+  with pytest.raises(settings.ConfigError, match="steps is -1; use 0 or more"):
+    Longer(steps=-1)
   assert "config.log_every" in settings.resumable(Longer)
   assert "config.steps" not in settings.resumable(Longer)
 
@@ -139,6 +138,8 @@ def test_rules(rule, value, fault):
 def test_faults_of_a_search_for_all_budgets():
   values = _values("search.py")
   values |= {
+    "steps": 60,
+    "check_every": 60,
     "knots": 1,
     "budgets": (16.0,),
     "calibration_steps": 5,
@@ -188,7 +189,7 @@ def test_every_fault_is_listed_at_once():
   values["budgets"] = 48
   values["data"]["suite"] = "heldout"
   values["evaluation"]["presets"] = ("prune", "tomme")
-  values["evaluation"]["batch"] = 0
+  values["evaluation"]["batch"] = -1
   with pytest.raises(settings.ConfigError) as error:
     settings.build(search_settings.SearchJob, values)
   assert (
@@ -197,7 +198,7 @@ def test_every_fault_is_listed_at_once():
 the config has faults:
   config.learning_rat is unknown; did you mean 'learning_rate'?
   config.data.suite is 'heldout'; did you mean 'held_out'?
-  config.evaluation.batch is 0; use 1 or more
+  config.evaluation.batch is -1; use 0 or more
   config.evaluation.presets has 'tomme'; did you mean 'tome'?
   config.budgets must be a tuple, got 48
   config.steps must be int, got 'ten' (str)
@@ -212,8 +213,8 @@ def test_impossible_values_are_listed_at_once():
     "start": "nonsense",
     "free": ("where", "transfers"),
     "budgets": (16.0, 16.0, -1.0),
-    "weights": (0.0, 0.0),
-    "check_every": values["steps"] - 1,
+    "steps": 60,
+    "check_every": 59,
     "penalty": -1.0,
     "learning_rate": 0.0,
     "temperature_start": 0.0005,
@@ -221,14 +222,13 @@ def test_impossible_values_are_listed_at_once():
   with pytest.raises(settings.ConfigError) as error:
     settings.build(search_settings.SearchJob, values)
   text = "\n".join(error.value.faults)
-  assert len(error.value.faults) == 10
+  assert len(error.value.faults) == 9
   for part in (
     "config.mode is 'frosen'; did you mean 'frozen'?",
     "config.start is 'nonsense'; use one of csp, dart,",
     "config.free has 'transfers'; did you mean 'transfer'?",
     "config.budgets is (16.0, 16.0, -1.0); give positive numbers",
     "config.budgets is (16.0, 16.0, -1.0); give each once",
-    "config.weights is (0.0, 0.0); give shares of 0 or more, not all 0",
     "config.check_every is 59, which does not divide steps=60",
     "config.penalty is -1.0; use 0 or more",
     "config.learning_rate is 0.0; use a number above 0",
@@ -246,12 +246,18 @@ def test_what_may_change_between_starts():
     "config.remat",
     "config.save_every",
     "config.trace_steps",
-    "config.weights_path",
+    "config.model",
+    "config.dtype",
+    "config.allow_outside",
+    "config.data.path",
+    "config.data.names",
+    "config.data.images",
     "config.evaluation",
   }
   job = settings.build(search_settings.SearchJob, _values("search.py"))
   bound = settings.binding(job)
-  assert bound["data"] == {"suite": "held_out"}
+  assert bound["data"]["suite"] == "held_out"
+  assert not {"directory", "path", "names", "images"} & bound["data"].keys()
   assert "evaluation" not in bound and "steps" in bound
 
 
@@ -267,7 +273,7 @@ def _changed(values, name, value):
 def _faults(name, value, config="search.py", task="search"):
   """Faults of a config with one change, each without the name of the field."""
   values = _values(config, "ci")
-  if task in ("evaluate", "finetune"):
+  if task == "finetune":
     values["plan"] = "plan.json"
   _changed(values, name, value)
   try:
@@ -293,7 +299,7 @@ _FINITE = "use a finite number that float32 can hold"
     ("limits.flops", math.nan, f"is nan; {_FINITE}"),
     ("temperature_start", math.nan, f"is nan; {_FINITE}"),
     ("budgets", (math.inf,), f"is inf; {_FINITE}"),
-    ("weights", (math.nan, 1.0), f"is nan; {_FINITE}"),
+    ("data.mixture", (math.nan, 1.0), f"is nan; {_FINITE}"),
     ("ranges.gamma", (0.0, math.inf), f"is inf; {_FINITE}"),
     ("ranges.tau", (math.inf, math.inf), f"is inf; {_FINITE}"),
     (
@@ -311,8 +317,8 @@ _FINITE = "use a finite number that float32 can hold"
       2**70,
       f"is {2**70}; use an integer of at most 64 bits",
     ),
-    ("batch", 2**30, "is 1073741824; use 1 to 65536"),
-    ("steps", 2**40, f"is {2**40}; use 1 to 2147483647"),
+    ("batch", 2**30, "is 1073741824; use 0 to 65536"),
+    ("steps", 2**40, f"is {2**40}; use 0 to 2147483647"),
     ("knots", 1e11, "must be int, got 100000000000.0 (float)"),
     ("knots", 10**11, "is 100000000000; use 0 to 100"),
     ("penalty", 0.0, "is 0; use a number above 0, such as 4.0"),
@@ -331,7 +337,7 @@ _FINITE = "use a finite number that float32 can hold"
       "is 'a\\x00b'; use Unicode text without the character NUL; rename a file",
     ),
     (
-      "weights_path",
+      "model",
       "\ud83d",
       "is '\\ud83d'; use Unicode text without the character NUL; rename a file",
     ),
@@ -400,10 +406,7 @@ def test_knots_too_near_for_float32():
 )
 @pytest.mark.parametrize("task", ["finetune", "pretrain"])
 def test_outputs_that_would_replace_files_of_a_run(task, output, fault):
-  fault = fault or (
-    "the name of a new file that ends in .safetensors, such as"
-    " 'weights.safetensors'"
-  )
+  fault = fault or ("a name that no other file of a run has, such as 'weights'")
   found = _faults("output", output, f"{task}.py", task)
   assert found == [f"is {naming.quoted(output)}; give {fault}"]
 
@@ -446,13 +449,72 @@ def test_more_questions_than_there_are(tmp_path):
   ]
 
 
-def test_weights_of_another_number_of_data_sets(tmp_path):
-  assert _refused("search", {"weights": (1.0,)}, tmp_path) == [
-    "weights is (1.0,); give 2 shares, of mini_suite and easy_vqa"
+@pytest.mark.parametrize("task", ["search", "pretrain"])
+@pytest.mark.parametrize(
+  "shares, fault",
+  [
+    ((1.0,), "give 2 shares, of mini_suite and easy_vqa"),
+    ((1.0, 1.0, 1.0), "give 2 shares, of mini_suite and easy_vqa"),
+    ((0.0, 0.0), "give shares of 0 or more, not all 0"),
+  ],
+)
+def test_mixtures_that_are_none(task, shares, fault, tmp_path):
+  assert _refused(task, {"data.mixture": shares}, tmp_path) == [
+    f"data.mixture is {shares}; {fault}"
   ]
-  assert _refused("pretrain", {"weights": (1.0, 1.0, 1.0)}, tmp_path) == [
-    "weights is (1.0, 1.0, 1.0); give 2 shares, of mini_suite and easy_vqa"
-  ]
+
+
+def test_values_that_do_not_fit_those_that_follow_from_the_model():
+  cfg = models.tiny_config()
+  for changes, fault in (
+    (
+      {"micro_batch": 5},
+      "config.micro_batch is 5, which does not divide batch=24; use a divisor,"
+      " or 0 for the whole batch at once",
+    ),
+    (
+      {"check_every": 59},
+      "config.check_every is 59, which does not divide steps=60; the last check"
+      " of a budget judges its plan",
+    ),
+    (
+      {"knots": 1},
+      "config.knots is 1; use 0, or 2 or more",
+    ),
+  ):
+    job = search_settings.SearchJob(**changes)
+    with pytest.raises(settings.ConfigError) as error:
+      job.for_model(cfg)
+    assert error.value.faults == (fault,)
+
+
+def test_a_search_follows_from_its_model():
+  cfg = models.tiny_config()
+  job = search_settings.SearchJob().for_model(cfg)
+  assert job.budgets == (48.0, 32.0, 16.0, 4.0)
+  assert job.sites == tuple(f"decoder.{layer}" for layer in range(5))
+  assert (job.batch, job.check_batch, job.evaluation.batch) == (24, 64, 128)
+  assert (job.steps, job.check_every, job.save_every) == (60, 60, 60)
+  assert job.remat == "none"
+  assert job.for_model(cfg) == job
+  large = models.llava_1_5_7b()
+  job = search_settings.SearchJob(calibration_steps=10).for_model(large)
+  assert job.budgets == (192.0, 128.0, 64.0, 16.0)
+  assert job.sites == ("decoder.0", "decoder.2", "decoder.8", "decoder.16")
+  assert (job.batch, job.check_batch, job.evaluation.batch) == (8, 8, 8)
+  assert (job.steps, job.check_every, job.save_every) == (240, 250, 250)
+  assert job.remat == "layers"
+  given = {"budgets": (5.0,), "sites": ("vision.1",), "steps": 7, "batch": 2}
+  given |= {"remat": "products", "check_every": 7}
+  job = search_settings.SearchJob(**given).for_model(large)
+  assert {name: getattr(job, name) for name in given} == given
+
+
+def test_fine_tuning_follows_from_its_model():
+  job = finetune_settings.FinetuneJob(plan="p.json", steps=50)
+  assert job.for_model(models.tiny_config()).check_every == 50
+  job = finetune_settings.FinetuneJob(plan="p.json", steps=400)
+  assert job.for_model(models.tiny_config()).check_every == 100
 
 
 def test_a_start_below_what_can_be_reached(tmp_path):
@@ -465,8 +527,8 @@ def test_a_start_below_what_can_be_reached(tmp_path):
 
 def test_pretraining_on_data_without_a_train_split(tmp_path):
   assert _refused("pretrain", {"data.suite": "held_out"}, tmp_path) == [
-    "data.suite is 'held_out', which has no train split for pretraining; use"
-    " 'default'"
+    "data: suite has no train split for pretraining, only validation, test; use"
+    " config.data.suite='default'"
   ]
 
 
