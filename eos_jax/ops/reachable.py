@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eos_jax.array_typing import Array, Float
@@ -242,9 +243,9 @@ def _reader(spec: types.OperatorSpec):
     logits = queries @ out.x.T + (out.log_mass + out.bias)[None]
     return jax.nn.softmax(logits, -1) @ out.x
 
-  every = jax.jit(jax.vmap(read, in_axes=(0, 0, 0, None)))
-  program = every.lower(tokens, signals, queries, spec.params()).compile(
-    compiler_options={"xla_backend_optimization_level": 0}
+  program = jax.jit(
+    jax.vmap(read, in_axes=(0, 0, 0, None)),
+    compiler_options={"xla_backend_optimization_level": 0},
   )
   return lambda params: program(tokens, signals, queries, params)
 
@@ -264,16 +265,7 @@ def _examples() -> tuple[types.TokenSet, types.Signals, Float[Array, "E Q D"]]:
   coarse = normal(3, 3, _WIDTH)
   x = coarse.repeat(2, 1).repeat(2, 2).reshape(_EXAMPLES, count, _WIDTH)
   x = x + 0.5 * normal(count, _WIDTH)
-  flat = np.zeros((_EXAMPLES, count), np.float32)
-  places = np.broadcast_to(np.arange(count, dtype=np.int32), flat.shape)
-  tokens = types.TokenSet(
-    x=x,
-    log_mass=flat,
-    size=flat + 1,
-    bias=flat,
-    position=places,
-    image=np.zeros_like(places),
-  )
+  tokens = jax.vmap(types.token_set)(jnp.asarray(x))
   signals = types.Signals(
     keys=x @ normal(_WIDTH, 6),
     vision_keys=x @ normal(_WIDTH, 6),
@@ -293,7 +285,7 @@ def _examples() -> tuple[types.TokenSet, types.Signals, Float[Array, "E Q D"]]:
     noise=rng.uniform(size=(_EXAMPLES, count)).astype(np.float32),
     grid=(_SIDE, _SIDE),
   )
-  return tokens, signals, normal(16, _WIDTH)
+  return tokens, signals, jnp.asarray(normal(16, _WIDTH))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def check(job: settings.EvaluateJob) -> None:
 
 
 def run(job: settings.EvaluateJob, folder: pathlib.Path) -> None:
-  """Judges one plan on test questions, beside the dense model."""
+  """Judges one plan on test questions, and the dense model."""
   words, cfg = common.model()
   plan = common.fitting_plan(cfg, job.plan, "config.plan")
   params = common.read_weights(cfg, job.weights_path)

@@ -150,8 +150,6 @@ def _run(job, folder, case, started):
   text = results.write(folder, judged, judge, known, **facts)
   print(text, flush=True)
   print(
-    "",
-    messages.found_lines(judged, found, len(judge.questions)),
     messages.cost_lines(facts, course),
     messages.where_to_look(found, folder, case.evaluated),
     sep="\n",

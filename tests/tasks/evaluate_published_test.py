@@ -84,7 +84,7 @@ def test_two_benchmarks_under_a_plan(files, tmp_path, capsys, monkeypatch):
     "There are none to compare with: those here are of LLaVA-1.5-7B" in said
   )
   assert "pictures were read while the model answered" in said
-  assert "scienceqa is not in it: a model without the picture" in said
+  assert "scienceqa is not in it: a model without the image" in said
   assert "scienceqa: 2 questions, 1 left out: it has no picture" in said
   # The scores are those of the answers that were written down.
   folder = files["data.folder"] / "chartqa"
