@@ -16,6 +16,7 @@ from eos_jax.evaluation import results as results_lib
 Rows = Sequence[Mapping[str, Any]]
 
 _WIDTH = 6.4  # inches; text stays legible when a phone shows it
+_LEGEND = 70  # characters in a line of a legend
 
 
 def accuracy_cost(
@@ -48,22 +49,25 @@ def accuracy_cost(
       capsize=2,
       zorder=3 if searched else 2,
     )
+  lines: dict[float, list[str]] = {}
   for dense in (result for result in measured if result.limit is None):
-    value = dense.scores[score].value
+    label = f"{_literal(dense.name)}, {dense.flops / 1e6:.0f} MFLOPs"
+    lines.setdefault(dense.scores[score].value, []).append(label)
+  for value, labels in lines.items():
     axes.axhline(value, linestyle="--", color="gray", linewidth=1)
     axes.annotate(
-      f"{_literal(dense.name)}, {dense.flops / 1e6:.0f} MFLOPs",
+      "; ".join(labels),
       (0, value),  # at the left operators are cheap, and far below
       xycoords=("axes fraction", "data"),
       xytext=(4, 4),
       textcoords="offset points",
-    )
+    ).set_in_layout(False)  # a long one would leave no space for the axes
   axes.set_xlabel("FLOPs of a prefill, millions (vision encoder included)")
-  mean = "accuracy, mean over tasks"
-  label = mean if score == results_lib.ACCURACY else _literal(score)
-  axes.set_ylabel(label)
+  mean = ", mean over tasks" if score == results_lib.ACCURACY else ""
+  axes.set_ylabel(_literal(score) + mean)
   if names:  # below the axes: operators fill all of them
-    figure.legend(fontsize=9, ncols=4, loc="outside lower center")
+    columns = min(4, 1 + _LEGEND // max(map(len, names)))
+    figure.legend(fontsize=9, ncols=columns, loc="outside lower center")
   return figure
 
 

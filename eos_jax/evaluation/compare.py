@@ -41,25 +41,17 @@ def page(runs: Mapping[str, Run]) -> str:
     for name, (_, found) in runs.items()
     for result in found
   ]
-  figures = [
-    html.section(
-      f"{name} against cost",
-      "",
-      html.chart(charts.accuracy_cost(results, name)),
-    )
-    for name in _names(runs)
-  ]
-  parts = [*html.tables([section(runs)]), *figures]
-  return html.page("eos_jax: comparison of runs", parts)
+  parts = html.tables([section(runs)])
+  for name in _names(runs):
+    chart = html.chart(charts.accuracy_cost(results, name))
+    parts.append(html.section(f"{name} against cost", "", chart))
+  return html.page("Comparison of runs", parts)
 
 
 def _names(runs):
   """Scores that any result has."""
-  return list(
-    dict.fromkeys(
-      name for _, results in runs.values() for r in results for name in r.scores
-    )
-  )
+  results = [result for _, found in runs.values() for result in found]
+  return list(dict.fromkeys(name for r in results for name in r.scores))
 
 
 def _notes(runs) -> Iterator[str]:
@@ -70,12 +62,11 @@ def _notes(runs) -> Iterator[str]:
       if name in facts["questions"]
     }
     if len({found["digest"] for found in asked.values()}) > 1:
-      counts = ", ".join(
-        f"{found['asked']} in {n}" for n, found in asked.items()
-      )
+      counts = [f"{found['asked']} in {run}" for run, found in asked.items()]
       yield (
         f"warning: {name}: the questions, or how they were asked, are not the"
-        f" same ({counts} questions): these numbers are not comparable."
+        f" same ({', '.join(counts)} questions): these numbers are not"
+        " comparable."
       )
     missing = [run for run in runs if run not in asked]
     if missing:

@@ -1,4 +1,4 @@
-"""A few test pictures and what a plan did to them, kept for the report."""
+"""A few test images and what a plan did to them, kept for the report."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -36,7 +36,7 @@ class Examples:
 
 
 def choose(tasks: Sequence[str], pictures: Sequence[int]) -> list[int]:
-  """One question of each task, each about another picture where possible."""
+  """One question of each task, each about another image where possible."""
   chosen: dict[str, int] = {}
   shown: set[int] = set()
   for place, (task, picture) in enumerate(zip(tasks, pictures, strict=True)):

@@ -31,11 +31,11 @@ _STYLE = """
   figure > svg, .chart > svg { width: 100%; max-width: 760px; height: auto; }
   .chart { overflow-x: auto; }
   .chart > svg { min-width: 520px; }
-  .pictures { display: grid; gap: 20px 12px;
+  .images { display: grid; gap: 20px 12px;
     grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
-  .pictures svg { width: 100%; height: auto; display: block;
+  .images svg { width: 100%; height: auto; display: block;
     border-radius: 4px; }
-  .pictures figcaption { font-size: .8rem; line-height: 1.35; }
+  .images figcaption { font-size: .8rem; line-height: 1.35; }
   .right { color: #146c2e; } .wrong { color: #b3261e; }
   pre { font-size: .75rem; background: #f6f6f6; padding: 12px;
     overflow-x: auto; }
@@ -74,9 +74,10 @@ def page(title: str, parts: Sequence[Markup]) -> str:
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     '<link rel="icon" href="data:,">'
     "<title>{}</title><style>{}</style></head>"
-    "<body>\n{}\n</body></html>\n",
+    "<body>\n<h1>{}</h1>\n{}\n</body></html>\n",
     title,
     Markup(_STYLE),
+    title,
     join(parts, "\n"),
   )
 

@@ -1,8 +1,8 @@
-"""Numbers that papers print of LLaVA-1.5-7B, beside ones of our own.
+"""Numbers that papers print of LLaVA-1.5-7B, to compare with our own.
 
 There are two lineages of tables that do not agree even where they name the same
-method, and numbers of other prompts, pictures or scores are not comparable at
-all: `comparable` says which may stand beside one another.
+method, and numbers of other prompts, images or scores are not comparable at
+all: `comparable` says which may be compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from eos_jax.evaluation import results as results_lib
 
 _PATH = pathlib.Path(__file__).parent / "published_numbers.json"
 
-# How far a layer average may be from a budget that it stands beside.
+# How far a layer average may be from a budget that it is compared at.
 _CLOSE = 0.05
 
 
@@ -43,7 +43,7 @@ def comparable(asked: Mapping[str, int], **how: Any) -> tuple[list[str], str]:
   if given != ["llava", "vicuna", "pad"]:
     return [], (
       "they are of the protocol llava with the conversation vicuna and padded"
-      f" pictures, these of {', '.join(filter(None, given))}"
+      f" images, these of {', '.join(filter(None, given))}"
     )
   official = known()["questions"]
   names = [

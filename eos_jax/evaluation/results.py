@@ -7,7 +7,7 @@ from typing import Any
 
 from eos_jax import cost, files, ops
 
-# Name of the plans that a search found; all others are of presets or users.
+# Name of the plans that a search returned; others are of presets or users.
 SEARCHED = "eos"
 # Where a search trained the model too: what its two halves are worth alone.
 PLAN_ALONE, WEIGHTS_ALONE = "eos_plan_alone", "eos_weights_alone"

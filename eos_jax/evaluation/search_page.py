@@ -46,7 +46,7 @@ def render(
       "Accuracy against cost",
       "Tokens are really dropped; bars are one standard error.",
       html.chart(charts.accuracy_cost(results)),
-      _best_table(facts["gaps"], results),
+      html.table(*tables.best(facts["gaps"], results)),
     ),
     html.section(
       "How many tokens reach each layer",
@@ -67,17 +67,16 @@ def render(
       else "Budgets are searched one after the other, from the largest.",
       html.chart(charts.course(rows)),
     ),
-    *html.tables(tables.sections(facts, results)),
+    *html.tables(tables.sections(facts, results)[:1]),
     html.section("Config and versions", "", _config(run, facts)),
   ]
-  return html.page("eos_jax: search report", parts)
+  return html.page("Efficient operator search", parts)
 
 
 def _head(facts, results, plans):
   dense = next(r for r in results if r.limit is None)
   plan = next(iter(plans.values()))
   return html.fill(
-    "<h1>Efficient operator search</h1>"
     '<p class="lead">Model {model}, {tokens} visual tokens, {layers} decoder'
     " layers; budgets of {budgets} tokens, averaged over the layers. Dense"
     " accuracy {mean:.3f} on {questions} test questions.</p>",
@@ -88,24 +87,6 @@ def _head(facts, results, plans):
     mean=dense.accuracy.value,
     questions=facts["questions"][results_lib.ACCURACY]["asked"],
   )
-
-
-def _best_table(gaps, results):
-  """For every budget the searched plan and the best preset."""
-  rows, kinds, points = [], [], []
-  for name, gap in gaps.items():
-    block = [r for r in results if r.limit == float(name) and r.scores]
-    searched = next(r for r in block if r.name == results_lib.SEARCHED)
-    halves = [r for r in block if r.name in results_lib.OURS[1:]]
-    others = [r for r in block if r.name not in results_lib.OURS]
-    best = sorted(others, key=lambda r: -r.accuracy.value)[:1]
-    rows += [searched, *halves, *best]
-    kinds += ["searched", *["corner"] * len(halves), *[""] * len(best)]
-    points += [f"{100 * gap:+.1f}", *[""] * len(halves + best)]
-  cells = tables.table(
-    rows, [results_lib.ACCURACY], after=[("soft - hard, points", points)]
-  )
-  return html.table(cells, kinds)
 
 
 def _operators(plans):
@@ -137,9 +118,9 @@ def _images(all_shown):
       expected = html.fill(" (is: {})", shown.expected[place])
       cells.append(
         html.fill(
-          "<figure>{picture}<figcaption>{question} <b class='{verdict}'>"
+          "<figure>{image}<figcaption>{question} <b class='{verdict}'>"
           "{answer}</b>{expected}</figcaption></figure>",
-          picture=_image(shown, place),
+          image=_image(shown, place),
           question=shown.questions[place],
           verdict="right" if right else "wrong",
           answer=shown.answers[place],
@@ -148,7 +129,7 @@ def _images(all_shown):
       )
     blocks.append(
       html.fill(
-        "<h3>Budget {:g}</h3><div class='pictures'>{}</div>",
+        "<h3>Budget {:g}</h3><div class='images'>{}</div>",
         limit,
         html.join(cells),
       )
@@ -156,7 +137,7 @@ def _images(all_shown):
   if not blocks:
     return html.Markup()
   return html.section(
-    "Test pictures",
+    "Test images",
     "Bright patches keep their row to the end. A dark one left, the earlier the"
     " darker; a line leads to the patch that took up most of it. One question"
     " of each task, the same for every budget.",

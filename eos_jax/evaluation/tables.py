@@ -12,8 +12,8 @@ Column = tuple[str, Sequence[str]]  # its heading and its cells
 
 # Benchmarks that say little of vision, and why; they do not count in means.
 NOT_COUNTED = {
-  "scienceqa": "a model without the picture answers most of it",
-  "textvqa_ocr": "the words of the picture are in the prompt",
+  "scienceqa": "a model without the image answers most of it",
+  "textvqa_ocr": "the words of the image are in the prompt",
 }
 # Units of costs, the largest first.
 _FLOPS = {"TFLOPs": 1e12, "GFLOPs": 1e9, "MFLOPs": 1e6}
@@ -111,7 +111,11 @@ def sections(
   """
   asked, dense = facts["questions"], results[0].scores
   if [*asked] == [results_lib.ACCURACY]:
-    return [_accuracy(asked[results_lib.ACCURACY]["asked"], results)]
+    made = [_accuracy(asked[results_lib.ACCURACY]["asked"], results)]
+    if "gaps" in facts:
+      cells, _ = best(facts["gaps"], results)
+      made.append(render.Section("Searched plans and the best presets", cells))
+    return made
   counted = [
     name
     for name in asked
@@ -124,6 +128,33 @@ def sections(
     render.Section("Scores and costs", cells, notes),
     published_numbers.section(facts, results),
   ]
+
+
+def best(
+  gaps: Mapping[str, float], results: Sequence[results_lib.Result]
+) -> tuple[render.Table, list[str]]:
+  """Returns the searched plan and the best preset of each budget.
+
+  Args:
+    gaps: by budget, accuracy of the soft operator minus that of its plan.
+    results: of the search.
+
+  Returns:
+    The table, and what each row is: "searched", "corner" for its plan or its
+    weights alone, "" for a preset.
+  """
+  rows, kinds, points = [], [], []
+  for name, gap in gaps.items():
+    block = [r for r in results if r.limit == float(name) and r.scores]
+    searched = next(r for r in block if r.name == results_lib.SEARCHED)
+    halves = [r for r in block if r.name in results_lib.OURS[1:]]
+    others = [r for r in block if r.name not in results_lib.OURS]
+    first = sorted(others, key=lambda r: -r.accuracy.value)[:1]
+    rows += [searched, *halves, *first]
+    kinds += ["searched", *["corner"] * len(halves), *[""] * len(first)]
+    points += [f"{100 * gap:+.1f}", *[""] * len(halves + first)]
+  after = [("soft - hard, points", points)]
+  return table(rows, [results_lib.ACCURACY], after=after), kinds
 
 
 def _share(result, dense, names):
@@ -158,7 +189,7 @@ def _notes(facts, results, counted):
     " comparable."
   )
   yield (
-    "Budget and tokens: visual tokens of one picture, mean over decoder layers;"
+    "Budget and tokens: visual tokens of one image, mean over decoder layers;"
     " so are FLOPs of a prefill and the cache."
   )
   yield f"% of dense: mean over {', '.join(counted) or 'no benchmark'}."

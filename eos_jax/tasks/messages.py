@@ -3,7 +3,6 @@
 import jax
 
 from eos_jax import models
-from eos_jax.evaluation import results as results_lib
 from eos_jax.search import init_policy
 
 
@@ -61,37 +60,6 @@ def cost_lines(facts, course):
     f" {seconds['evaluation']:.0f} s."
   )
   return f"{lines} {course.speed.in_words()}" if course.speed else lines
-
-
-def found_lines(results, found, questions):
-  """What a search found at each budget, compared with dense and presets."""
-  dense = next(r for r in results if r.limit is None)
-  lines = [
-    f"Found, judged on {questions} test questions; dense"
-    f" {dense.accuracy.value:.3f} at {dense.flops / 1e6:.0f} MFLOPs:"
-  ]
-  for item in found:
-    rows = [r for r in results if r.limit == item.limit and r.scores]
-    mine = next(r for r in rows if r.name == results_lib.SEARCHED)
-    others = [r for r in rows if r.name not in results_lib.OURS]
-    beside = ""
-    if others:
-      best = max(others, key=lambda r: r.accuracy.value)
-      beside = f"; best hand-made: {best.name} {best.accuracy.value:.3f}"
-    lines += [
-      f"  budget {item.limit:g}: EOS {mine.accuracy.value:.3f} +-"
-      f" {mine.accuracy.error:.3f} at"
-      f" {mine.flops / 1e6:.0f} MFLOPs{beside}",
-      f"    keeps {kept(item.plan)}; soft - hard"
-      f" {100 * (item.soft - item.hard):+.1f} points",
-    ]
-    alone = {r.name: r.accuracy.value for r in rows}
-    if results_lib.PLAN_ALONE in alone:
-      lines.append(
-        f"    without the trained weights {alone[results_lib.PLAN_ALONE]:.3f};"
-        f" these without the plan {alone[results_lib.WEIGHTS_ALONE]:.3f}"
-      )
-  return "\n".join(lines)
 
 
 def where_to_look(found, folder, job):

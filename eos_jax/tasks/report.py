@@ -53,8 +53,22 @@ def write(folder: pathlib.Path) -> str:
     ) from error
 
 
-def _search(folder, run):
+def _results(folder, run):
   facts, results = results_lib.read(folder / "results.json")
+  sections = tables.sections(facts, results)
+  text = _write_tables(folder, sections)
+  if "gaps" in facts:
+    page = _search_page(folder, run, facts, results)
+  else:
+    parts = html.tables(sections)
+    if results_lib.ACCURACY in facts["questions"]:
+      parts.append(html.chart(charts.accuracy_cost(results)))
+    page = html.page(f"{facts['model']}, {run['task']}", parts)
+  files.write_text(folder / "report.html", page)
+  return text
+
+
+def _search_page(folder, run, facts, results):
   judged = {result.plan for result in results}
   plans, shown = {}, {}
   for limit in map(float, facts["gaps"]):  # no name of a file is read
@@ -65,25 +79,10 @@ def _search(folder, run):
     plans[limit] = plan
     if facts["drawn"]:
       shown[limit] = examples.load(folder / "examples" / f"{limit:g}.npz")
-  text = _write_tables(folder, tables.sections(facts, results))
   figure = charts.accuracy_cost(results)
   charts.write_png(folder / "accuracy_cost.png", figure)
   rows = metrics.read(folder)
-  page = search_page.render(run, facts, results, rows, plans, shown)
-  files.write_text(folder / "report.html", page)
-  return text
-
-
-def _evaluation(folder, run):
-  facts, results = results_lib.read(folder / "results.json")
-  sections = tables.sections(facts, results)
-  text = _write_tables(folder, sections)
-  parts = html.tables(sections)
-  if results_lib.ACCURACY in facts["questions"]:
-    parts.append(html.chart(charts.accuracy_cost(results)))
-  page = html.page(f"eos_jax: {facts['model']}, {run['task']}", parts)
-  files.write_text(folder / "report.html", page)
-  return text
+  return search_page.render(run, facts, results, rows, plans, shown)
 
 
 def _write_tables(folder, sections):
@@ -98,9 +97,9 @@ def _write_tables(folder, sections):
 # How the report of a run is made, by its task.
 _REPORTS: dict[str, Callable[[pathlib.Path, Any], str]] = {
   "compile": lambda folder, run: compile_task.report(folder),
-  "evaluate": _evaluation,
-  "finetune": _evaluation,
-  "search": _search,
+  "evaluate": _results,
+  "finetune": _results,
+  "search": _results,
   "timing": lambda folder, run: timing_report.write(folder),
 }
 
@@ -137,7 +136,10 @@ def check(job: report_settings.ReportJob) -> None:
 def run(job: report_settings.ReportJob, folder: pathlib.Path) -> None:
   """Makes the report of a finished run anew, or compares the runs named."""
   if job.runs:
-    runs = {name: _opened(name) for name in job.runs}
+    ends = [pathlib.Path(name).name for name in job.runs]
+    names = ends if len(set(ends)) == len(ends) else job.runs
+    found = map(_opened, job.runs)
+    runs = dict(zip(names, found, strict=True))
     text = _write_tables(folder, [compare.section(runs)])
     files.write_text(folder / "report.html", compare.page(runs))
   else:

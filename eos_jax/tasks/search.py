@@ -157,8 +157,6 @@ def _run(job, folder, found, started):
   depends = results.depends(model.fingerprint, known, job.evaluation)
   print(results.write(folder, made, judge, depends, **facts), flush=True)
   print(
-    "",
-    messages.found_lines(made, plans, len(tests)),
     messages.cost_lines(facts, course),
     messages.where_to_look(plans, folder, job),
     sep="\n",

@@ -53,4 +53,4 @@ def test_cells_of_csv_are_no_formulas():
 def test_cells_of_html_are_text():
   section = render.Section(NAME, [[NAME], [NAME]], [NAME])
   page = html.page(NAME, html.tables([section]))
-  assert "<script>" not in page and page.count("&lt;script&gt;") == 5
+  assert "<script>" not in page and page.count("&lt;script&gt;") == 6

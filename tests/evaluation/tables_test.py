@@ -115,3 +115,12 @@ def test_names_are_no_formulas_of_a_chart():
   ]
   drawn = charts.svg(charts.accuracy_cost(rows))
   assert all(name in drawn for name in names)
+
+
+def test_a_search_shows_its_plans_and_the_best_presets():
+  facts = FACTS | {"gaps": {"4": 0.012}}
+  _, section = tables.sections(facts, suite())
+  head, mine, preset = section.table
+  gap = head.index("soft - hard, points")
+  assert (mine[0], mine[gap]) == ("eos", "+1.2")
+  assert (preset[0], preset[gap]) == ("prune", "")
