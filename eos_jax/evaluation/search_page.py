@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eos_jax import cost, ops
-from eos_jax.evaluation import charts, examples, html, tables
+from eos_jax.evaluation import charts, drawing, examples, html, tables
 from eos_jax.evaluation import results as results_lib
 
 # What is printed of an operator, in the order of its stages.
