@@ -10,7 +10,6 @@ import gc
 import os
 import shutil
 import sys
-import threading
 import traceback
 from typing import NoReturn
 
@@ -104,8 +103,9 @@ def _say_once() -> None:
 def run(command: Callable[[], None]) -> NoReturn:
   """Runs a command and ends the process, whatever is left running.
 
-  Threads may wait for what never comes: Orbax's do, for minutes, where a save
-  has failed early.
+  A run that fails or is stopped ends without Python's own shutdown: threads may
+  wait for what never comes (Orbax's do, for minutes, where a save has failed
+  early), and native ones that still run can crash in it.
   """
   _say_once()
   code: object = 0
@@ -130,19 +130,13 @@ def run(command: Callable[[], None]) -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     code = code or f"error: the output cannot be written ({error.strerror})"
   # Several processes shut down together, which Python does at its exit.
-  if not code or jax.distributed.is_initialized() or not _others_run():
+  if not code or jax.distributed.is_initialized():
     sys.exit(code)
   if isinstance(code, str):
     print(code, file=sys.stderr)
     code = 1
   sys.stderr.flush()
   os._exit(code)
-
-
-def _others_run():
-  """Whether there are threads for whose end Python would wait."""
-  main = threading.main_thread()
-  return any(t is not main and not t.daemon for t in threading.enumerate())
 
 
 def _line(error: Exception) -> str:
