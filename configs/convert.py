@@ -1,6 +1,6 @@
 """Converts a published checkpoint: from Hugging Face's layout to Orbax's.
 
-`--config=configs/convert.py --config.model.path=FOLDER --workdir=OUT` says how
+`--config=configs/convert.py --config.model=FOLDER --workdir=OUT` says how
 much memory the model needs and whether it fits, reads FOLDER, and writes OUT,
 which can be restored on any number of devices. The settings are described in
 `eos_jax/training/convert_settings.py`.

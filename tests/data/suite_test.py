@@ -157,7 +157,10 @@ def test_batches_cover_a_set_once(asked, load, tok):
 def test_what_there_is_not_is_refused(asked, data_dir, tok):
   assert asked.parts == ("train", "validation", "test")
   (fault,) = asked.faults(
-    {"evaluation.questions": (10**6, "test"), "check_questions": (9, "validation")}
+    {
+      "evaluation.questions": (10**6, "test"),
+      "check_questions": (9, "validation"),
+    }
   )
   assert fault == (
     "config.evaluation.questions is 1000000; the test split of"
