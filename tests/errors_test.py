@@ -15,7 +15,7 @@ import subprocess
 import pytest
 
 from eos_jax import main, naming, ops, tasks
-from eos_jax.training import workdir
+from eos_jax.training import data_settings, workdir
 from tests import command
 
 _FAULTS = "error: the config has faults:\n  "
@@ -48,6 +48,9 @@ def _refusal(task, path, **changes):
 
 
 def test_all_faults_of_the_overrides_are_listed(tmp_path):
+  fields = sorted(
+    each.name for each in dataclasses.fields(data_settings.DataSettings)
+  )
   assert command.error(
     tmp_path / "w",
     "--config.stepz=3",
@@ -62,7 +65,7 @@ def test_all_faults_of_the_overrides_are_listed(tmp_path):
     "  config.evaluation.batsh is unknown; did you mean 'batch'?\n"
     "  config.batch must be int, got 'many'\n"
     "  config.data must be a group of fields, got 'tiny'; set one of"
-    " config.data.directory, config.data.suite\n"
+    f" {', '.join(f'config.data.{name}' for name in fields)}\n"
     "  config.seed.first is unknown; it is a single value that has no fields\n"
     "  config.budgets must be tuple, got '(1,'\n"
     "  config.labels must be bool, got 'maybe'"
@@ -161,8 +164,8 @@ def test_a_reader_that_leaves_ends_a_run_in_a_line(tmp_path):
 
 def test_unknown_tasks(tmp_path):
   assert command.error(tmp_path / "w", "--config.task=dance") == (
-    "error: config.task is 'dance'; use one of compile, convert, evaluate,"
-    " finetune, pretrain, report, search, timing"
+    "error: config.task is 'dance'; use one of answer, compile, convert,"
+    " evaluate, finetune, pretrain, report, search, timing"
   )
 
 

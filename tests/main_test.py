@@ -33,7 +33,7 @@ def test_a_search_says_what_it_does_and_what_it_found(searched):
     (
       "eos_jax search: process 0/1, 1 x cpu, jax ",
       "model tiny of the family tiny",
-      "parameters: 2,140,288 (decoder 1,033,344, projector 70,272, vision ",
+      "parameters: 2,128,512 (decoder 1.0 M, projector 65,920, vision 1.0 M)",
       "mesh: data 1, fsdp 1, tensor 1; a device holds ",
       "memory: ",
       "search: 144 visual tokens, 5 decoder layers (frozen); policy of ",

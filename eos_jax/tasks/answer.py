@@ -16,8 +16,8 @@ _LENGTH = 64  # tokens of an answer, by default
 def check(job: answer_settings.AnswerJob) -> None:
   """Refuses a model, a plan or images that do not fit."""
   opened, _ = _opened(job)
-  evaluate.candidates(opened.cfg, job)
   attempt = opening.Attempts()
+  attempt("plans", lambda: evaluate.candidates(opened.cfg, job))
   # Every text fits here; `Model.ask` makes rows as short as they can be.
   rows = attempt(
     "model", lambda: opened.with_images(len(job.images)).rows(2**20)

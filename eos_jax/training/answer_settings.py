@@ -1,5 +1,6 @@
 """Settings of answering one question."""
 
+from collections.abc import Iterator
 import dataclasses
 
 from eos_jax import ops
@@ -34,3 +35,7 @@ class AnswerJob(shared_settings.ModelSettings, data_settings.RowSettings):
   )
   repeats: int = settings.field(5, least=1, resumable=True)
   seed: int = settings.field(0, least=0, resumable=True)
+
+  def _faults(self) -> Iterator[str]:
+    yield from super()._faults()
+    yield from shared_settings.budget_faults(self.budgets)

@@ -1,6 +1,5 @@
 """Models on benchmarks, instructions and the suite, from files on disk."""
 
-import functools
 import json
 import runpy
 import shutil
@@ -15,7 +14,7 @@ import pytest
 from eos_jax import main, models, ops, tasks
 from eos_jax.data import benchmarks
 from eos_jax.data.benchmarks import source
-from eos_jax.evaluation import evaluator
+from eos_jax.evaluation import evaluator, metrics
 from eos_jax.evaluation.scoring import benchmarks as scoring
 from eos_jax.tasks import evaluate, opening
 from eos_jax.training import evaluate_settings, settings
@@ -124,6 +123,22 @@ def test_budgets_and_operators_that_are_asked_for(files, tmp_path):
   assert results["questions"]["chartqa"]["asked"] == 1
 
 
+def test_instructions_are_asked_too(files, tmp_path, capsys):
+  path = tiny_families.instructions(tmp_path / "data", 20)
+  given = {"data.path": path, "questions": 3, "plans": ()}
+  out = tmp_path / "out"
+  results = _run(files, out, **given)
+  assert "data: instructions in " in capsys.readouterr().out
+  (dense,) = results["results"]
+  text = (out / "predictions" / "dense" / "instructions.jsonl").read_text()
+  answers = json.loads(text)["answers"]
+  assert len(answers) == results["questions"]["accuracy"]["asked"] == 3
+  right = [["One.", "two"][int(answer["id"]) % 2] for answer in answers]
+  same = metrics.exact_match([answer["text"] for answer in answers], right)
+  value = dense["scores"]["accuracy"]["value"]
+  assert value == pytest.approx(sum(same) / 3)
+
+
 def test_bfloat16_is_computed_with_throughout(files, tmp_path):
   names = {"data.names": ("chartqa",), "dtype": "bfloat16"}
   results = _run(files, tmp_path / "out", **names)
@@ -133,9 +148,9 @@ def test_bfloat16_is_computed_with_throughout(files, tmp_path):
   params = jax.tree.map(
     lambda leaf: leaf.astype(jnp.bfloat16), small.params(cfg)
   )
-  see = functools.partial(models.see, cfg)
-  seen = jax.eval_shape(see, params, small.pictures(2))
-  assert seen.visual.dtype == jnp.bfloat16
+  see = lambda params, image: models.see(cfg, params, image).visual
+  visual = jax.eval_shape(see, params, small.pictures(2))
+  assert visual.dtype == jnp.bfloat16
 
 
 def test_a_judge_may_come_later(files, tmp_path):
