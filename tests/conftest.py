@@ -48,20 +48,34 @@ _TESTS = pathlib.Path(__file__).parent
 
 def pytest_addoption(parser):
   parser.addoption(
+    "--slow",
+    action="store_true",
+    help="also run the tests marked `slow`, as continuous integration does",
+  )
+  parser.addoption(
     "--full",
     action="store_true",
-    help="also run the tests marked `full` (full size, long)",
+    help="also run the tests marked `slow` and `full` (full size, long)",
   )
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves out `full` tests unless they are asked for."""
-  if config.getoption("--full") or "full" in config.getoption("markexpr"):
-    return
-  # Not `keywords`: a checkout in a folder of that name has it in them.
-  full = [item for item in items if item.get_closest_marker("full")]
-  config.hook.pytest_deselected(items=full)
-  items[:] = [item for item in items if not item.get_closest_marker("full")]
+  """Leaves out `slow` and `full` tests unless they are asked for."""
+  asked = config.getoption("markexpr")
+  left_out = set()
+  if not (config.getoption("--full") or "full" in asked):
+    left_out.add("full")
+    if not (config.getoption("--slow") or "slow" in asked):
+      left_out.add("slow")
+  if any("::" in arg for arg in config.args):
+    left_out.discard("slow")  # a test that is named runs
+
+  def is_left_out(item):
+    # Not `keywords`: a checkout in a folder of that name has it in them.
+    return any(item.get_closest_marker(name) for name in left_out)
+
+  config.hook.pytest_deselected(items=list(filter(is_left_out, items)))
+  items[:] = [item for item in items if not is_left_out(item)]
 
 
 @pytest.fixture(scope="session")
