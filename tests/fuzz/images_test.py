@@ -6,7 +6,6 @@
 import json
 import subprocess
 import sys
-import types
 import warnings
 
 import numpy as np
@@ -14,15 +13,15 @@ import pytest
 
 from eos_jax.data import (
   benchmarks,
-  instruction_batches,
-  instruction_rows,
-  instructions,
+  item_questions,
   processors,
+  question_sets,
   rooms,
   sources,
 )
+from eos_jax.data import rows as rows_lib
+from eos_jax.data.benchmarks import source as benchmark_source
 from eos_jax.data.processors import pixels
-from eos_jax.tasks import evaluate_published
 from tests import command
 from tests.data.processors import samples
 from tests.fuzz import image_files
@@ -79,7 +78,7 @@ def rows(tmp_path_factory):
   processor = processors.load(folder)
   prefix = (processor.text.inner.token_to_id("<s>"),)
   room = rooms.Room(1, processor.settings.tokens, processor.settings.side)
-  return instruction_rows.Rows(processor, prefix, room, 200)
+  return rows_lib.Rows(processor, prefix, room, 200)
 
 
 @pytest.fixture(params=COUNTS)
@@ -112,21 +111,27 @@ def test_instructions(asked, rows):
     entries.append({"image": one.name, "conversations": turns})
   path = folder / "instructions.json"
   path.write_text(json.dumps(entries), encoding="utf-8")
-  read = instructions.load(path, folder / "images", {"all": 1.0}, apart=True)
-  assert len(read.parts["all"]) == len(odd)  # images are opened later
-  used = instruction_batches.usable(read, rows)
-  _check_faults(used.faults, "instructions.json", odd, good)
-  wanted = [place + 1 for place, read in enumerate(good) if read]
-  assert [item.row for item in used.parts["all"]] == wanted
-  # What is kept gives rows; what is not gives one error where it is not apart.
-  batch = next(
-    instruction_batches.batches(used.parts["all"], rows, batch=8, seed=0)
+  read = lambda skip_invalid: item_questions.from_file(
+    path,
+    rows,
+    {"test": 1.0},
+    images=folder / "images",
+    skip_invalid=skip_invalid,
   )
+  (whole,) = read(False).choose("test", count=0, seed=0)
+  assert len(whole) == len(odd)  # images are opened later
+  used = read(True)
+  _check_faults(used.invalid, "instructions.json", odd, good)
+  expected = [place + 1 for place, read in enumerate(good) if read]
+  (kept,) = used.choose("test", count=0, seed=0)
+  assert sorted(item.row for item in kept.items) == expected
+  # What is kept gives rows; what is not gives one error, if it is not skipped.
+  batch = next(question_sets.batches(used.dataset("test", 0), batch=8))
   assert np.isfinite(batch["image"]).all()
-  bad = [item for item in read.parts["all"] if not good[item.row - 1]]
-  place = f"instructions.json, row {bad[0].row}: instruction "
+  bad = [item for item in whole.items if not good[item.row - 1]]
+  place = f"instructions.json, row {bad[0].row}: question "
   with pytest.raises(sources.DataError, match=place):
-    next(instruction_batches.batches(bad[:1], rows, batch=1, seed=0))
+    next(question_sets.batches(question_sets.stream(bad[:1], rows, 0), batch=1))
 
 
 def test_a_benchmark(asked, rows):
@@ -143,20 +148,22 @@ def test_a_benchmark(asked, rows):
   path = folder / "mm-vet.json"
   path.write_text(json.dumps(entries), encoding="utf-8")
   questions = benchmarks.read("mmvet", folder, "llava", apart=True)
-  job = types.SimpleNamespace(data=types.SimpleNamespace(apart=True, count=0))
-  found, counted = evaluate_published._checked("mmvet", questions, rows, job)
+  made = lambda skip_invalid: benchmark_source.Benchmarks(
+    rows, {"mmvet": questions}, protocol="llava", skip_invalid=skip_invalid
+  )
+  source = made(True)
+  (found,), counted = source.choose("test"), source.read["mmvet"]
   _check_faults(counted.faults, "mm-vet.json", odd, good)
   assert len(found) == len(counted.samples) == sum(good)
-  made = sum(batch["valid"].sum() for batch in found.batches(8))
-  assert made == sum(good)
+  assert sum(batch["valid"].sum() for batch in found.batches(8)) == sum(good)
   count = len(odd) - len(questions.samples)
   with pytest.raises(sources.DataError, match=f"^{count} rows cannot be used"):
     benchmarks.read("mmvet", folder, "llava")
   # The others are found before anything is asked, all at once.
-  job.data.apart = False
   count = len(odd) - sum(good) - count
-  with pytest.raises(sources.DataError, match=f"^{count} rows cannot be used"):
-    evaluate_published._checked("mmvet", questions, rows, job)
+  said = f"^mmvet: {count} rows cannot be used"
+  with pytest.raises(sources.DataError, match=said):
+    made(False)
 
 
 _MEMORY = """

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from eos_jax.data import (
-  instruction_batches,
-  instruction_rows,
   instructions,
+  item_questions,
   processors,
   rooms,
+  sources,
 )
+from eos_jax.data import rows as rows_lib
 from tests import campaign
 from tests.data.processors import samples
 from tests.models import tiny_families
@@ -40,31 +41,40 @@ def given(tmp_path_factory):
   entries[1]["images"] = entries[1].pop("image")
   processor = processors.load(samples.write("tiny_qwen2_vl", root / "model"))
   room = rooms.Room(2, 6, (56, 84))
-  return entries, path, instruction_rows.Rows(processor, (), room, 200)
+  return entries, path, rows_lib.Rows(processor, (), room, 200)
 
 
 def _check(path, rows, edited):
-  """What a file may give, whose entries `edited` may be bad; counts those."""
+  """Checks a file whose entries `edited` may be bad.
+
+  Returns:
+    The entries that are used and the faults; None if the file is refused.
+  """
   try:
     read = instructions.load(path, path.parent, {"all": 1.0}, apart=True)
-    used = instruction_batches.usable(read, rows)
-  except ValueError as error:
+    used = item_questions.from_file(path, rows, {"all": 1.0}, skip_invalid=True)
+  except (ValueError, sources.DataError) as error:
     _check_message(str(error), path)
     assert edited is None
     return None
-  kept = [item.row for item in used.parts["all"]]
-  lost = [fault.row for fault in used.faults]
-  for fault in used.faults:
+  (left,) = used.choose("all", count=0, seed=0)
+  kept, faults = (
+    [item.row for item in left.items],
+    [*read.faults, *used.invalid],
+  )
+  assert used.identity["entries skipped"] == list(map(str, read.faults))
+  lost = [fault.row for fault in faults]
+  for fault in faults:
     assert fault.file == path.name
     _check_message(str(fault), path)
   if edited is not None:
     assert set(lost) <= edited
-    assert len(kept) + len(lost) + used.without_picture == ENTRIES
+    assert len(kept) + len(lost) + read.without_picture == ENTRIES
     assert not edited.intersection(kept) & set(lost)
     sound = set(range(1, ENTRIES + 1)) - edited
     assert sound <= set(kept)
   _check_refusal(path, {fault.row for fault in read.faults})
-  return used
+  return left.items, faults
 
 
 def _check_refusal(path, bad):
@@ -98,9 +108,9 @@ def test_edited_entries(count, given):
         if isinstance(changed[place], dict | list) and changed[place]:
           _, changed[place] = campaign.edited(changed[place], draw)
     path.write_text(json.dumps(changed), encoding="utf-8")
-    used = _check(path, rows, {place + 1 for place in edited})
-    lost += len(used.faults)
-    for item in used.parts["all"]:
+    used, faults = _check(path, rows, {place + 1 for place in edited})
+    lost += len(faults)
+    for item in used:
       row = rows.row(item)
       assert row["loss_mask"].any() and np.isfinite(row["image"]).all()
   assert lost > count / 2

@@ -6,6 +6,7 @@ before it makes its directory.
 
 import math
 import os
+import pathlib
 import random
 import runpy
 
@@ -13,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
+import eos_jax
 from eos_jax import files, tasks
-from eos_jax.tasks import common
+from eos_jax.tasks import opening
 from eos_jax.tasks import search as search_task
 from eos_jax.training import search as search_lib
 from eos_jax.training import search_settings, settings
@@ -73,26 +75,27 @@ def _set(config, name, value):
 
 def _shipped():
   """Configs of the shipped model that can run, with their tasks."""
-  plan = str(common.shipped_weights().parents[1] / "plans" / "tiny_16.json")
+  root = pathlib.Path(eos_jax.__file__).parent
+  plan = str(root / "models" / "plans" / "tiny_16.json")
   return [
     _short("ci"),
     _short(""),
     _short("family"),
-    _changed(_short("ci", "evaluate"), {"plan": plan}),
+    _changed(_short("ci", "evaluate"), {"plans": (plan,)}),
     _changed(_short("ci", "finetune"), {"plan": plan}),
     _short("ci", "pretrain"),
-    _changed(_short("ci", "benchmark"), {"plans": (plan,)}),
+    _changed(_short("ci", "timing"), {"plans": (plan,)}),
     _short("tiny", "compile"),
     _short("", "report"),
   ]
 
 
-def _published(root):
-  """Configs of a published model that can run, with their tasks."""
+def _family(root):
+  """Configs of a model family that can run, with their tasks."""
   model = str(tiny_families.write("llava_1_5", root / "model"))
   data = tiny_families.instructions(root / "data", 40)
   minis.write("chartqa", root / "benchmarks" / "chartqa")
-  named = {"model.path": model, "model.dtype": "float32"}
+  named = {"model": model, "dtype": "float32"}
   searched = {
     **named,
     "data.path": str(data),
@@ -103,14 +106,14 @@ def _published(root):
   }
   asked = {
     **named,
-    "data.folder": str(root / "benchmarks"),
+    "data.path": str(root / "benchmarks"),
     "data.names": ("chartqa",),
     "budgets": (4.0,),
   }
   return [
-    _changed(_short("llava_1_5_7b"), searched),
-    _changed(_short("llava_1_5_7b", "evaluate"), asked),
-    _changed(_short("", "convert"), {"model.path": model}),
+    _changed(_short(""), searched),
+    _changed(_short("", "evaluate"), asked),
+    _changed(_short("", "convert"), {"model": model}),
     _changed(_short("tiny", "compile"), {"model": model}),
   ]
 
@@ -147,9 +150,10 @@ def _check_sound(job, where):
       if name.endswith("seed"):
         np.random.default_rng(one)
         jax.random.key(one)
-  if isinstance(job, search_settings.SearchSettings):
-    cfg = search_task._about(job).config(job)
-    problem = search_task._make_problem(cfg, None, job)
+  if isinstance(job, search_settings.SearchJob):
+    found = opening.opened(job)
+    job = job.for_model(found.cfg)
+    problem = search_task._make_problem(found, None, job)
     if job.trains_model:
       return
     state = search_lib.first_state(problem)
@@ -212,7 +216,7 @@ def test_odd_values_in_the_shipped_configs(alone):
 
 @pytest.mark.full
 def test_odd_values_in_all_configs(alone, tmp_path):
-  bases = [*_shipped(), *_published(tmp_path / "files")]
+  bases = [*_shipped(), *_family(tmp_path / "files")]
   for task, config in bases:
     assert _tried(task, config) is not None, task
   counts = _campaign(bases, 400)

@@ -22,7 +22,7 @@ import pytest
 from eos_jax import files, main, tasks
 from eos_jax.evaluation import charts
 from eos_jax.models import loading
-from eos_jax.tasks import common
+from eos_jax.tasks import opening
 from eos_jax.training import finetune, loop, search_check
 from tests import campaign, command
 
@@ -246,9 +246,9 @@ def warm():
       "compile_step",
       lambda step, *_, **__: step.__qualname__ + step.__module__,
     )
-    keep(patch, common, "open_sources", lambda split, *_, **__: split)
-    keep(patch, common, "read_weights", nothing)
-    keep(patch, common, "make_evaluator", nothing)
+    patch.setattr(opening, "forget", lambda: None)  # no file of it is damaged
+    keep(patch, opening.Opened, "load", nothing)
+    keep(patch, opening, "evaluator_of", nothing)
     keep(patch, finetune, "_checker", nothing)
     keep(patch, loading, "shapes", nothing)
     # Drawing is most of the time of a run that has nothing left to do.
