@@ -167,7 +167,7 @@ def test_finetuning_goes_on_where_it_was_stopped(searched, tmp_path):
     for row in files.read_jsonl(folder / "metrics.jsonl")
     if "check/hard" in row
   ]
-  said = f"the best of the checks was behind step {max(checks)[1]}"
+  said = f"the best of the checks was after step {max(checks)[1]}"
   assert len(checks) == 2 and said in done.stdout
 
 

@@ -124,7 +124,7 @@ def test_budgets_and_operators_that_are_asked_for(files, tmp_path):
 
 
 def test_instructions_are_asked_too(files, tmp_path, capsys):
-  path = tiny_families.instructions(tmp_path / "data", 20)
+  path = tiny_families.instructions(tmp_path / "data", 40)
   given = {"data.path": path, "questions": 3, "plans": ()}
   out = tmp_path / "out"
   results = _run(files, out, **given)
