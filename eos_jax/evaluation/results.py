@@ -42,7 +42,7 @@ class Result:
   Attributes:
     name: of the plan, or "dense".
     limit: token budget (layer average) of the plan; None for dense.
-    plan: SHA-256 of the plan's JSON; None without a plan.
+    plan: digest of the plan (`ReductionPlan.digest`); None without a plan.
     sites: tokens that each site of the plan keeps.
     note: of the plan.
     reason: why no plan reaches the budget, else "".

@@ -1,6 +1,6 @@
 """Results come back from their file as they were."""
 
-import hashlib
+import dataclasses
 import json
 import types
 
@@ -32,8 +32,15 @@ MISSED = results.Result("fastv", 4.0, reason="smallest is 28.8")
 
 
 def test_a_result_names_its_plan_by_its_digest():
-  digest = hashlib.sha256(PLAN.to_json().encode()).hexdigest()
-  assert RESULT.plan == digest and DENSE.plan is None
+  assert RESULT.plan == PLAN.digest and DENSE.plan is None
+  # Where a plan comes from does not count, and what it does counts.
+  found = dataclasses.replace(PLAN, provenance={"seed": 1})
+  other = dataclasses.replace(PLAN, name="other")
+  same, changed = (
+    results.measured("prune", 4.0, plan, SCORES, COSTS).plan
+    for plan in (found, other)
+  )
+  assert same == RESULT.plan != changed
   assert RESULT.kept == "4" and RESULT.note == "moved"
   assert RESULT.accuracy.value == 1 / 3
 
