@@ -55,6 +55,7 @@ MODULES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
   module = importlib.import_module(name.removesuffix(".__init__"))

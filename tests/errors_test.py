@@ -72,6 +72,7 @@ def test_all_faults_of_the_overrides_are_listed(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_all_impossible_values_are_listed(tmp_path):
   assert command.error(
     tmp_path / "w", "--config.start=nonsense", "--config.batch=-1"
@@ -86,6 +87,7 @@ def test_all_impossible_values_are_listed(tmp_path):
   assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "config, reason",
   [
@@ -140,6 +142,7 @@ def test_configs_that_are_no_files(tmp_path, name):
   assert "give" in str(error.value)
 
 
+@pytest.mark.slow
 def test_working_directories_that_cannot_be_written_down(tmp_path):
   path = f"{tmp_path}/\udcff"
   assert command.error(path, cache=tmp_path / "cache") == (
@@ -162,6 +165,7 @@ def test_a_reader_that_leaves_ends_a_run_in_a_line(tmp_path):
   assert process.returncode == 1
 
 
+@pytest.mark.slow
 def test_unknown_tasks(tmp_path):
   assert command.error(tmp_path / "w", "--config.task=dance") == (
     "error: config.task is 'dance'; use one of answer, compile, convert,"
@@ -224,6 +228,7 @@ def test_operators_that_read_what_a_site_lacks(tmp_path):
 # The working directory.
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_written(tmp_path):
   (tmp_path / "file").touch()
   path = tmp_path / "file" / "run"
@@ -264,6 +269,7 @@ def test_directories_that_are_not_this_runs(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_edited_config_is_refused_unless_it_is_resumable(
   searched, tmp_path, monkeypatch
 ):
@@ -289,6 +295,7 @@ def test_an_edited_config_is_refused_unless_it_is_resumable(
   assert ran == [3]
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
   path = tmp_path / "w"
   path.mkdir()
@@ -422,6 +429,7 @@ def _plan(tmp_path, change):
   return path
 
 
+@pytest.mark.slow
 def test_plans_that_cannot_be_read(tmp_path):
   path = tmp_path / "no.json"
   assert command.error(

@@ -109,6 +109,7 @@ def _faults(folder):
   ]
 
 
+@pytest.mark.slow
 def test_one_case_of_each_kind(tmp_path):
   assert _faults(_folder(tmp_path, QUICK)) == []
 

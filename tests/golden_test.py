@@ -30,6 +30,7 @@ def _marked(cases):
     yield pytest.param(name, file, params, marks=marks, id=file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, file, params", list(_marked(_CASES)))
 def test_recorded_case(name, file, params):
   outcome = runner.run_case(GOLDENS / file, name, params, file)

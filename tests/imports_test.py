@@ -116,6 +116,7 @@ def _loaded_by(module):
 HEAVY = {"flax", "orbax", "tensorflow", "tensorflow_datasets", "torch", "grain"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "module, unwanted",
   [

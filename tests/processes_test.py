@@ -121,6 +121,7 @@ def _run_two(code, *args):
     assert process.returncode == 0, said[-3000:]
 
 
+@pytest.mark.slow
 def test_pieces_of_two_processes():
   _run_two(_PIECES)
 
@@ -131,6 +132,7 @@ def test_damage_to_arrays_of_two_processes_is_noticed(tmp_path):
   assert len(list((tmp_path / "checkpoints.damaged").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_other_numbers_than_announced_are_refused(tmp_path):
   said = command.error(tmp_path / "run", "--process_count=2")
   assert "--process_count=2, but there are 1" in said

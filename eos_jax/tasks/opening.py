@@ -106,7 +106,7 @@ class Opened:
     fits.check(need, free)
     check(need)
     with tqdm.tqdm(
-      desc="reading", unit="B", unit_scale=True, delay=2, dynamic_ncols=True
+      desc="reading", unit="B", unit_scale=True, dynamic_ncols=True
     ) as bar:
       return self.files.load(self.mesh, watch=functools.partial(advance, bar))
 

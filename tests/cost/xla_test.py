@@ -228,6 +228,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_matmuls_are_what_xla_counts(name):
   function, args, ours = CASES[name]()

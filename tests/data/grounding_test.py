@@ -1,6 +1,7 @@
 """Questions about places agree with the pictures and with the stored ones."""
 
 import numpy as np
+import pytest
 
 from eos_jax.data import generator, grounding, labels, loader
 
@@ -118,6 +119,7 @@ def _asked(load, tok, **options):
   return lines
 
 
+@pytest.mark.slow
 def test_packed_batches_ask_them_only_when_told(load, tok):
   assert not any("left or right?" in line for line in _asked(load, tok))
   assert any("left or right?" in line for line in _asked(load, tok, places=4))

@@ -118,6 +118,7 @@ def test_leftovers_of_killed_builds_are_removed(tmp_path):
   assert [path.name for path in folder.iterdir()] == ["1.0.0"]
 
 
+@pytest.mark.slow
 def test_simultaneous_builders_wait_for_each_other(tmp_path):
   processes = [_builder(tmp_path) for _ in range(2)]
   said = [process.communicate() for process in processes]

@@ -128,6 +128,7 @@ def test_a_chip_that_waits_for_weights_is_a_bound_of_its_own(model):
   assert got["roofline_share"] == pytest.approx(1 / bound)
 
 
+@pytest.mark.slow
 def test_a_plan_is_cut_at_the_same_sites(model, inputs):
   short = programs.cut(PLAN)
   assert [(s.site, s.keep) for s in short.sites] == [
@@ -145,6 +146,7 @@ def test_a_plan_is_cut_at_the_same_sites(model, inputs):
   assert first.state.tokens.position.tolist() == places
 
 
+@pytest.mark.slow
 def test_a_plan_without_encoder_sites_shares_the_encoder(model, inputs, dense):
   plan = _plan(("decoder.0", 4, ops.presets.PRUNE))
   shared = programs.Pipeline(model, inputs, plan, steps=0, dense=dense)
@@ -154,6 +156,7 @@ def test_a_plan_without_encoder_sites_shares_the_encoder(model, inputs, dense):
   assert shared.run(ticks) == {"see": 1, "prefill": 1, "first_token": 2}
 
 
+@pytest.mark.slow
 def test_what_is_measured_decodes_as_the_model_answers(model, inputs):
   """The programs are the model: the same tokens as `models.answer`."""
   plan = _plan(("decoder.1", 4, ops.presets.FASTV))
@@ -176,6 +179,7 @@ def test_what_is_measured_decodes_as_the_model_answers(model, inputs):
   np.testing.assert_array_equal(np.stack(got, 1), answer)
 
 
+@pytest.mark.slow
 def test_a_comparison_has_all_numbers_and_a_table(model, inputs, dense):
   found = deploy.compare(
     model, inputs, dense, PLAN, steps=2, repeats=2, seconds=60.0
@@ -224,6 +228,7 @@ def test_a_comparison_has_all_numbers_and_a_table(model, inputs, dense):
   assert len(lines) == 8 and len({len(line) for line in lines[:4]}) == 1
 
 
+@pytest.mark.slow
 def test_many_pictures_need_one_program(model):
   got = deploy.compilations(
     model,
@@ -235,6 +240,7 @@ def test_many_pictures_need_one_program(model):
   assert got == {"pictures": 4, "prefill": 1, "step": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["onevision", "qwen2_vl"])
 def test_models_of_families_are_measured(family):
   cfg = family_plans_test.CONFIGS[family]

@@ -54,6 +54,7 @@ def test_rows_of_padding_receive_and_keep_nothing():
   assert _lists({"decoder.0": padded}, 3) == ([-1, 1, -1], [0, 1, 0])
 
 
+@pytest.mark.slow
 def test_it_agrees_with_what_the_operators_keep_and_move():
   features = jax.random.normal(jax.random.key(0), (3, 16, 8))
   signals = ops.Signals(

@@ -31,6 +31,7 @@ def test_counts_reach_from_one_visual_token_to_all():
   assert measurement.sides() == [1, 2, 4]  # numpy rounds 2.5 to even
 
 
+@pytest.mark.slow
 def test_layers_and_blocks_are_differences(monkeypatch):
   """Faked times: 3 ms a row for layers, 2 for blocks, 5 and 7 for the rest."""
 
@@ -69,6 +70,7 @@ def test_layers_and_blocks_are_differences(monkeypatch):
   assert predicted == pytest.approx(0.012 + 0.066 + 0.021 + 2 * 0.034)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["onevision", "qwen2_vl"])
 def test_without_encoder_sites_the_encoder_is_overhead(monkeypatch, family):
   """Faked times: 3 ms a row for layers, 5 for the rest, 40 for the encoder."""

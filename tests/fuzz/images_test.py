@@ -61,6 +61,7 @@ def test_pixels_are_sound_or_the_file_is_named(count):
   assert count / 4 < read < 3 * count / 4  # both ends are met
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_orientations_by_their_definition(turn):
   # What the package turns by Pillow's names, by the definition of the tag.

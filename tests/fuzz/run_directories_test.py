@@ -310,6 +310,7 @@ def _search(searched):
   return Run("search", searched.workdir, _config("search", data))
 
 
+@pytest.mark.slow
 def test_an_edited_plan_is_not_reported_as_found(searched, tmp_path):
   run, copy = _search(searched), tmp_path / "run"
   shutil.copytree(searched.workdir, copy)

@@ -100,6 +100,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", (*SIGHTS, *ORDERS))
 @pytest.mark.parametrize("kernel", PORTABLE)
 def test_portable_kernels(kernel, name):
@@ -223,6 +224,7 @@ def interpreted(monkeypatch):
   monkeypatch.setitem(attention.KERNELS, "tpu", kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", (140, 3))
 def test_tpu_kernel(interpreted, rows):
   """Padded tiles, one of them skipped; grouped heads; Q < N."""
@@ -284,6 +286,7 @@ def fake_cudnn(monkeypatch):
   return fake
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, rows, width, biased",
   [

@@ -51,6 +51,7 @@ def test_parameters_are_those_of_the_options():
   assert bare.keys() - rotary.keys() == {"embed.position"}
 
 
+@pytest.mark.slow
 def test_without_a_class_token_its_row_is_what_patches_receive():
   cfg = _siglip(layers=1, post_norm=False)
   image = small.pictures(2)
@@ -69,6 +70,7 @@ def test_without_a_class_token_its_row_is_what_patches_receive():
   np.testing.assert_allclose(jnp.sum(row, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing_in_patches_that_are_there():
   # A picture of 2 x 3 patches in the corner of a room of 4 x 4.
   cfg = _siglip(rotary=True)
@@ -118,6 +120,7 @@ def test_rotary_halves_have_one_set_of_frequencies():
   np.testing.assert_allclose(sin[0, 0, 0], np.sin(angle), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_site_in_an_encoder_without_a_class_token_protects_nothing():
   site = ops.PlannedSite("vision.1", 6, ops.PRESETS["prune"])
   plan = ops.ReductionPlan("p", "small", 16, 3, (site,))
@@ -145,6 +148,7 @@ def test_squares_are_row_by_row_outside_and_inside():
   assert np.flatnonzero(spread).tolist() == [0, 1, 4, 5, 10, 11, 14, 15]
 
 
+@pytest.mark.slow
 def test_merged_patches_are_tokens_on_a_coarser_raster():
   cfg = _merging()
   assert (cfg.tokens, cfg.grid) == (4, (2, 2))
@@ -162,6 +166,7 @@ def test_merged_patches_are_tokens_on_a_coarser_raster():
   assert seen.state.tokens.position.tolist() == [[0, 1, 2, 3]] * 2
 
 
+@pytest.mark.slow
 def test_a_projector_of_one_matrix():
   cfg = _merging(projector=0, projector_bias=False, projector_norm=False)
   params = small.params(cfg)

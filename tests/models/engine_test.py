@@ -83,6 +83,7 @@ def test_turns_continue_without_a_new_selection(plan):
     assert best[row, answered - 1 : answered + 3].tolist() == more[row]
 
 
+@pytest.mark.slow
 def test_one_program_a_bucket_and_one_step():
   engine = _engine()
   for trial in range(50):
@@ -97,6 +98,7 @@ def test_one_program_a_bucket_and_one_step():
   assert engine.compilations == {"prefill": 2, "step": 1, "turn": 0}
 
 
+@pytest.mark.slow
 def test_streaming_and_stops():
   free, image = _shared(), small.pictures(3)
   prompts = _prompts(5, 8, 6)

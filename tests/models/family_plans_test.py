@@ -147,6 +147,7 @@ def _text(rows, width, *, left=False):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family, name", CASES)
 def test_cache_and_padding_change_nothing(family, name):
   cfg = CONFIGS[family]

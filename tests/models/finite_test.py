@@ -63,6 +63,7 @@ def test_weights_with_nan_or_integers_are_refused(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_answers_by_logits_that_are_not_finite_have_no_tokens():
   cfg = small.config()
   params = small.init(cfg, jax.random.key(0))

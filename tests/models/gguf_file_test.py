@@ -89,6 +89,7 @@ def params():
   return decoder.init(CFG, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_reads_what_was_written(tmp_path, params):
   path = _write(tmp_path / "a.gguf", _tensors(params))
   cfg, read = gguf_file.load(path)

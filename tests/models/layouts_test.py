@@ -98,6 +98,7 @@ def test_a_sample_without_a_picture_is_text_alone(cfg):
   assert np.ravel(places[0, 18:25].T)[:7].tolist() == list(range(2, 9))
 
 
+@pytest.mark.slow
 def test_absent_second_pictures_change_nothing():
   params = _params()
   image = small.pictures(2).reshape(1, 2, 16, 16, 3)
@@ -115,6 +116,7 @@ def test_absent_second_pictures_change_nothing():
   _assert_close(two.logits, one.logits)
 
 
+@pytest.mark.slow
 def test_each_picture_has_the_budget_of_the_plan():
   params = _params()
   image = small.pictures(6).reshape(2, 3, 16, 16, 3)
@@ -128,6 +130,7 @@ def test_each_picture_has_the_budget_of_the_plan():
   np.testing.assert_array_equal(pointed, image_of)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", ["prune", "tome", "fastv", "pool", "visionzip"]
 )
@@ -179,6 +182,7 @@ def test_no_text_behind_the_picture(plan):
   _assert_close(second, want)
 
 
+@pytest.mark.slow
 def test_no_text_at_all():
   params, image = _params(), small.pictures(1)
   text = models.Text(
@@ -190,6 +194,7 @@ def test_no_text_at_all():
   assert trace["decoder.1"].index.shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_keeping_everything_equals_dense_to_the_last_bit():
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
   dense = small.apply(CFG, params, image, text).logits

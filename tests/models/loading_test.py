@@ -184,6 +184,7 @@ def test_a_cut_layer_axis(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, loading.load(folder)[1])
 
 
+@pytest.mark.slow
 def test_a_loaded_model_answers(tmp_path):
   found, params = loading.load(checkpoints.write(tmp_path, WEIGHTS))
   engine = models.Engine(found.cfg, params, stop=(), buckets=(4,), room=8)

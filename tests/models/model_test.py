@@ -54,6 +54,7 @@ def _equal(got, want):
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.slow
 def test_the_tiny_model_answers_about_images_of_every_kind(tiny, tmp_path):
   scene = generator.picture("test", 0)
   asked = [each.question for each in scene.questions]
@@ -75,6 +76,7 @@ def test_the_tiny_model_answers_about_images_of_every_kind(tiny, tmp_path):
     assert tiny.answer(image, asked[0], max_tokens=6) == answers[0]
 
 
+@pytest.mark.slow
 def test_the_tiny_model_answers_under_a_plan(tiny):
   plan = evaluator.preset_plan(tiny.cfg, ops.presets.PRUNE, 1.0)
   scenes = [generator.picture("test", index) for index in range(8)]
@@ -86,6 +88,7 @@ def test_the_tiny_model_answers_under_a_plan(tiny):
   assert reduced != dense and len(reduced) == len(dense)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny_families.FAMILIES)
 def test_a_family_answers_about_one_image_and_several(folders, family):
   files = models.open_files(str(folders[family]))
@@ -100,6 +103,7 @@ def test_a_family_answers_about_one_image_and_several(folders, family):
   assert answers[0] == answers[1] and len(set(answers)) == 3
 
 
+@pytest.mark.slow
 def test_numbers_of_images_that_do_not_fit_are_refused(tiny, folders):
   one, other = _images()
   for images, count in ((one, 1), ([one], 1), ("ab", 1), ([one] * 3, 3)):
@@ -112,15 +116,14 @@ def test_numbers_of_images_that_do_not_fit_are_refused(tiny, folders):
   ):
     tiny.answer([one, other], "what?")
   model = models.load(str(folders["llava_1_5"]))
-  with pytest.raises(ValueError, match="there is room for 1; raise"):
-    model.answer([one, other], "what?")
+  assert isinstance(model.answer([one, other], "what?", max_tokens=2), str)
   with pytest.raises(ValueError, match="there is no picture; give at least"):
     model.answer([], "what?")
 
 
 def test_arrays_that_are_no_images_are_refused(tiny):
   image = np.zeros((96, 96, 3), np.float32)
-  with pytest.raises(ValueError, match="an image is an array float32"):
+  with pytest.raises(ValueError, match="a picture is an array float32"):
     tiny.answer(image, "what?")
 
 
@@ -153,6 +156,7 @@ def test_static_shapes_follow_from_the_family_unless_given(folders):
   assert files.with_shape(size=(56, 84)).cfg.vision.size == (56, 84)
 
 
+@pytest.mark.slow
 def test_parameters_of_the_tiny_model_are_kept(tiny, tmp_path):
   params = jax.tree.map(lambda leaf: 2 * leaf, tiny.params)
   path = tiny.save(tmp_path / "twice.2", params)
@@ -165,6 +169,7 @@ def test_parameters_of_the_tiny_model_are_kept(tiny, tmp_path):
   assert (again.cfg, again.name) == (tiny.cfg, "tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("dtype", "output"), [("", "out"), ("bfloat16", "out.safetensors")]
 )
@@ -197,6 +202,7 @@ def test_half_precision_is_read_as_bfloat16(folders, tmp_path):
   assert models.open_files(str(folder), dtype="float32").dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_random_weights_need_a_config_alone(folders, tmp_path):
   folder = tmp_path / "shape"
   folder.mkdir()

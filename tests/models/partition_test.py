@@ -75,6 +75,7 @@ def test_shapes_that_do_not_divide_are_all_listed():
     partition.param_shardings(mesh, tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 2, 4)])
 def test_sharded_forward_equals_unsharded(shape):
   cfg = small.config()

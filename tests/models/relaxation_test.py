@@ -59,6 +59,7 @@ def _slope(like):
   return jax.jit(jax.grad(loss))(like.params.retention)
 
 
+@pytest.mark.slow
 def test_straight_through_runs_the_hard_decision():
   reduction = _reduction("straight_through")  # 0.4 x 16 = 6.4, rounded to 6
   logits, tokens = _run(reduction)
@@ -69,6 +70,7 @@ def test_straight_through_runs_the_hard_decision():
   assert np.isfinite(slope).all() and np.abs(slope).max() > 0
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_by_the_key_and_keeps_the_budget():
   plain, _ = _run(_reduction("annealed"))
   seen = []
@@ -81,6 +83,7 @@ def test_noise_is_drawn_by_the_key_and_keeps_the_budget():
     assert np.abs(seen[0] - other).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_noise_gate_leaves_removed_tokens_visible_as_noise():
   _, whole = _run(_reduction("noise_gate", retention=1.0))
   _, soft = _run(_reduction("annealed"))

@@ -61,11 +61,13 @@ def _same(one, other, share=1e-5):
     np.testing.assert_allclose(b, a, rtol=1e-3, atol=share * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", models.REMAT)
 def test_gradients_are_the_same(remat, plain):
   _same(plain, _compiled(remat, GAMMA))
 
 
+@pytest.mark.slow
 def test_less_is_kept():
   kept = {
     remat: _compiled(remat, None).memory_analysis().temp_size_in_bytes
@@ -74,6 +76,7 @@ def test_less_is_kept():
   assert kept["layers"] < kept["products"] < 0.7 * kept["none"]
 
 
+@pytest.mark.slow
 def test_layers_are_a_loop_for_other_platforms(plain):
   looped = _compiled("none", GAMMA, "tpu")
   # Attention there has another form, and differences grow over the layers.

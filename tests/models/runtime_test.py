@@ -100,6 +100,7 @@ def close(actual, expected):
   np.testing.assert_allclose(actual, expected, atol=ATOL, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", everything())
 def test_cache_batch_and_padding_change_nothing(name):
   reduction, image = plan(name), small.pictures(8)

@@ -159,6 +159,7 @@ def test_the_order_within_a_raster_is_that_of_the_image_alone():
     np.testing.assert_array_equal(got[: extent[0], : extent[1]], want)
 
 
+@pytest.mark.slow
 def test_cells_within_a_raster_are_those_of_the_image_alone():
   room = (6, 7)
   run = jax.jit(cells.members, static_argnames=("grid", "slots"))

@@ -111,6 +111,7 @@ def test_order_of_the_decoder_is_that_of_the_layout():
   assert jnp.all(seen.state.signals.class_row[0, :7] > 0)
 
 
+@pytest.mark.slow
 def test_padding_behind_the_tokens_changes_nothing():
   wide, cfg = _config(room=(1, 3)), _config()
   params = small.params(cfg)
@@ -123,6 +124,7 @@ def test_padding_behind_the_tokens_changes_nothing():
   np.testing.assert_allclose(roomy.logits, exact.logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prune", "merge_proportional", "pool"])
 def test_soft_equals_hard(name):
   cfg, spec = _config(), ops.PRESETS[name]
@@ -162,6 +164,7 @@ def test_a_layout_is_needed_with_tiles_and_refused_without():
     )
 
 
+@pytest.mark.slow
 def test_an_engine_answers_about_tiles():
   cfg, spec = _config(), ops.PRESETS["prune"]
   params, layout = small.params(cfg), _layout(cfg, 2, 4)

@@ -84,6 +84,7 @@ def test_padding_behind_the_text_changes_nothing():
   np.testing.assert_allclose(short, padded, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_packed_questions_equal_separate_ones():
   params, image = small.params(CFG), small.pictures(1)
   first, second = small.text(1, length=4), small.text(1, length=3, seed=7)
@@ -127,6 +128,7 @@ def test_cached_decoding_equals_uncached(name):
     lengths += 1
 
 
+@pytest.mark.slow
 def test_generation_stops_and_fills_up():
   params, image = small.params(CFG), small.pictures(1)
   free = small.generate(CFG, params, image, small.text(1), steps=4, stop=())
@@ -183,6 +185,7 @@ def test_keeping_everything_is_the_dense_model():
   np.testing.assert_allclose(kept, dense, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "grid", "pool", "fastv", "prune"])
 def test_presets_really_drop_tokens(name):
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
@@ -200,6 +203,7 @@ def test_fastv_reads_the_layer_before_its_site():
     small.apply(CFG, params, image, text, plan)
 
 
+@pytest.mark.slow
 def test_fastv_keeps_what_the_last_row_attends_to():
   params, image, text = small.params(CFG), small.pictures(1), small.text(1)
   plan = _plan(("decoder.1", 4, ops.presets.FASTV))
@@ -238,6 +242,7 @@ def test_tome_merges_inside_the_encoder():
   assert np.isfinite(out.logits).all()
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_number_that_acts():
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
 

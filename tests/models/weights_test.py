@@ -140,6 +140,7 @@ def test_a_config_that_is_none_is_refused(tmp_path, config):
     models.weights.load(path, params, CFG)
 
 
+@pytest.mark.slow
 def test_weights_as_they_are_read_can_be_closed_over():
   cfg = small.config()
   params = jax.device_get(small.params(cfg))  # NumPy's, as from a file

@@ -92,6 +92,7 @@ def table():
   return "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corner", CORNERS)
 def test_soft_operators_tend_to_the_corner(corner):
   far, _ = distance(corner, 1.0)
@@ -136,6 +137,7 @@ def test_merging_leaks_no_more_than_pruning(temperature):
 _KEEPS = (0.5, 1.0, V - 0.5, float(V), V + 30.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
 @pytest.mark.parametrize("temperature", [1e-3, 0.5])
 def test_every_count_is_met_with_finite_gradients(temperature, dtype):

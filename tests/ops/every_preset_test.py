@@ -50,6 +50,7 @@ def _read(tokens, query):
   return jax.nn.softmax(logits) @ x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_masked_is_hard_scattered_back(name):
   spec, keep = _spec(name), _keep(name)
@@ -75,6 +76,7 @@ def test_masked_is_hard_scattered_back(name):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_discrete_operators_are_masked_and_the_others_tend_to_it(name):
   spec, keep = _spec(name), _keep(name)
@@ -161,6 +163,7 @@ def test_sizes_never_exceed_what_was_there(name):
   assert float(jnp.min(out.size)) > 0 or spec.sizes == "similarity"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", ["evit", "prumerge", "visionzip", "sparsevlm", "diffrate", "prune"]
 )
@@ -202,6 +205,7 @@ def test_a_count_for_each_image():
 
 
 # Where the grid, the place in the list or clusters decide, there is no tie.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", sorted(set(NAMES) - {*ORDERED, "sparsevlm", "sparsevlm_1_5"})
 )

@@ -40,6 +40,7 @@ CORNERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corner", range(len(CORNERS)))
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_finite_at_every_corner(corner, dtype):
@@ -90,6 +91,7 @@ _SPECS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_SPECS))
 def test_equal_to_finite_differences(name):
   spec = _SPECS[name]
@@ -148,6 +150,7 @@ def test_counts_and_every_number_of_the_hybrid_get_a_gradient():
   assert float(grads[3]) != 0 and float(grads[4]) != 0
 
 
+@pytest.mark.slow
 def test_six_sites_in_a_row_stay_finite():
   spec = ops.presets.HYBRID
   params = spec.params()
@@ -180,6 +183,7 @@ def test_six_sites_in_a_row_stay_finite():
       assert bool(jnp.all(jnp.isfinite(leaf)))
 
 
+@pytest.mark.slow
 def test_masked_and_hard_forms_pass_gradients_to_features():
   spec = ops.presets.MERGE
   tokens, signals = forms.example(8)
@@ -200,6 +204,7 @@ def test_masked_and_hard_forms_pass_gradients_to_features():
   assert float(jnp.abs(hard).max()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hybrid", "tome", "pool"])
 def test_vmap_equals_loop(name):
   spec = ops.PRESETS[name]
@@ -219,6 +224,7 @@ def test_vmap_equals_loop(name):
       np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_jit_equals_eager():
   spec = ops.presets.MERGE.replace(scores=("random",), pi=(1.0,))
   args = (*forms.example(9), spec.params())

@@ -133,6 +133,7 @@ def test_one_count_for_one_image(name):
     ops.reduce_masked(*args, spec=spec, keep=jnp.array([4, 5]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_padding_may_hold_anything(name):
   """NaN in padding reaches no kept row and no gradient, in any form."""
@@ -192,6 +193,7 @@ def test_padding_may_hold_anything(name):
     np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["merge", "csp", "tome", "pool", "prumerge"])
 def test_empty_rows_have_no_index(name):
   spec = _spec(name)
@@ -245,6 +247,7 @@ def test_odd_counts_are_refused(keep):
       ops.reduce_masked.__wrapped__(*args, spec=spec, keep=keep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["default", "given", "protected"])
 @pytest.mark.parametrize("name", ["pool", "matryoshka", "grid"])
 def test_a_class_token_in_front_moves_no_cell(name, position):
@@ -291,6 +294,7 @@ def test_less_than_half_is_refused_by_a_bipartite_step(form):
   assert int(jnp.sum(jnp.exp(out.tokens.log_mass))) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name", ["tome", "tome_port", "bipartite_distilled", "merge", "csp"]
 )
@@ -349,6 +353,7 @@ def _equations(jaxpr):
       yield from _equations(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["divprune", "dart", "tome", "hybrid"])
 def test_operators_run_under_shard_map(name):
   spec, keep = _spec(name), _keep(name)

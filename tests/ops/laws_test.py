@@ -179,6 +179,7 @@ def _outputs(x, keys, signals, tokens, params, spec, keep):
   return total, seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hybrid", "tome", "pool"])
 def test_absent_tokens_influence_nothing_and_get_no_gradient(name):
   spec = ops.PRESETS[name].replace(protect=0)
@@ -289,6 +290,7 @@ def test_bipartite_refuses_more_than_half():
     ops.reduce_hard(tokens, signals, spec.params(), spec=spec, keep=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hybrid", "random"])
 def test_protected_tokens_stay_and_stay_apart(name):
   spec = ops.PRESETS[name].replace(protect=2)
@@ -330,6 +332,7 @@ def test_kappa_splits_the_budget():
   assert kept == set(importance[:4].tolist()) | set(others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("diversity", ["grid", "uniqueness"])
 def test_diversity_share_by_soft_and_hard(diversity):
   spec = SPEC.replace(diversity=diversity, kappa=0.5)

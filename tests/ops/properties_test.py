@@ -64,6 +64,7 @@ def _gradients(tokens, signals, params, keep, temperature):
   return jax.grad(total, (0, 1, 2, 3))(tokens.x, params, keep, temperature)
 
 
+@pytest.mark.slow
 @dtypes
 @_drawn
 @hypothesis.given(seeds, absences, keeps, temperatures, numbers)
@@ -131,6 +132,7 @@ def test_a_permutation_permutes(seed, absent, keep, temperature, values):
     np.testing.assert_allclose(a[there], b[there], rtol=2e-2, atol=2e-3)
 
 
+@pytest.mark.slow
 @_drawn
 @hypothesis.given(seeds, st.floats(1, V), temperatures, numbers)
 def test_images_do_not_mix(seed, keep, temperature, values):
@@ -175,6 +177,7 @@ def test_cold_soft_is_hard(seed, absent, keep, values):
     np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.slow
 @dtypes
 @_drawn
 @hypothesis.given(seeds, absences, numbers)

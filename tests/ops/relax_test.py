@@ -31,6 +31,7 @@ def _hard():
   )
 
 
+@pytest.mark.slow
 def test_straight_through_has_hard_values_and_soft_gradients():
   def through(keep):
     return ops.straight_through(_soft(keep=keep), _hard())
@@ -74,6 +75,7 @@ def test_jitter_moves_the_choice_as_much_at_any_temperature():
   np.testing.assert_allclose(moved[1] / moved[2], 10, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_noise_gate_keeps_the_variance_and_the_ends():
   wide = jax.random.normal(jax.random.key(2), (64, 256))
   for share in (1.0, 0.5, 0.0):
@@ -103,6 +105,7 @@ def test_noise_gate_has_no_steep_slope_where_whole_numbers_are_kept():
   assert all(np.all(np.abs(slope) < 1e5) for slope in slopes)
 
 
+@pytest.mark.slow
 def test_indecision_is_zero_where_all_is_decided():
   decided = _hard().tokens.log_mass
   assert float(ops.indecision(decided, TOKENS.log_mass)) == 0

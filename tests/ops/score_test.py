@@ -135,6 +135,7 @@ def test_grid_prefixes_are_even(count):
   assert quarters.max() - quarters.min() <= max(1, count // 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(score.SCORES))
 def test_every_function_has_a_finite_gradient_and_ignores_absent(name):
   spec = _SPEC.replace(scores=(name,), pi=(1.0,))

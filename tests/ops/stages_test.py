@@ -165,6 +165,7 @@ def _members(grid):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [(4, 4), (12, 12), (3, 5)])
 def test_cells_are_exact_and_share_every_token(grid):
   members, places = _members(grid), grid[0] * grid[1]

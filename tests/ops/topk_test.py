@@ -93,6 +93,7 @@ def test_gradients_are_finite(keep, temperature, masses):
   assert float(grads[0][0]) == 0 and float(grads[1][0]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1e-3, 0.02, 0.5])
 def test_derivative_in_keep_is_the_softmax_of_the_design(temperature):
   scores, log_mass = _case(5, "ones")
@@ -129,6 +130,7 @@ _LOG_GRADS = jax.jit(jax.grad(_log_loss, (0, 1, 2, 3)))
 _LOG_FORWARD = jax.jit(lambda args, d: jax.jvp(_log_loss, args, d)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masses", ["ones", "soft"])
 @pytest.mark.parametrize("keep", [0.7, 5.0, 11.2])
 def test_gradients_equal_finite_differences(masses, keep):
@@ -155,6 +157,7 @@ def test_gradients_equal_finite_differences(masses, keep):
     )
 
 
+@pytest.mark.slow
 def test_small_temperature_equals_hard():
   scores, log_mass = _case(7)
   log_mass = log_mass.at[jnp.argmax(scores)].set(ops.LOG_ZERO)

@@ -1,5 +1,7 @@
 """A tiny LLaVA-1.5 answers as transformers did, without transformers."""
 
+import pytest
+
 from tests.parity import harness, recorded
 
 
@@ -12,6 +14,7 @@ def test_logits(record_property):
   assert difference <= harness.TOLERANCE
 
 
+@pytest.mark.slow
 def test_greedy_answers():
   image, valid = recorded.pictures()
   loaded = harness.loaded(recorded.FOLDER)

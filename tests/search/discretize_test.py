@@ -70,6 +70,7 @@ def test_counts_are_legal_and_near_the_limit(problem):
   assert average > near - step - 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [5, 6])
 @pytest.mark.parametrize("limit", [48.0, 32.0, 16.0, 4.0])
 def test_budgets_of_the_tiny_model(layers, limit):

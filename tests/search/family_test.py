@@ -82,6 +82,7 @@ def _searched(steps=400):
   return state.variables["policy"]
 
 
+@pytest.mark.slow
 def test_one_search_finds_the_optimum_of_every_budget():
   family = _searched()
   budgets = np.geomspace(4.0, 48.0, 12).tolist()

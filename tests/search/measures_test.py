@@ -115,6 +115,7 @@ def test_measures_agree_with_the_costs_of_a_plan(name, space, counts):
   assert _measures(space)[name](counts) == exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flops", "kv", "latency", "roofline"])
 def test_every_free_site_feels_every_measure(name):
   policy = search.init_policy(
@@ -132,6 +133,7 @@ def test_every_free_site_feels_every_measure(name):
   assert np.all(np.asarray(grads["activation"]) < 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flops", "kv", "latency", "roofline"])
 def test_a_search_meets_a_limit_of_any_measure(name):
   measure = _measures(SPACE)[name]

@@ -79,6 +79,7 @@ def test_what_is_not_free_is_the_spec(group):
       np.testing.assert_array_equal(row, np.asarray(getattr(numbers, field)))
 
 
+@pytest.mark.slow
 def test_frozen_sites_are_the_spec_and_get_no_gradient():
   where = _space(frozen_sites=("decoder.1",))
   start = _random_policy(where, 0, scale=1.0)
@@ -139,6 +140,7 @@ def test_warm_start_with_given_counts():
   ) == pytest.approx(12, 0.01)
 
 
+@pytest.mark.slow
 def test_warm_start_is_alive_and_near_the_spec():
   where = _space()
   start = policy.init_policy(

@@ -17,6 +17,7 @@ def _space(name, **changes):
   return search.SearchSpace(**fields | dict(spec=spec, free=free) | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(ops.PRESETS) - RIGID))
 def test_a_preset_starts_a_search(name):
   space = _space(name)

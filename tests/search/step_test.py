@@ -129,6 +129,7 @@ def test_final_count_can_be_the_constraint():
   )
 
 
+@pytest.mark.slow
 def test_one_compilation_for_all_budgets_and_temperatures():
   where = _space(free=tuple(search.GROUPS))
   features = jax.random.normal(jax.random.key(1), (144, 8))
@@ -219,6 +220,7 @@ def _regression():
   return where, loss_fn, (tokens, target)
 
 
+@pytest.mark.slow
 def test_somebody_elses_model_trained_jointly():
   where, loss_fn, batch = _regression()
   constraints = (search.Constraint("flops", 60.0),)
@@ -287,6 +289,7 @@ def test_unknown_measure_is_named():
     search.measure((9,) * 5, where, search.limits(latency=1.0))
 
 
+@pytest.mark.slow
 def test_bilevel_moves_the_model_on_its_own_split():
   """Equal to taking each group's gradient on its own batch, then one update."""
   where, loss_fn, (tokens, target) = _regression()

@@ -143,6 +143,7 @@ def _check_programs(found):
   assert found["finetune"]["argument_bytes"] > found["dense"]["argument_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny_families.FAMILIES)
 def test_a_search_of_every_family_compiles_for_four_chips(family, tmp_path):
   pytest.importorskip("libtpu")

@@ -39,6 +39,7 @@ def _same(got, want):
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.slow
 def test_a_conversion_says_what_it_takes_and_is_done_once(
   source, tmp_path, capsys
 ):
@@ -148,6 +149,7 @@ def test_a_mesh_that_does_not_divide_the_parameters(tmp_path):
   assert "config.mesh: these parameters cannot be sharded over" in said
 
 
+@pytest.mark.slow
 def test_another_model_needs_another_folder(source, tmp_path):
   out = tmp_path / "out"
   tasks.run("convert", _config(source), out)
@@ -159,6 +161,7 @@ def test_another_model_needs_another_folder(source, tmp_path):
   assert "config.model: " in said
 
 
+@pytest.mark.slow
 def test_the_command_line(source, tmp_path):
   out = tmp_path / "out"
   path = f"--config.model={source}"

@@ -252,6 +252,7 @@ def test_if_the_best_is_lost_those_after_it_are_made_again(
   assert after == ("(it was saved after 2, which is damaged)" in said)
 
 
+@pytest.mark.slow
 def test_bits_of_arrays_are_never_changed_unnoticed(tmp_path, capsys):
   """Damages every file of a checkpoint of which Orbax verifies nothing."""
   root, draws = tmp_path / "whole", random.Random(5)

@@ -35,6 +35,7 @@ def _batch():
   }
 
 
+@pytest.mark.slow
 def test_it_learns_under_the_plan_and_leaves_the_encoder_alone():
   plan = ops.ReductionPlan(
     name="p",
@@ -63,6 +64,7 @@ def test_it_learns_under_the_plan_and_leaves_the_encoder_alone():
   assert min(jax.tree.leaves(changed["projector"])) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_model_of_any_dtype_is_trained_in_float32(dtype):
   params = small.params(CFG)

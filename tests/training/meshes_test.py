@@ -90,6 +90,7 @@ def _searched(shape, micro_batch=0):
   return jax.device_get((variables, metrics)), program.as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shape", "micro_batch"), [*((shape, 0) for shape in MESHES), (MESHES[2], 4)]
 )
@@ -103,6 +104,7 @@ def test_a_search_step_is_that_of_one_device(shape, micro_batch):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", MESHES[1:])
 def test_no_stack_of_frozen_weights_is_gathered(shape):
   """A device has the whole of one layer at a time, within that layer."""
@@ -148,6 +150,7 @@ def _answered(shape):
     return jax.device_get((answer(*given), logits(*given)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", MESHES)
 def test_evaluation_and_generation_are_those_of_one_device(shape):
   want, got = _answered(None), _answered(shape)

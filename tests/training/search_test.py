@@ -98,6 +98,7 @@ def _moved(before, after):
   )
 
 
+@pytest.mark.slow
 def test_micro_batches_move_the_policy_as_the_whole_batch_does():
   found = []
   for micro_batch in (0, 2):
@@ -114,6 +115,7 @@ def test_micro_batches_move_the_policy_as_the_whole_batch_does():
   )
 
 
+@pytest.mark.slow
 def test_frozen_mode_moves_policy_and_multiplier_alone():
   _, state, after, metrics = _stepped("frozen")
   assert "model" not in after.variables
@@ -320,6 +322,7 @@ def test_bilevel_mode_moves_policy_and_model_on_batches_of_their_own():
   assert float(metrics["model_gradient_norm"]) > 0.0
 
 
+@pytest.mark.slow
 def test_one_policy_for_all_budgets_moves_the_knots_beside_a_budget():
   problem = _problem(knots=3, budgets=(8.0, 6.5), sites=ONE)
   assert problem.steps == problem.settings.steps
@@ -337,6 +340,7 @@ def test_one_policy_for_all_budgets_moves_the_knots_beside_a_budget():
   assert float(multipliers[0]) > 0 and not np.any(multipliers[1:])
 
 
+@pytest.mark.slow
 def test_calibration_moves_everything_but_counts():
   problem = _problem(calibration_steps=2, sites=ONE)
   assert problem.steps == 2 * (4 + 2)
@@ -361,6 +365,7 @@ def test_calibration_moves_everything_but_counts():
   assert np.isfinite(float(metrics["task"]))
 
 
+@pytest.mark.slow
 def test_without_labels_answers_are_not_read():
   problem = _problem(labels=False, sites=ONE)
   state = search_lib.first_state(problem)
@@ -483,6 +488,7 @@ def _with_pictures(seed=0, rows=8):
   }
 
 
+@pytest.mark.slow
 def test_absent_pictures_count_for_nothing():
   problem = _problem(sites=ONE, binarize=1.0)
   numbers = jax.tree.map(lambda leaf: leaf[None], problem.space.spec.params())

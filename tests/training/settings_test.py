@@ -41,6 +41,8 @@ def _variants():
 _NAMED = {
   "plan": "plan.json",
   "model": "model",
+  "images": ("image.png",),
+  "question": "What is it?",
 }
 
 
@@ -51,7 +53,7 @@ def test_every_variant_builds_its_dataclass(name, variant):
   values = config.to_dict()
   kind = tasks.TASKS[values.pop("task")].settings
   for field, value in _NAMED.items():
-    if values.get(field) == "":
+    if values.get(field) in ("", ()):
       _changed(values, field, value)
   settings.build(kind, values)
 

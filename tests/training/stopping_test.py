@@ -132,6 +132,7 @@ def test_nothing_is_left_behind():
   assert len(os.listdir("/proc/self/fd")) == files
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_what_hangs():
   code = (
     "import threading, time\n"
