@@ -102,12 +102,6 @@ ROOMS: dict[str, dict[str, Any]] = {
   "qwen2_vl": {"pictures": 1, "tiles": (), "size": (56, 84)},
   "smolvlm": {"pictures": 10, "tiles": (), "size": ()},
 }
-VARIANTS = {
-  "llava_1_5": "llava_1_5_7b",
-  "onevision": "llava_onevision_7b",
-  "qwen2_vl": "qwen2_vl_7b",
-  "smolvlm": "smolvlm_500m",
-}
 
 
 def config(family: str) -> dict[str, Any]:
