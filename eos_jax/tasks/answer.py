@@ -45,9 +45,11 @@ def run(job: answer_settings.AnswerJob, folder: pathlib.Path) -> None:
   model = opening.Opened(found, mesh, None).load({})
   rows, batch = model.ask([_item(job)])
   with jax.set_mesh(mesh):  # for `models.target.spread`
+    listed = evaluate.candidates(model.cfg, job)
+    times = _times(job, model, batch, listed)
     made = [
-      _answer(job, model, rows, batch, *candidate)
-      for candidate in evaluate.candidates(model.cfg, job)
+      _answer(job, model, rows, batch, times.get(candidate[0]), *candidate)
+      for candidate in listed
     ]
   section = render.Section(
     f"{model.name}: {job.question}",
@@ -57,7 +59,7 @@ def run(job: answer_settings.AnswerJob, folder: pathlib.Path) -> None:
     ],
     [
       "Tokens: visual tokens of an image, mean over decoder layers.",
-      f"Times: medians of {job.repeats} rounds on"
+      f"Times: medians of {job.repeats} rounds in turns on"
       f" {jax.devices()[0].device_kind}; the prefill begins with the pixels.",
     ],
   )
@@ -72,35 +74,51 @@ def run(job: answer_settings.AnswerJob, folder: pathlib.Path) -> None:
   )
 
 
-def _answer(job, model, rows, batch, name, limit, plan, reason):
+def _times(job, model, batch, listed):
+  """Milliseconds up to the first token and of a step, by plan; in turns."""
+  params = models.for_inference(model.params)
+  timed = programs.Model(model.cfg, params, model.files.dtype.name)
+  inputs = programs.Inputs(batch, jax.random.key(job.seed))
+  pipelines, dense = {}, None
+  for name, _, plan, reason in listed:
+    if not reason:
+      pipelines[name] = programs.Pipeline(
+        timed, inputs, plan, steps=8, dense=dense
+      )
+      dense = dense or pipelines[name]  # which comes first
+  laps = timing.in_turns(
+    {name: pipeline.run for name, pipeline in pipelines.items()},
+    repeats=job.repeats,
+    seconds=60.0,
+  )
+  return {
+    name: [
+      1e3 * timing.measured(parts[part]).median
+      for part in ("first_token", "step")
+    ]
+    for name, parts in laps.items()
+  }
+
+
+def _answer(job, model, rows, batch, times, name, limit, plan, reason):
   """The cells of a plan, and the images with its kept tokens."""
   if reason:
     return [name, "", f"cannot reach {limit:g}: {reason}", "", ""], None
-  cfg, key = model.cfg, jax.random.key(job.seed)
+  cfg = model.cfg
   out = models.answer_batch(
     model.params,
     batch,
-    key,
+    jax.random.key(job.seed),
     cfg=cfg,
     plan=plan,
     steps=job.answer_length or _LENGTH,
     stop=rows.end_ids,
   )
   text = rows.decode(np.asarray(out.ids)[0].tolist())
-  params = models.for_inference(model.params)
-  timed = programs.Model(cfg, params, model.files.dtype.name)
-  pipeline = programs.Pipeline(
-    timed, programs.Inputs(batch, key), plan, steps=8
-  )
-  laps = timing.in_turns({"": pipeline.run}, repeats=job.repeats, seconds=60.0)
-  first, step = (
-    1e3 * timing.measured(laps[""][part]).median
-    for part in ("first_token", "step")
-  )
-  average = (
-    float(cost.layer_average(cost.layer_counts(plan))) if plan else (cfg.tokens)
-  )
-  cells = [name, f"{average:.1f}", text, f"{first:.1f}", f"{step:.1f}"]
+  average = float(cfg.tokens)
+  if plan is not None:
+    average = float(cost.layer_average(cost.layer_counts(plan)))
+  cells = [name, f"{average:.1f}", text, *(f"{time:.1f}" for time in times)]
   return cells, _drawn(model, batch, plan, out.trace) if plan else None
 
 

@@ -92,7 +92,13 @@ def _searched(shape, micro_batch=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("shape", "micro_batch"), [*((shape, 0) for shape in MESHES), (MESHES[2], 4)]
+  ("shape", "micro_batch"),
+  [
+    pytest.param(MESHES[0], 0, marks=pytest.mark.full),
+    (MESHES[1], 0),
+    (MESHES[2], 0),
+    pytest.param(MESHES[2], 4, marks=pytest.mark.full),
+  ],
 )
 def test_a_search_step_is_that_of_one_device(shape, micro_batch):
   want, got = _searched(None, micro_batch), _searched(shape, micro_batch)
@@ -151,7 +157,11 @@ def _answered(shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize(
+  "shape",
+  [pytest.param(shape, marks=pytest.mark.full) for shape in MESHES[:2]]
+  + [MESHES[2]],
+)
 def test_evaluation_and_generation_are_those_of_one_device(shape):
   want, got = _answered(None), _answered(shape)
   np.testing.assert_array_equal(got[0], want[0])
