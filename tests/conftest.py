@@ -60,7 +60,13 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves out `slow` and `full` tests unless they are asked for."""
+  """Leaves out `slow` and `full` tests unless they are asked for.
+
+  All that need the finished search are slow: the first of them runs it.
+  """
+  for item in items:
+    if "searched" in item.fixturenames:
+      item.add_marker(pytest.mark.slow)
   asked = config.getoption("markexpr")
   left_out = set()
   if not (config.getoption("--full") or "full" in asked):

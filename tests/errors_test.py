@@ -47,6 +47,7 @@ def _refusal(task, path, **changes):
 # Config.
 
 
+@pytest.mark.slow
 def test_all_faults_of_the_overrides_are_listed(tmp_path):
   fields = sorted(
     each.name for each in dataclasses.fields(data_settings.DataSettings)
@@ -151,6 +152,7 @@ def test_working_directories_that_cannot_be_written_down(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_a_run_in_a_line(tmp_path):
   made = command.options(tmp_path / "w", cache=tmp_path / "cache")
   process = subprocess.Popen(

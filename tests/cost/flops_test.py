@@ -100,6 +100,7 @@ def test_llava_magnitude():
   assert proxy == pytest.approx(3.817e12, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])
 def test_arrays_equal_integers(dtype):
   counts, vision = [9, 7, 4, 2], [8, 6, 5]
@@ -118,6 +119,7 @@ def test_arrays_equal_integers(dtype):
   )
 
 
+@pytest.mark.slow
 def test_derivative_in_counts():
   f = lambda c, v: cost.prefill_flops(SHAPE, c, 5.0, v)
   counts, vision = jnp.array([9.0, 7, 4, 2]), jnp.array([8.0, 6, 5])

@@ -67,6 +67,7 @@ def _distances(spec, width):
   return 3 * ROWS**2 * width * ("density" in (spec.diversity, spec.assign))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ops.PRESETS))
 def test_stages_run_the_products_that_are_counted(name):
   spec = _spec(name)

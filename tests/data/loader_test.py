@@ -98,6 +98,7 @@ def test_processes_share_a_stream(load):
   assert not keys[0] & keys[1] and len(keys[0] | keys[1]) == 64
 
 
+@pytest.mark.slow
 def test_weights_mix_the_sources(load):
   sources = [load(), load("easy_vqa")]
   share = lambda **options: np.mean(

@@ -64,6 +64,7 @@ def test_records_are_what_the_generator_renders(load):
     assert record.patch_labels.dtype == record.scene_labels.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_helper_processes_render_the_same_in_the_same_order():
   alone = list(rendering.rendered("test", 120, workers=0))
   helped = list(rendering.rendered("test", 120, workers=2))

@@ -125,6 +125,7 @@ def made():
   return out
 
 
+@pytest.mark.slow
 def test_answers_agree_with_the_picture(made):
   for plan, question in made:
     drawn = plan.words if isinstance(plan, scenes.Scene) else (plan.title,)

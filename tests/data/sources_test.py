@@ -17,6 +17,7 @@ from eos_jax.data import easy_vqa as builders
 from eos_jax.data import generator, labels, language_only, sources
 
 
+@pytest.mark.slow
 def test_easy_vqa_keeps_every_question(load):
   counts = {
     split: len(load("easy_vqa", split).questions()) for split in sources.SPLITS
@@ -77,6 +78,7 @@ def test_kept_records_are_not_decoded_twice(load):
     source[256]
 
 
+@pytest.mark.slow
 def test_files_of_another_generator_are_replaced(
   data_dir, tmp_path, monkeypatch
 ):
@@ -104,6 +106,7 @@ def _builder(data_dir):
   )
 
 
+@pytest.mark.slow
 def test_leftovers_of_killed_builds_are_removed(tmp_path):
   process = _builder(tmp_path)
   while not (left := list(tmp_path.rglob("incomplete.*_1.0.0"))):
@@ -174,6 +177,7 @@ def test_language_only_guess_of_easy_vqa(data_dir):
   assert 0.4 < got["easy_vqa"] < 0.75
 
 
+@pytest.mark.slow
 def test_no_tensorflow_and_no_accelerator_library_in_the_renderer(data_dir):
   code = (
     "import sys; from eos_jax.data import loader, sources, rendering;"
@@ -188,6 +192,7 @@ def test_no_tensorflow_and_no_accelerator_library_in_the_renderer(data_dir):
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_builds_are_quiet(tmp_path, capfd):
   sources.load("easy_vqa", "test", data_dir=tmp_path)
   shown = capfd.readouterr()

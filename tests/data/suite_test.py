@@ -125,6 +125,7 @@ def test_scarce_tasks_leave_their_share_to_the_others(load):
   assert max(got.values()) - sorted(got.values())[1] <= 1
 
 
+@pytest.mark.slow
 def test_batches_cover_a_set_once(asked, load, tok):
   (whole,) = asked.choose("test", count=0, seed=0)
   known = [

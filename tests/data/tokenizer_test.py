@@ -64,6 +64,7 @@ def test_prompt_in_full(tok):
   assert tok.decode(turn[prompt:]) == "cat"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mini_suite", "easy_vqa"])
 def test_every_question_is_known_fits_and_comes_back(tok, load, name):
   for split in ("train", "test"):

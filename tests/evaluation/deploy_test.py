@@ -54,6 +54,7 @@ def dense(model, inputs):
   return programs.Pipeline(model, inputs, None, steps=2)
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_the_cost_model(model):
   shape = model.shape
   dense = deploy.flops(shape, None, text_tokens=6, steps=2)

@@ -51,6 +51,7 @@ def _plan(cfg, site, spec):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "site",
   [

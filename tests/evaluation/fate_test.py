@@ -29,6 +29,7 @@ def _lists(trace, tokens):
   return owner.tolist(), left_at.tolist()
 
 
+@pytest.mark.slow
 def test_two_sites_by_hand():
   # Five tokens; 0, 2, 4 stay; 1 goes mostly to 2; 3 is dropped.
   first = _reduced(

@@ -94,6 +94,7 @@ def _check_message(said, path):
   said.encode()  # it can be printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", COUNTS)
 def test_edited_entries(count, given):
   entries, source, rows = given

@@ -238,6 +238,7 @@ def test_tpu_kernel(interpreted, rows):
   np.testing.assert_allclose(got, _reference(q, k, v), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tpu_kernel_has_gradients(interpreted):
   inputs = _inputs(140, 140, heads=2, groups=1, batch=1)
   _check_gradients("tpu", inputs, atol=5e-3, causal=True)
@@ -312,6 +313,7 @@ def test_cudnn_kernel(fake_cudnn, name, rows, width, biased):
   assert fake_cudnn.calls[0][0][3] == width + 8 * folded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float16))
 @pytest.mark.parametrize("width", (8, 128))
 def test_cudnn_gradient_of_the_bias(fake_cudnn, width, dtype):

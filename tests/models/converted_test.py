@@ -56,6 +56,7 @@ def _refusal(folder):
   return str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "dtype",
   [
@@ -83,6 +84,7 @@ def test_other_devices_restore_the_same_numbers(tmp_path, dtype):
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.slow
 def test_without_shardings_all_goes_to_the_default_device(written):
   folder, params = written
   _, restored = converted.restore(str(folder))

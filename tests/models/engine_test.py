@@ -59,6 +59,7 @@ def _greedy(image, whole, prompt_length, plan):
   return np.argmax(logits, axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "plan",
   [pytest.param(None, marks=pytest.mark.full), PLAN],
@@ -167,6 +168,7 @@ def test_sampled_shares_are_those_of_the_nucleus():
     assert ((drawn > 0) <= (np.asarray(want) > 0)).all()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_is_said():
   engine, image = _shared(), small.pictures(1)
   with pytest.raises(ValueError, match="prompt has 9 tokens, the greatest bu"):

@@ -193,6 +193,7 @@ def test_cache_and_padding_change_nothing(family, name):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "family",
   [

@@ -9,6 +9,7 @@ from eos_jax.models import families, loading
 from tests.models import public_configs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", public_configs.MODELS)
 def test_every_parameter_is_stored_once(name):
   model = public_configs.MODELS[name]

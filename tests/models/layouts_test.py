@@ -40,6 +40,7 @@ def _assert_close(actual, expected):
   np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "cfg, plan",
   [
@@ -65,6 +66,7 @@ def test_text_in_front_of_the_picture_is_a_longer_prefix(cfg, plan):
   _assert_close(got.logits[:, 3:], want.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "cfg",
   [CFG, pytest.param(AXES, marks=pytest.mark.full)],
@@ -154,6 +156,7 @@ def test_a_picture_with_fewer_tokens_than_the_count(name):
   assert 1 <= present.sum() <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "plan",
   [

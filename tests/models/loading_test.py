@@ -124,6 +124,7 @@ def test_a_tied_head(tmp_path):
     assert "head" not in params["decoder"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize("wanted", [None, jnp.float32, jnp.bfloat16])
 def test_dtypes(tmp_path, stored, wanted):

@@ -53,6 +53,7 @@ def test_uneven_batch_is_refused_with_a_size_that_works():
     partition.check_batch(partition.make_mesh(), 12)
 
 
+@pytest.mark.slow
 def test_specs_of_the_model():
   mesh = partition.make_mesh((1, 2, 4))
   cfg = small.config(width=16, mlp=24, heads=4, kv_heads=4)

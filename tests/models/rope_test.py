@@ -66,6 +66,7 @@ def test_wrong_axes_are_refused():
     small.config(rope_axes=(1, 3))
 
 
+@pytest.mark.slow
 def test_a_picture_and_its_transpose_differ_by_the_axes_alone():
   """Rows and columns play the same part: swapping both changes nothing."""
   params, text = small.params(CFG), small.text(2)
@@ -94,6 +95,7 @@ def test_a_picture_and_its_transpose_differ_by_the_axes_alone():
   assert np.abs(straight - wrong).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "renumbered", [pytest.param(False, marks=pytest.mark.full), True]
 )

@@ -135,6 +135,7 @@ def test_cache_batch_and_padding_change_nothing(name):
   close(alone[0], logits[1][rows[1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", everything())
 def test_a_later_picture_leaves_an_earlier_one_alone(name):
   """The second picture stands behind the prompt that operators read."""

@@ -101,6 +101,7 @@ def _near_the_image(spec):
   return spec.replace(protect=0, omega=(0.5, 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
   [
@@ -135,6 +136,7 @@ def test_soft_forms_are_the_same_in_any_static_shape(name):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_pooled_tokens_are_as_many_as_asked_for():
   """In a wider static shape 4 x 4 tokens became 6, 4 or 1 in place of 9."""
   spec = ops.presets.POOL.replace(protect=0)

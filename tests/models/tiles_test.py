@@ -80,6 +80,7 @@ def test_tokens_are_weighted_features_and_newlines():
   assert tiles.lay_out(features[..., 0], layout)[0].tolist() == [0, 5, 4, 6, 0]
 
 
+@pytest.mark.slow
 def test_the_guide_is_the_whole_picture_resized_over_the_plane():
   cfg = _config()
   thumbnail = np.random.default_rng(0).uniform(size=4).astype(np.float32)
@@ -98,6 +99,7 @@ def test_the_guide_is_the_whole_picture_resized_over_the_plane():
   assert found.tolist() == [[0] * 5]
 
 
+@pytest.mark.slow
 def test_order_of_the_decoder_is_that_of_the_layout():
   cfg = _config()
   params = small.params(cfg)

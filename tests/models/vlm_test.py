@@ -53,6 +53,7 @@ def test_full_size_shapes():
   assert cfg.vision.tokens == 576
 
 
+@pytest.mark.slow
 def test_the_text_is_causal():
   params, image = small.params(CFG), small.pictures(1)
   text = small.text(1)
@@ -70,6 +71,7 @@ def test_the_text_is_causal():
   assert np.abs(gradient[text.tokens[0, 1]]).max() > 0
 
 
+@pytest.mark.slow
 def test_padding_behind_the_text_changes_nothing():
   params, image = small.params(CFG), small.pictures(2)
   text = small.text(2, length=5)
@@ -140,6 +142,7 @@ def test_generation_stops_and_fills_up():
   assert ended.tolist() == [[int(free[0, 0]), stop, stop, stop]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "spec",
   [
@@ -175,6 +178,7 @@ def test_soft_at_low_temperature_equals_masked_equals_hard(spec):
   np.testing.assert_allclose(soft.logits, hard.logits, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_keeping_everything_is_the_dense_model():
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
   dense = small.apply(CFG, params, image, text).logits
@@ -296,6 +300,7 @@ def test_reducing_the_input_first_changes_nothing():
   np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_class_token_survives_an_operator_that_does_not_protect_it():
   params, image, text = small.params(CFG), small.pictures(2), small.text(2)
   assert ops.presets.MERGE.protect == 0

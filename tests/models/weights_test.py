@@ -23,6 +23,7 @@ def test_the_same_parameters_give_the_same_bytes(tmp_path):
   assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_round_trip_in_half_precision(tmp_path):
   params = small.init(small.config(), jax.random.key(0))
   path = tmp_path / "w.safetensors"
@@ -41,6 +42,7 @@ def test_round_trip_in_half_precision(tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_another_models_weights_are_refused_with_every_difference(tmp_path):
   path = tmp_path / "w.safetensors"
   cfg = small.config()

@@ -97,6 +97,7 @@ def test_discrete_operators_are_masked_and_the_others_tend_to_it(name):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "dtype",
   [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.full)],
@@ -184,6 +185,7 @@ def test_a_traced_count_leaves_the_rows_behind_it_empty(name):
     )
 
 
+@pytest.mark.slow
 def test_a_count_for_each_image():
   spec = ops.presets.GLOBALCOM2
   tokens, signals = forms.example(11)
@@ -225,6 +227,7 @@ def test_ties_go_to_the_lowest_index(name):
     assert rows == [0, 1, 2, 3, 0]
 
 
+@pytest.mark.slow
 def test_values_that_are_no_numbers_go_first_and_stay_alone():
   spec = ops.presets.FASTV
   tokens, signals = forms.example(13)
@@ -248,6 +251,7 @@ def test_values_that_are_no_numbers_go_first_and_stay_alone():
   np.testing.assert_array_equal(out.index[1], run(signals).index)
 
 
+@pytest.mark.slow
 def test_sizes_that_are_not_positive_stay_finite_and_alone():
   spec = ops.presets.MERGE_PROPORTIONAL
   tokens, signals = forms.example(15)

@@ -52,6 +52,7 @@ def _two_images(seed=3, **signals):
   return tokens, given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_images_stay_apart_or_are_refused(name):
   spec, keep = _spec(name), _keep(name)
@@ -120,6 +121,7 @@ def test_counts_that_do_not_fit_are_refused(name, counts, message):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tome", "tome_port", "csp", "prune", "pool"])
 def test_one_count_for_one_image(name):
   spec = _spec(name)
@@ -273,6 +275,7 @@ def test_a_class_token_in_front_moves_no_cell(name, position):
   np.testing.assert_array_equal(out.tokens.position[1:], alone.tokens.position)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["masked", "soft"])
 def test_less_than_half_is_refused_by_a_bipartite_step(form):
   spec = _spec("tome")

@@ -39,6 +39,7 @@ def _assert_leaves_close(a, b, **tolerance):
     np.testing.assert_allclose(x, y, **tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", sorted(POINTS))
 def test_soft_tends_to_masked_which_equals_hard(point):
   tokens, signals = forms.example(11, absent=(3, 14))
@@ -106,6 +107,7 @@ def test_no_activation_is_the_identity(point):
   _assert_leaves_close(out.tokens, tokens, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_no_activation_is_the_identity_for_all_sources():
   spec = SPEC.replace(sources="all")
   tokens, signals = forms.example(14)
@@ -126,6 +128,7 @@ def test_full_retention_without_reweighting_is_the_identity():
   _assert_leaves_close(hard.tokens, tokens, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @_few
 @hypothesis.given(seed=st.integers(0, 999), tau=st.floats(1e-3, 50))
 def test_hard_merging_conserves_size_inside_the_hull(seed, tau):
@@ -318,6 +321,7 @@ def test_pool_keeps_protected_rows_in_front():
   np.testing.assert_allclose(out.tokens.size, [1, 4, 4, 4, 4])
 
 
+@pytest.mark.slow
 def test_kappa_splits_the_budget():
   tokens, signals = forms.example(22)
   importance = np.argsort(-np.asarray(signals.class_row))

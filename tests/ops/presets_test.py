@@ -51,6 +51,7 @@ def test_reweight():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["merge", "merge_proportional", "pool_soft"])
 def test_merge_family(name):
   tokens, signals, x = _inputs(0)
@@ -89,6 +90,7 @@ def test_grid():
   _check(_hard(ops.presets.GRID, tokens, signals), x[kept], 1, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1, 4, 6, 7, 16])
 def test_pool(keep):
   tokens, signals, x = _inputs(4)
@@ -107,6 +109,7 @@ def test_fastv():
   _check(_hard(ops.presets.FASTV, tokens, signals), x[kept], 1, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protect", [0, 1, 2])
 def test_tome(protect):
   tokens, signals, x = _inputs(6)

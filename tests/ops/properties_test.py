@@ -113,6 +113,7 @@ def test_absent_tokens_have_no_influence(
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @_drawn
 @hypothesis.given(seeds, absences, st.floats(1, V), temperatures, numbers)
 def test_a_permutation_permutes(seed, absent, keep, temperature, values):

@@ -69,6 +69,7 @@ def test_uniqueness_compares_within_an_image_only():
   np.testing.assert_allclose(values, [-1, 1, -1, 1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mass_fades_the_influence_of_a_better_token():
   x = jnp.ones((2, 3))
   f = lambda m: ops.uniqueness(

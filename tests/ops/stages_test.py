@@ -39,6 +39,7 @@ def _kept(count, rows):
 X = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])
 
 
+@pytest.mark.slow
 def test_softmax_shares_by_hand():
   site = _site(X)
   shares = assign.softmax(site, _kept(4, [0, 1]), None)
@@ -50,6 +51,7 @@ def test_softmax_shares_by_hand():
   np.testing.assert_allclose(shares[:2], [[0, 1], [1, 0]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_receiver_no_share():
   site = _site(X)
   only = _kept(4, [0])

@@ -86,6 +86,7 @@ def _outcome(folder):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", configs.KINDS)
 def test_heads_come_from_where_transformers_takes_them(tmp_path, kind):
   config = configs.tiny()[kind]

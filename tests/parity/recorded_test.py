@@ -5,6 +5,7 @@ import pytest
 from tests.parity import harness, recorded
 
 
+@pytest.mark.slow
 def test_logits(record_property):
   image, valid = recorded.pictures()
   loaded = harness.loaded(recorded.FOLDER)

@@ -22,6 +22,7 @@ def _batch(rows=12):
   }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [1, 4, 12])
 def test_the_mean_of_micro_batches_is_that_of_the_batch(micro_batch):
   weights, key = jnp.arange(3.0), jax.random.key(1)

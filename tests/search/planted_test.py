@@ -22,6 +22,7 @@ def _found(problem, seed):
   return excess / problem.scale, (guessed - least) / problem.scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, seeds",
   [

@@ -69,6 +69,7 @@ def test_groups_cover_all_numbers_once():
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ALL)
 def test_what_is_not_free_is_the_spec(group):
   where = _space(free=tuple(g for g in ALL if g != group))

@@ -70,6 +70,7 @@ def _worth(where, values):
   return loss_fn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [48.0, 16.0, 4.0])
 def test_meets_the_limit_and_finds_the_optimum(limit):
   where = _space()

@@ -157,6 +157,7 @@ def test_bfloat16_is_computed_with_throughout(files, tmp_path):
   assert visual.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_a_judge_may_come_later(files, tmp_path):
   out = tmp_path / "out"
   names = {"data.names": ("mmvet",), "plans": ()}
@@ -170,6 +171,7 @@ def test_a_judge_may_come_later(files, tmp_path):
   assert score["value"] == pytest.approx(75)
 
 
+@pytest.mark.slow
 def test_hidden_answers_are_handed_in(files, tmp_path, capsys):
   root = tmp_path / "benchmarks"
   minis.vqav2_test(root / "vqav2")

@@ -247,6 +247,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
   assert capsys.readouterr().out.rstrip().endswith("; does not fit")
 
 
+@pytest.mark.slow
 def test_weights_are_cut_over_a_mesh(data, tmp_path):
   model = tiny_families.write("smolvlm", tmp_path / "model")
   config = _config("smolvlm", model, data, mesh=(2, 4, 1))

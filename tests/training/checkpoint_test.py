@@ -140,6 +140,7 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
   saver.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("scores", "kept", "best"),
   [
@@ -208,6 +209,7 @@ _DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", _DAMAGES)
 def test_whatever_differs_from_the_seal_falls_back(tmp_path, what, capsys):
   root = tmp_path / "checkpoints"

@@ -65,6 +65,7 @@ def test_bugs_are_bugs(tmp_path, error):
       raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "end, code, said",
   [

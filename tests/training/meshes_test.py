@@ -188,6 +188,7 @@ def _specs(cfg):
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_public()))
 def test_specs_of_families_stay_as_they_are(name):
   """Write them anew, when they are meant to change: `python -m THIS_MODULE`."""

@@ -107,6 +107,7 @@ def test_templates_that_are_refused(text, said):
   assert _render("{{ messages[0].role }}") == "user"  # it goes on
 
 
+@pytest.mark.slow
 def test_templates_that_do_not_end():
   loop = "{% for i in range(99999) %}"
   before = time.process_time()
