@@ -22,9 +22,9 @@ import numpy as np
 
 # Numbers of stopping points outside of a loop of steps, behind all of those.
 _POINTS = itertools.count(10**9)
-# What is not in the books of the other processes: Orbax writes checkpoints from
-# all of them, the rest is only looked at.
-_SHARED = ("checkpoints", "checkpoints.damaged")
+# What is not in the books of the other processes: Orbax writes checkpoints and
+# weights from all of them, the rest is only looked at.
+_SHARED = ("checkpoints", "checkpoints.damaged", "weights")
 _LEFT_OUT = (*_SHARED, "tensorboard", ".lock")
 # HOST:PORT; an IPv6 address has brackets.
 _ADDRESS = re.compile(

@@ -115,12 +115,12 @@ def test_a_search_that_trains_keeps_weights_and_says_what_they_gain(
   assert rows["eos"]["flops"] == rows["eos_plan_alone"]["flops"]
   assert rows["eos_weights_alone"]["flops"] == rows["dense"]["flops"]
   assert "eos_weights_alone" in done.stdout
-  plans = tmp_path / "w" / "plans"
+  root = tmp_path / "w"
   # The weights are ones that every other task takes.
   again = command.run(
     tmp_path / "e",
-    f"--config.plans={plans / '16.json'}",
-    f"--config.model={plans / '16.safetensors'}",
+    f"--config.plans={root / 'plans' / '16.json'}",
+    f"--config.model={root / 'weights' / '16.safetensors'}",
     data,
     config="evaluate:ci",
     cache=searched.cache,
@@ -156,7 +156,7 @@ def test_finetuning_goes_on_where_it_was_stopped(searched, tmp_path):
       process.wait()
     done = subprocess.run(**options, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    weights.append((folder / "finetuned.safetensors").read_bytes())
+    weights.append((folder / "weights.safetensors").read_bytes())
   assert weights[0] == weights[1]
   rows = {r["name"]: r for r in _results(folder)["results"]}
   assert set(rows) == {"dense", "plan", "dense_finetuned", "plan_finetuned"}

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from eos_jax import files
+from eos_jax import files, processes
 from eos_jax.models import checksums, families, finite, loading
 
 MARK, PARAMETERS = "converted.json", "parameters"
@@ -52,18 +52,22 @@ def finished(folder: pathlib.Path) -> bool:
 def save(folder: pathlib.Path, source: pathlib.Path, params: Any) -> None:
   """Writes parameters beside the config of the model that they are of.
 
-  What an earlier conversion left in the folder is replaced.
+  What an earlier conversion left in the folder is replaced. All processes
+  call it together.
 
   Args:
-    folder: to write to; exists.
+    folder: to write to.
     source: folder of the published checkpoint.
     params: its parameters, all of one dtype, wherever they are.
   """
-  _clear(folder)
-  for name in _BESIDE:
-    if (source / name).exists():
-      with files.whole(folder / name) as file:
-        file.write((source / name).read_bytes())
+  if processes.first():
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
+    for name in _BESIDE:
+      if (source / name).exists():
+        with files.whole(folder / name) as file:
+          file.write((source / name).read_bytes())
+  processes.meet(f"begun {folder.name}")
   description = families.read(folder)
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
   with _checkpointer(largest) as writer:
@@ -87,7 +91,9 @@ def save(folder: pathlib.Path, source: pathlib.Path, params: Any) -> None:
     "sizes": _sizes(folder),
     "digests": _digests(folder),
   }
-  files.write_json(folder / MARK, mark)
+  if processes.first():
+    files.write_json(folder / MARK, mark)
+  processes.meet(f"converted {folder.name}")
 
 
 def check(folder: pathlib.Path) -> tuple[families.Description, dict[str, Any]]:

@@ -236,7 +236,7 @@ class Model:
     return processes.place(params, partition.param_shardings(self.mesh, params))
 
   def save(self, path: pathlib.Path, params: Any) -> pathlib.Path:
-    """Writes other parameters of the model, for `load`.
+    """Writes other parameters of the model, for `load`; all processes call it.
 
     Args:
       path: to write to. "tiny" becomes one file, with the suffix .safetensors;
@@ -249,9 +249,12 @@ class Model:
     if self.files.family == TINY:
       if path.suffix != _SUFFIX:
         path = path.with_name(path.name + _SUFFIX)
-      weights.save(path, jax.device_get(params), self.cfg)
+      whole = processes.fetch(params)
+      if processes.first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights.save(path, whole, self.cfg)
+      processes.meet(f"saved {path.name}")
       return path
-    path.mkdir(parents=True, exist_ok=True)
     converted.save(path, pathlib.Path(self.files.name), params)
     return path
 

@@ -179,22 +179,20 @@ def _facts(job, found, model, sets, batch):
       }
     questions[name] = facts
   decoder, processor = found.cfg.decoder, model.processor
-  published = {}
-  if processor is not None:
-    published = {
-      "layers": decoder.layers,
-      "width": decoder.width,
-      "tokens": found.cfg.tokens,
-      "protocol": job.data.protocol,
-      "style": processor.style,
-      "aspect": getattr(processor.settings, "aspect", ""),
-    }
+  options = getattr(processor, "settings", None)  # "tiny" has no processor
   return {
     "model": found.cfg.name,
     "weights": model.fingerprint,
     "protocol": protocol,
     "questions": questions,
-    "published": published,
+    "published": {
+      "layers": decoder.layers,
+      "width": decoder.width,
+      "tokens": found.cfg.tokens,
+      "protocol": job.data.protocol,
+      "style": getattr(processor, "style", ""),
+      "aspect": getattr(options, "aspect", ""),
+    },
   }
 
 

@@ -70,8 +70,9 @@ def where_to_look(found, folder, job):
     folder: of the run.
     job: the settings.
   """
-  plan = f"{min(item.limit for item in found):g}.json"
-  again = f" --config.model={job.model}" if job.model != models.TINY else ""
+  last = min(found, key=lambda item: item.limit)
+  model = last.weights or job.model
+  again = f" --config.model={model}" if model != models.TINY else ""
   if job.data.path:
     again += f" --config.data.path={job.data.path}"
   return "\n".join(
@@ -79,11 +80,13 @@ def where_to_look(found, folder, job):
       f"Look at {folder}/",
       "  report.html              start here",
       "  plans/                   the plans, a JSON file each",
+      *["  weights/                 the model as trained with each"]
+      * job.trains_model,
       "  table.txt, results.json  all numbers",
       "  metrics.jsonl            the course of the search; also tensorboard/",
       "  speed.jsonl              how fast its steps were",
       "To judge a plan on the whole test split:",
       f"  python -m eos_jax.main --config=configs/evaluate.py{again}"
-      f" --config.plans=\"('{folder}/plans/{plan}',)\"",
+      f" --config.plans=\"('{folder}/plans/{last.limit:g}.json',)\"",
     ]
   )

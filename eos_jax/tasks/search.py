@@ -136,10 +136,9 @@ def _run(job, folder, found, started):
     problem,
     _stream(job, found, parts),
     checks,
-    model.fingerprint,
+    model,
     folder,
     work,
-    found.mesh,
     searched_on=_searched_on(job, found, parts, checks),
   )
   searched = time.time()
@@ -212,7 +211,7 @@ def _compare(job, model, known, judge, plans, folder):
   )
   made = judged(model, todo)
   for item in plans if job.trains_model else ():
-    trained = model.with_params(model.place(item.params))
+    trained = model.files.renamed(str(item.weights)).load(model.mesh)
     todo = [
       (results_lib.SEARCHED, item.limit, item.plan),
       (results_lib.WEIGHTS_ALONE, item.limit, None),

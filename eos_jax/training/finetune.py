@@ -5,17 +5,13 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from eos_jax import models, ops, search
 from eos_jax.models import fits, partition
-from eos_jax.training import loop, losses, record, speed
+from eos_jax.training import loop, losses, record, speed, trained
 from eos_jax.training import settings as settings_lib
-
-# The parts of the model that are trained.
-TRAINED = ("projector", "decoder")
 
 
 def make_optimizer(
@@ -31,11 +27,6 @@ def make_optimizer(
   )
 
 
-def cast(params: Any, dtypes: Any) -> Any:
-  """Returns trained parameters in the dtypes that the model computes in."""
-  return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), params, dtypes)
-
-
 def make_step(
   cfg: models.VLMConfig, plan: ops.ReductionPlan | None, job: Any
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
@@ -48,15 +39,11 @@ def make_step(
   transform = make_optimizer(job)
 
   def step(state, batch, params):
-    dtypes = jax.tree.map(
-      lambda leaf: leaf.dtype, {name: params[name] for name in TRAINED}
-    )
-
-    def loss_fn(trained, batch, key):
+    def loss_fn(moved, batch, key):
       del key  # nothing is drawn
       loss, aux = losses.task_loss(
         cfg,
-        {**params, **cast(trained, dtypes)},
+        trained.merged(params, moved),
         batch,
         plan,
         remat=job.remat,
@@ -75,12 +62,8 @@ def make_step(
 
 def first_state(params: Any, job: Any) -> Any:
   """Returns the state before the first step, not placed on devices."""
-  trained = jax.tree.map(
-    # A copy: the state's buffers are reused, the model's are not.
-    lambda leaf: jnp.array(leaf, jnp.float32, copy=True),
-    {name: params[name] for name in TRAINED},
-  )
-  return {"params": trained, "opt": make_optimizer(job).init(trained)}
+  moved = trained.copies(params)
+  return {"params": moved, "opt": make_optimizer(job).init(moved)}
 
 
 def shardings(mesh: jax.sharding.Mesh, state: Any, job: Any) -> Any:
@@ -100,8 +83,8 @@ def shardings(mesh: jax.sharding.Mesh, state: Any, job: Any) -> Any:
 
 def memory(files: models.ModelFiles, mesh: jax.sharding.Mesh) -> dict[str, int]:
   """Returns the bytes on each device in addition to the model's parameters."""
-  trained = {name: files.shapes[name] for name in TRAINED}
-  held = fits.held_bytes(trained, partition.param_shardings(mesh, trained))
+  moved = trained.parts(files.shapes)
+  held = fits.held_bytes(moved, partition.param_shardings(mesh, moved))
   whole = held * 4 // files.dtype.itemsize  # in float32
   return {"trained copy, gradients and moments": 4 * whole}
 
@@ -142,10 +125,7 @@ def run(
     everywhere,
     constants=(partition.param_shardings(mesh, params),),
   )
-  dtypes = jax.tree.map(
-    lambda leaf: leaf.dtype, {name: params[name] for name in TRAINED}
-  )
-  merged = lambda state: {**params, **cast(state["params"], dtypes)}
+  merged = lambda state: trained.merged(params, state["params"])
   checker = _checker(model.cfg, plan, checks, job.check_batch, cut)
   facts = {
     "weights": model.fingerprint,

@@ -15,12 +15,10 @@ import numpy as np
 import optax
 
 from eos_jax import cost, files, models, ops, search
-from eos_jax.training import limits, losses, search_settings
+from eos_jax.training import limits, losses, search_settings, trained
 
 # Fields of a policy that counts follow from.
 COUNT_FIELDS = ("activation", "retention")
-# What a search that trains the model moves of it.
-TRAINED = ("projector", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +267,7 @@ def _loss(problem, params, model, batch, reduction):
   settings = problem.settings
   return losses.task_loss(
     problem.cfg,
-    params if model is None else {**params, **model},
+    params if model is None else trained.merged(params, model),
     batch,
     reduction,
     align=settings.align > 0,
@@ -343,11 +341,7 @@ def initial_state(
 ) -> search.SearchState:
   """State before the first step of a budget: fresh optimiser, multiplier 0."""
   if problem.settings.trains_model and model is None:
-    # Copies: steps take over the memory of their state, and the unreduced
-    # model is needed as it was.
-    model = {
-      name: jax.tree.map(jnp.array, problem.params[name]) for name in TRAINED
-    }
+    model = trained.copies(problem.params)
   return search.init_state(
     policy,
     constraints=problem.constraints(limit),

@@ -20,7 +20,14 @@ import numpy as np
 import eos_jax
 from eos_jax import cost, files, models, ops, processes, search
 from eos_jax.models import partition
-from eos_jax.training import loop, metrics, record, search_check, speed
+from eos_jax.training import (
+  loop,
+  metrics,
+  record,
+  search_check,
+  speed,
+  trained,
+)
 from eos_jax.training import search as search_lib
 from eos_jax.training import settings as settings_lib
 from eos_jax.training import workdir as workdir_lib
@@ -35,14 +42,14 @@ class Found:
     plan: the plan.
     soft: accuracy of the relaxed operators on the check questions.
     hard: accuracy of the rounded ones on the same questions.
-    params: the model's parameters, where the search trained them.
+    weights: where the model's parameters are, where the search trained them.
   """
 
   limit: float
   plan: ops.ReductionPlan
   soft: float
   hard: float
-  params: Any = None
+  weights: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +76,13 @@ class Budgets:
     self,
     problem: search_lib.Problem,
     checker: search_check.Checker,
-    mesh: Any,
+    model: models.Model,
     workdir: pathlib.Path,
     writer: metrics.Writer,
     facts: Mapping[str, Any],
   ):
-    self.problem, self.checker = problem, checker
+    self.problem, self.checker, self.model = problem, checker, model
+    mesh = model.mesh
     # Of every plan; the same in a run that was resumed.
     self.provenance = {
       "score_questions": problem.settings.check_questions,
@@ -84,7 +92,8 @@ class Budgets:
       "eos_jax": eos_jax.__version__,
       "jax": jax.__version__,
     }
-    self.writer, self.plans = writer, workdir / "plans"
+    self.writer, self.weights = writer, workdir / "weights"
+    self.plans = workdir / "plans"
     self.plans.mkdir(exist_ok=True)
     self.limits = sorted(problem.settings.budgets, reverse=True)
     self.everywhere = partition.replicated(mesh)
@@ -216,10 +225,10 @@ class Budgets:
     plan = dataclasses.replace(plan, provenance=found)
     checked = {**checked, "plan": plan.digest}
     if self.problem.settings.trains_model:
-      params = {**self.params, **state.variables["model"]}
-      path = self.plans / f"{limit:g}.safetensors"
-      models.weights.save(path, processes.fetch(params), self.problem.cfg)
-      checked["weights"] = _digest(path)
+      params = trained.merged(self.params, state.variables["model"])
+      path = self.weights / f"{limit:g}"
+      path = self.model.save(path, self.model.place(params))
+      checked["weights"] = {"file": path.name, "sha256": _digest(path)}
     path = self.plans / f"{limit:g}.check.json"
     files.write_json(path, files.sealed(checked))
     files.write_text(self.plans / f"{limit:g}.json", plan.to_json())
@@ -271,22 +280,19 @@ class Budgets:
     result = []
     for limit in self.limits:
       plan, checked = self._written(limit)
-      params, path = None, self.plans / f"{limit:g}.safetensors"
+      path = None
       if self.problem.settings.trains_model:
-        with self._read(path):
-          if checked["weights"] != _digest(path):
+        with self._read(self.weights):
+          path = self.weights / checked["weights"]["file"]
+          if checked["weights"]["sha256"] != _digest(path):
             raise ValueError("they are not the weights that were found")
-          params = models.weights.load(
-            path, self.problem.params, self.problem.cfg
-          )
-      result.append(
-        Found(limit, plan, checked["soft"], checked["hard"], params)
-      )
+      result.append(Found(limit, plan, checked["soft"], checked["hard"], path))
     return result
 
 
 def _digest(path):
-  """SHA-256 of a file."""
+  """SHA-256 of a file, or of what a folder of weights says of its contents."""
+  path = path / models.converted.MARK if path.is_dir() else path
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -348,10 +354,9 @@ def run(
   problem: search_lib.Problem,
   iterator: Any,
   check_questions: Any,
-  fingerprint: str,
+  model: models.Model,
   workdir: pathlib.Path,
   work: speed.Work,
-  mesh: jax.sharding.Mesh | None = None,
   *,
   searched_on: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> tuple[list[Found], Course]:
@@ -361,19 +366,18 @@ def run(
     problem: what to search over.
     iterator: batches of questions, pairs of them in a bilevel search.
     check_questions: fixed validation questions for the hard checks.
-    fingerprint: of the model's weights; a checkpoint of others is refused.
+    model: of the problem; a checkpoint of other weights is refused.
     workdir: gets checkpoints, metrics and plans.
     work: of a step.
-    mesh: from `partition.make_mesh`; None = all devices along data.
     searched_on: what the questions depend on, plain values; a checkpoint of
       others is refused.
   """
   began, settings = time.monotonic(), problem.settings
-  mesh = mesh or partition.make_mesh()
+  mesh = model.mesh
   for rows in (settings.batch, settings.micro_batch, settings.check_batch):
     partition.check_batch(mesh, rows)
   facts = {
-    "weights": fingerprint,
+    "weights": model.fingerprint,
     "data": dict(searched_on),
     "settings": settings_lib.binding(settings),
     "sites": list(problem.space.sites),
@@ -384,7 +388,7 @@ def run(
   with record.Record(workdir, facts, keep=settings.keep) as book:
     meter = speed.Meter(work, workdir, book.writer, trace=settings.trace_steps)
     kind = Family if problem.knots else Budgets
-    task = kind(problem, checker, mesh, workdir, book.writer, facts)
+    task = kind(problem, checker, model, workdir, book.writer, facts)
     state, iterator, start = book.resume(task.start(), iterator, problem.steps)
     loop.run(
       task.advance,

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from eos_jax import files, main, ops, tasks
+from eos_jax import files, main, models, ops, tasks
 from eos_jax.models import fits, loading
 from eos_jax.tasks import opening, search
 from eos_jax.training import search_settings, settings
@@ -161,8 +161,11 @@ def test_the_model_can_move_too(mode, data, tmp_path):
   results = json.loads(
     (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
   )
-  names = {r["name"] for r in results["results"]}
-  assert {"eos", "eos_plan_alone", "eos_weights_alone"} <= names
+  rows = {r["name"]: r for r in results["results"]}
+  assert {"eos", "eos_plan_alone", "eos_weights_alone"} <= set(rows)
+  # Every task can read the weights that belong to the plan.
+  trained = models.load(str(tmp_path / "out" / "weights" / "3"))
+  assert trained.fingerprint == rows["eos"]["weights"] != results["weights"]
 
 
 @pytest.mark.full

@@ -243,9 +243,8 @@ def test_what_a_budget_leaves_is_used_if_the_checks_miss_it(better, tmp_path):
       return 0.5, float(keep[0])
 
   with contextlib.closing(metrics.Writer(tmp_path)) as writer:
-    run = search_loop.Budgets(
-      problem, Checker(), partition.make_mesh(), tmp_path, writer, {}
-    )
+    model = models.Model(None, problem.params, partition.make_mesh())
+    run = search_loop.Budgets(problem, Checker(), model, tmp_path, writer, {})
     run.check(2, state)
     assert not (tmp_path / "plans" / "8.json").exists()
     run.check(problem.settings.steps, state)
