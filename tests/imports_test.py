@@ -26,6 +26,8 @@ ARROWS = {
 _MODEL = {"ops", "cost", "models", "data", "files", "naming", "array_typing"}
 ARROWS["evaluation"] = _MODEL | {"processes"}
 ARROWS["training"] = _MODEL | {"search", "processes"}
+ARROWS["timing"] = _MODEL | {"evaluation"}
+ARROWS["compilation"] = _MODEL
 # Where training and evaluation meet.
 ARROWS["tasks"] = set(ARROWS)
 ARROWS["main"] = set(ARROWS)

@@ -118,7 +118,7 @@ def svg(
 
   Args:
     view: the image.
-    owner: `[V]`, see `fate.follow`.
+    owner: `[V]`, see `token_flow.follow`.
     left_at: `[V]`, likewise.
     sites: number of sites of the plan.
   """

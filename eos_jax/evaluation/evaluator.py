@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from eos_jax import cost, data, files, models, ops, processes
-from eos_jax.evaluation import fate, metrics, results
+from eos_jax.evaluation import metrics, results, token_flow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Answers:
 
   Attributes:
     texts: the answers, in the order of the questions.
-    owner: `[N, V]`, see `fate.follow`; None where pictures are not drawn.
+    owner: `[N, V]`, see `token_flow.follow`; None where pictures are not drawn.
     left_at: `[N, V]`, likewise.
   """
 
@@ -178,7 +178,7 @@ class Evaluator:
 
     def fates(ids, trace):
       del ids  # without sites it alone says how large the batch is
-      return fate.follow(trace, self._cfg.tokens)
+      return token_flow.follow(trace, self._cfg.tokens)
 
     return out.ids, jax.vmap(fates)(out.ids, out.trace)
 

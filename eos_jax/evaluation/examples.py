@@ -21,7 +21,7 @@ class Examples:
     questions: the questions.
     expected: the right answers.
     answers: those given under the plan.
-    owner: `[E, V]`, see `fate.follow`.
+    owner: `[E, V]`, see `token_flow.follow`.
     left_at: `[E, V]`, likewise.
     sites: names of the plan's sites.
   """

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from eos_jax import cost, data, files, models
-from eos_jax.evaluation import drawing, fate, html, programs, render, timing
+from eos_jax.evaluation import drawing, html, render, token_flow
 from eos_jax.tasks import evaluate, opening
+from eos_jax.timing import programs, stopwatch
 from eos_jax.training import answer_settings
 
 _LENGTH = 64  # tokens of an answer, by default
@@ -86,14 +87,14 @@ def _times(job, model, batch, listed):
         timed, inputs, plan, steps=8, dense=dense
       )
       dense = dense or pipelines[name]  # which comes first
-  laps = timing.in_turns(
+  laps = stopwatch.in_turns(
     {name: pipeline.run for name, pipeline in pipelines.items()},
     repeats=job.repeats,
     seconds=60.0,
   )
   return {
     name: [
-      1e3 * timing.measured(parts[part]).median
+      1e3 * stopwatch.measured(parts[part]).median
       for part in ("first_token", "step")
     ]
     for name, parts in laps.items()
@@ -130,9 +131,9 @@ def _drawn(model, batch, plan, trace):
   )
   views = drawing.views(model.cfg, model.processor, shown)
   trace = jax.tree.map(lambda leaf: leaf[0], trace)
-  owner, left_at = jax.vmap(lambda one: fate.follow(one, model.cfg.tokens))(
-    fate.by_image(trace, len(views))
-  )
+  owner, left_at = jax.vmap(
+    lambda one: token_flow.follow(one, model.cfg.tokens)
+  )(token_flow.by_image(trace, len(views)))
   return [
     drawing.svg(view, *map(np.asarray, flow), len(plan.sites))
     for view, flow in zip(views, zip(owner, left_at, strict=True), strict=True)

@@ -6,10 +6,11 @@ import pathlib
 import tqdm
 
 from eos_jax import files
+from eos_jax.compilation import ahead
 from eos_jax.evaluation import render
 from eos_jax.models import fits
 from eos_jax.tasks import compile_programs
-from eos_jax.training import ahead, compile_settings, settings
+from eos_jax.training import compile_settings, settings
 
 
 def check(job: compile_settings.CompileJob) -> None:

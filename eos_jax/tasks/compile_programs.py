@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax import models, ops
+from eos_jax.compilation import ahead
 from eos_jax.models import fits, partition
 from eos_jax.tasks import common, opening
 from eos_jax.training import (
-  ahead,
   compile_settings,
   finetune,
   finetune_settings,

@@ -11,18 +11,11 @@ import tqdm
 
 import eos_jax
 from eos_jax import cost, files, models, ops
-from eos_jax.evaluation import (
-  deploy,
-  evaluator,
-  latency,
-  picture_rate,
-  programs,
-  store,
-  timing_report,
-)
+from eos_jax.evaluation import evaluator, store
 from eos_jax.evaluation import results as results_lib
 from eos_jax.models import fits
 from eos_jax.tasks import common, opening
+from eos_jax.timing import deploy, latency, picture_rate, programs, report
 from eos_jax.training import timing_settings
 
 
@@ -237,7 +230,7 @@ def _deploy(job, folder, times):
     "rows": rows,
   }
   _write(folder / "deploy.json", value)
-  print(timing_report.deploy(folder), flush=True)
+  print(report.deploy(folder), flush=True)
 
 
 def _rows(job, model, batch, listed, times, bar):
@@ -349,7 +342,7 @@ def _latency(job, folder, times):
   }
   files.write_text(folder / "latency.json", table.to_json())
   _write(folder / "latency_check.json", value)
-  print(timing_report.latency(folder), flush=True)
+  print(report.latency(folder), flush=True)
 
 
 def _pictures(job, folder, times):
@@ -378,7 +371,7 @@ def _pictures(job, folder, times):
 
   value = {**content, "rates": times.once(content, measure)}
   _write(folder / "pictures.json", value)
-  print(timing_report.pictures(folder), flush=True)
+  print(report.pictures(folder), flush=True)
 
 
 def _write(path, value):

@@ -7,10 +7,11 @@ import runpy
 import jax
 import pytest
 
+from eos_jax.compilation import ahead
 from eos_jax.data import instructions, question_sets
 from eos_jax.tasks import compile as compile_task
 from eos_jax.tasks import compile_programs
-from eos_jax.training import ahead, compile_settings, settings
+from eos_jax.training import compile_settings, settings
 from tests import command
 from tests.models import tiny_families
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from eos_jax import cost, ops
-from eos_jax.evaluation import programs, timing
+from eos_jax.timing import programs, stopwatch
 
 Entry = dict[str, Any]
 # `f(content, compute)`: what is known under `content`, or what is computed.
@@ -34,7 +34,7 @@ class Measurement:
     text_tokens: of the prompt.
     points: numbers of tokens that are measured, from one visual token to all.
     repeats: rounds.
-    seconds: see `timing.in_turns`.
+    seconds: see `stopwatch.in_turns`.
     seed: of pictures and prompts.
     once: keeps what was measured.
   """
@@ -134,7 +134,7 @@ class Measurement:
 
   def _laps(self, compiled):
     """Seconds of all rounds of compiled calls, by name."""
-    laps = timing.in_turns(
+    laps = stopwatch.in_turns(
       {name: _whole(made) for name, made in compiled.items()},
       repeats=self.repeats,
       seconds=self.seconds,
@@ -148,8 +148,8 @@ class Measurement:
     """
     laps = self._laps({"more": more, "less": less})
     apart = np.array(laps["more"]) - np.array(laps["less"])
-    found = dataclasses.asdict(timing.measured(apart / count))
-    return found | {"one": timing.measured(laps["less"]).median}
+    found = dataclasses.asdict(stopwatch.measured(apart / count))
+    return found | {"one": stopwatch.measured(laps["less"]).median}
 
   def _layers(self, batch, counts):
     """One decoder layer at each number of rows."""
@@ -166,7 +166,7 @@ class Measurement:
     def compute(rows):
       seen = programs.shortened(pictures(), rows - text)
       more, less = (
-        timing.compiled(
+        stopwatch.compiled(
           programs.prefill(part.cfg, None, room=1),
           part.params,
           seen,
@@ -192,7 +192,7 @@ class Measurement:
       inputs = self._inputs(model, batch)
       one = programs.shallow(model, blocks=1, layers=1)
       more, less = (
-        timing.compiled(
+        stopwatch.compiled(
           programs.see(part.cfg, None), part.params, inputs.shown, inputs.key
         )
         for part in (model, one)
@@ -213,11 +213,11 @@ class Measurement:
     def compute():
       model = self.model
       inputs = self._inputs(model, batch)
-      whole = timing.compiled(
+      whole = stopwatch.compiled(
         programs.see(model.cfg, None), model.params, inputs.shown, inputs.key
       )
       laps = self._laps({"whole": whole})["whole"]
-      return dataclasses.asdict(timing.measured(laps))
+      return dataclasses.asdict(stopwatch.measured(laps))
 
     return _time(self.once({"what": "encoder", "batch": batch}, compute))
 
@@ -238,9 +238,11 @@ class Measurement:
           runs[name] = programs.Pipeline(
             self.model, inputs(), which, steps=0, dense=dense()
           ).run
-      laps = timing.in_turns(runs, repeats=self.repeats, seconds=self.seconds)
+      laps = stopwatch.in_turns(
+        runs, repeats=self.repeats, seconds=self.seconds
+      )
       return {
-        name: timing.measured(parts["first_token"]).median
+        name: stopwatch.measured(parts["first_token"]).median
         for name, parts in laps.items()
       }
 
@@ -280,7 +282,7 @@ class Measurement:
 
 def _whole(made):
   """A compiled call as something to time."""
-  return lambda clock: {"all": timing.seconds(made.call, clock)}
+  return lambda clock: {"all": stopwatch.seconds(made.call, clock)}
 
 
 def _time(entry):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from eos_jax.training import hlo
+from eos_jax.compilation import hlo
 
 # A loop of five gathers a layer's weights; behind it a sum over all devices,
 # begun and ended apart, and a loop that nobody knows the length of.

@@ -1,7 +1,7 @@
 """Rates at which pictures are read and preprocessed."""
 
 from eos_jax.data import processors
-from eos_jax.evaluation import picture_rate
+from eos_jax.timing import picture_rate
 
 
 def test_pictures_are_files_of_the_size_of_photographs():

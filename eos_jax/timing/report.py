@@ -5,7 +5,9 @@ import pathlib
 from typing import Any
 
 from eos_jax import cost, files
-from eos_jax.evaluation import charts, render, timing_charts
+from eos_jax.evaluation import charts as charts_lib
+from eos_jax.evaluation import render
+from eos_jax.timing import charts
 
 Row = Mapping[str, Any]
 
@@ -41,8 +43,8 @@ def deploy(folder: pathlib.Path) -> str:
   value = _read(folder / "deploy.json")
   text = deploy_table(value)
   files.write_text(folder / "deploy.md", text)
-  figure = timing_charts.speedups(value["rows"])
-  charts.write_png(folder / "deploy.png", figure)
+  figure = charts.speedups(value["rows"])
+  charts_lib.write_png(folder / "deploy.png", figure)
   return f"{text}Look at {folder}/deploy.md, deploy.png and deploy.json"
 
 
@@ -167,8 +169,8 @@ def latency(folder: pathlib.Path) -> str:
   text = (folder / "latency.json").read_text(encoding="utf-8")
   table = cost.LatencyTable.from_json(text)
   checks = _read(folder / "latency_check.json")["checks"]
-  figure = timing_charts.layer_times(table, checks)
-  charts.write_png(folder / "latency.png", figure)
+  figure = charts.layer_times(table, checks)
+  charts_lib.write_png(folder / "latency.png", figure)
   rows = [
     {
       "plan": row["name"],

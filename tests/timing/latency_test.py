@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from eos_jax import cost, models
-from eos_jax.evaluation import latency, programs, timing
-from tests.evaluation import deploy_test
+from eos_jax.timing import latency, programs, stopwatch
 from tests.models import family_plans_test
+from tests.timing import deploy_test
 
 
 def _measurement(**changes):
@@ -48,10 +48,10 @@ def test_layers_and_blocks_are_differences(monkeypatch):
     return 7e-3 + 2e-3 * rows * depth
 
   def compiled(function, *args):
-    return timing.Compiled(function, args, 0.0)
+    return stopwatch.Compiled(function, args, 0.0)
 
-  monkeypatch.setattr(timing, "seconds", seconds)
-  monkeypatch.setattr(timing, "compiled", compiled)
+  monkeypatch.setattr(stopwatch, "seconds", seconds)
+  monkeypatch.setattr(stopwatch, "compiled", compiled)
   kept = {}
 
   def once(content, compute):
@@ -87,10 +87,10 @@ def test_without_encoder_sites_the_encoder_is_overhead(monkeypatch, family):
     return 5e-3 + 3e-3 * rows * len(params["decoder"]["blocks"])
 
   def compiled(function, *args):
-    return timing.Compiled(function, args, 0.0)
+    return stopwatch.Compiled(function, args, 0.0)
 
-  monkeypatch.setattr(timing, "seconds", seconds)
-  monkeypatch.setattr(timing, "compiled", compiled)
+  monkeypatch.setattr(stopwatch, "seconds", seconds)
+  monkeypatch.setattr(stopwatch, "compiled", compiled)
   measurement = _measurement(model=model, points=2)
   assert measurement.sides() == []
   table, entries = measurement.table((1,), device="cpu")

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 
 from eos_jax import cost, models
+from eos_jax.compilation import hlo
 from eos_jax.models import partition
-from eos_jax.training import hlo
 
 # Programs are not meant to fill a chip to the last byte.
 _USABLE = 0.95

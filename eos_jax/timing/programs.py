@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from eos_jax import cost, models, ops
-from eos_jax.evaluation import evaluator, timing
+from eos_jax.evaluation import evaluator
 from eos_jax.models import reduction as reduction_lib
+from eos_jax.timing import stopwatch
 
 # Leaves its site the first rows. It reads nothing, compares nothing and moves
 # nothing: what shortening costs whatever the operator.
@@ -226,11 +227,11 @@ class Pipeline:
     if dense is not None and not encoder_sites(plan):
       self._see, self.seconds = dense._see, {}
     else:
-      self._see = timing.compiled(
+      self._see = stopwatch.compiled(
         see(cfg, plan), params, inputs.shown, inputs.key
       )
       self.seconds = {"see": self._see.seconds}
-    self._prefill = timing.compiled(
+    self._prefill = stopwatch.compiled(
       prefill(cfg, plan, room=steps), params, self._see.call(), inputs.text
     )
     self.seconds["prefill"] = self._prefill.seconds
@@ -240,10 +241,10 @@ class Pipeline:
       "tail": _bytes(cache.tail),
     }
     if steps:
-      self._step = timing.compiled(step(cfg), params, cache, token)
+      self._step = stopwatch.compiled(step(cfg), params, cache, token)
       self.seconds["step"] = self._step.seconds
 
-  def run(self, clock: timing.Clock) -> dict[str, float]:
+  def run(self, clock: stopwatch.Clock) -> dict[str, float]:
     """Reads the batch and decodes once; the seconds of its parts.
 
     Returns:

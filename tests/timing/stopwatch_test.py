@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from eos_jax.evaluation import timing
+from eos_jax.timing import stopwatch
 
 
 class Clock:
@@ -32,24 +32,24 @@ def _runs(clock, times, order):
 
 
 def test_medians_and_quartiles():
-  found = timing.measured([5.0, 1.0, 2.0, 4.0, 3.0])
-  assert found == timing.Measured(median=3.0, low=2.0, high=4.0, count=5)
-  assert timing.measured([7.0]) == timing.Measured(7.0, 7.0, 7.0, 1)
+  found = stopwatch.measured([5.0, 1.0, 2.0, 4.0, 3.0])
+  assert found == stopwatch.Measured(median=3.0, low=2.0, high=4.0, count=5)
+  assert stopwatch.measured([7.0]) == stopwatch.Measured(7.0, 7.0, 7.0, 1)
 
 
 def test_ratios_and_differences_are_those_of_a_round():
   # The machine is ten times slower in the second round.
   dense, plan = [2.0, 20.0, 2.2], [1.0, 10.0, 1.1]
-  assert timing.ratios(dense, plan) == timing.Measured(2.0, 2.0, 2.0, 3)
-  assert timing.differences(dense, plan).median == pytest.approx(1.1)
+  assert stopwatch.ratios(dense, plan) == stopwatch.Measured(2.0, 2.0, 2.0, 3)
+  assert stopwatch.differences(dense, plan).median == pytest.approx(1.1)
   with pytest.raises(ValueError):
-    timing.ratios(dense, plan[:2])
+    stopwatch.ratios(dense, plan[:2])
 
 
 def test_things_take_turns_behind_a_round_that_does_not_count():
   clock, order = Clock(), []
   times = {"dense": [90.0, 1.0, 2.0, 4.0], "plan": [80.0, 0.5, 1.0, 2.0]}
-  found = timing.in_turns(_runs(clock, times, order), repeats=3, clock=clock)
+  found = stopwatch.in_turns(_runs(clock, times, order), repeats=3, clock=clock)
   assert order == ["dense", "plan"] * 4
   assert found == {
     "dense": {"all": [1.0, 2.0, 4.0], "half": [0.5, 1.0, 2.0]},
@@ -64,14 +64,14 @@ def test_things_take_turns_behind_a_round_that_does_not_count():
 def test_no_further_round_begins_after_the_given_time(repeats, seconds, rounds):
   clock, order = Clock(), []
   times = {"dense": [1.0] * 10, "plan": [1.0] * 10}
-  found = timing.in_turns(
+  found = stopwatch.in_turns(
     _runs(clock, times, order), repeats=repeats, seconds=seconds, clock=clock
   )
   assert len(found["dense"]["all"]) == len(found["plan"]["all"]) == rounds
 
 
 def test_a_compiled_call_knows_how_long_compiling_took():
-  made = timing.compiled(lambda x, y: x + y, jnp.float32(1), jnp.float32(2))
+  made = stopwatch.compiled(lambda x, y: x + y, jnp.float32(1), jnp.float32(2))
   assert float(made.call()) == 3.0
   assert made.seconds > 0
-  assert timing.seconds(made.call, iter([1.0, 3.5]).__next__) == 2.5
+  assert stopwatch.seconds(made.call, iter([1.0, 3.5]).__next__) == 2.5

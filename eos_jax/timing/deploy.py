@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 from eos_jax import cost, models, ops
-from eos_jax.evaluation import programs, timing
+from eos_jax.timing import programs, stopwatch
 
 PARTS = ("prefill", "first_token", "step", "end_to_end")
 
@@ -141,7 +141,7 @@ def compare(
     plan: the reduction.
     steps: tokens decoded behind the first one, at least 1.
     repeats: rounds.
-    seconds: see `timing.in_turns`.
+    seconds: see `stopwatch.in_turns`.
 
   Returns:
     Plain values: "seconds", "speedup" (realised, ideal, and their ratio),
@@ -155,7 +155,7 @@ def compare(
       model, inputs, programs.cut(plan), steps=0, dense=dense
     ),
   }
-  laps = timing.in_turns(
+  laps = stopwatch.in_turns(
     {side: pipeline.run for side, pipeline in pipelines.items()},
     repeats=repeats,
     seconds=seconds,
@@ -194,7 +194,7 @@ def compare(
     },
     "seconds": {
       side: {
-        part: dataclasses.asdict(timing.measured(values))
+        part: dataclasses.asdict(stopwatch.measured(values))
         for part, values in parts.items()
       }
       for side, parts in laps.items()
@@ -230,7 +230,7 @@ def speedups(
   """
   found = {}
   for part in PARTS:
-    real = timing.ratios(dense[part], plan[part])
+    real = stopwatch.ratios(dense[part], plan[part])
     ideal = counted["dense"][part] / counted["plan"][part]
     found[part] = {
       "realised": real.median,
@@ -261,10 +261,10 @@ def operators(
     put it below 0.
   """
   pairs = list(zip(plan, cut, strict=True))
-  share = timing.measured([(whole - rest) / whole for whole, rest in pairs])
+  share = stopwatch.measured([(whole - rest) / whole for whole, rest in pairs])
   return {
     "part": where,
-    "seconds": timing.differences(plan, cut).median,
+    "seconds": stopwatch.differences(plan, cut).median,
     "share": share.median,
     "low": share.low,
     "high": share.high,

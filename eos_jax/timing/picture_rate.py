@@ -11,7 +11,7 @@ from PIL import Image
 
 from eos_jax.data import processors
 from eos_jax.data.processors import llava, onevision, qwen2_vl, smolvlm
-from eos_jax.evaluation import timing
+from eos_jax.timing import stopwatch
 
 # With the settings of their published models, where these need naming.
 FAMILIES: Mapping[str, tuple[ModuleType, object]] = {
@@ -50,14 +50,14 @@ def rates(
   *,
   repeats: int,
   seconds: float,
-) -> dict[str, dict[str, timing.Measured]]:
+) -> dict[str, dict[str, stopwatch.Measured]]:
   """Pictures a second, from the bytes of a file to a model's array.
 
   Args:
     files: encoded pictures.
     threads: numbers of threads, each in turn.
     repeats: rounds that a rate is the median of.
-    seconds: after which no further round begins, see `timing.in_turns`.
+    seconds: after which no further round begins, see `stopwatch.in_turns`.
 
   Returns:
     By family, by number of threads.
@@ -68,9 +68,9 @@ def rates(
       str(count): functools.partial(_read, files, family, settings, count)
       for count in threads
     }
-    times = timing.in_turns(runs, repeats=repeats, seconds=seconds)
+    times = stopwatch.in_turns(runs, repeats=repeats, seconds=seconds)
     found[name] = {
-      count: timing.measured([len(files) / time for time in parts["all"]])
+      count: stopwatch.measured([len(files) / time for time in parts["all"]])
       for count, parts in times.items()
     }
   return found

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from eos_jax import ops
-from eos_jax.evaluation import fate
+from eos_jax.evaluation import token_flow
 from tests.models import small
 
 
 def _reduced(index, assignment, position, there=None):
-  """What `fate` reads of a site's result."""
+  """What `token_flow` reads of a site's result."""
   there = [1] * len(index) if there is None else there
   tokens = ops.token_set(jnp.zeros((len(index), 1)), valid=jnp.array(there) > 0)
   return ops.Reduced(
@@ -25,7 +25,7 @@ def _reduced(index, assignment, position, there=None):
 
 
 def _lists(trace, tokens):
-  owner, left_at = fate.follow(trace, tokens)
+  owner, left_at = token_flow.follow(trace, tokens)
   return owner.tolist(), left_at.tolist()
 
 
@@ -64,7 +64,7 @@ def test_it_agrees_with_what_the_operators_keep_and_move():
 
   def follow(reduced):
     trace = {"decoder.0": reduced}
-    return map(np.asarray, jax.vmap(lambda t: fate.follow(t, 16))(trace))
+    return map(np.asarray, jax.vmap(lambda t: token_flow.follow(t, 16))(trace))
 
   def run(name, keep):
     spec = ops.PRESETS[name]
@@ -117,7 +117,7 @@ def test_it_goes_through_the_encoder(name):
   out = small.apply(
     cfg, small.params(cfg), small.pictures(2), small.text(2), plan
   )
-  owner, left_at = jax.vmap(lambda t: fate.follow(t, 16))(out.trace)
+  owner, left_at = jax.vmap(lambda t: token_flow.follow(t, 16))(out.trace)
   for sample in range(2):
     end = set(np.asarray(out.state.tokens.position)[sample].tolist())
     kept = np.flatnonzero(np.asarray(left_at)[sample] == 4).tolist()

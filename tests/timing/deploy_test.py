@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from eos_jax import cost, models, ops
-from eos_jax.evaluation import deploy, evaluator, programs, timing_report
+from eos_jax.evaluation import evaluator
+from eos_jax.timing import deploy, programs, report
 from tests.models import family_plans_test
 
 CFG = models.VLMConfig(
@@ -222,7 +223,7 @@ def test_a_comparison_has_all_numbers_and_a_table(model, inputs, dense):
       {**row, "name": "fastv", "reason": "it cannot"},
     ],
   }
-  text = timing_report.deploy_table(value)
+  text = report.deploy_table(value)
   assert "mine (moved)" in text and "- skipped: huge does not fit" in text
   assert "- fastv cannot be at 6 tokens: it cannot" in text
   lines = [line for line in text.splitlines() if line.startswith("|")]

@@ -1,0 +1,1 @@
+"""Programs compiled ahead of time, and what they would take where they run."""

@@ -1,0 +1,1 @@
+"""Times on the machine at hand: of plans, of layers, of reading images."""
