@@ -13,10 +13,10 @@ from eos_jax.evaluation import (
   render,
   search_page,
   tables,
-  timing_report,
 )
 from eos_jax.evaluation import results as results_lib
 from eos_jax.tasks import compile as compile_task
+from eos_jax.timing import report as timing_report
 from eos_jax.training import metrics, report_settings, settings, workdir
 
 
