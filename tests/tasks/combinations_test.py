@@ -39,15 +39,13 @@ REFUSED_OTHERS = {
   },
 }
 
-# A cell of every task, of every model and of every source; the others are
-# `full`.
+# A cell of every source, and those that cost little; the others are `full`.
 SPREAD = {
   ("search", "qwen2_vl", "function"),
   ("evaluate", "smolvlm", "benchmarks"),
   ("finetune", "onevision", "suite"),
-  ("evaluate", models.TINY, "instructions"),
 }
-SPREAD_OTHERS = {("answer", "smolvlm"), ("timing", "llava_1_5")}
+SPREAD_OTHERS = {("convert", models.TINY), ("pretrain", "qwen2_vl")}
 
 
 @pytest.fixture(scope="module")

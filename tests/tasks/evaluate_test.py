@@ -142,7 +142,7 @@ def test_instructions_are_asked_too(files, tmp_path, capsys):
   assert value == pytest.approx(sum(same) / 3)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_bfloat16_is_computed_with_throughout(files, tmp_path):
   names = {"data.names": ("chartqa",), "dtype": "bfloat16"}
   results = _run(files, tmp_path / "out", **names)
