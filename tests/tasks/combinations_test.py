@@ -122,7 +122,7 @@ def _asking(task, name, source, root):
       "plans": (plan,),
       "questions": 8,
       "batch": 8,
-      "presets": ("prune",),
+      "presets": (),
     }
   found |= {
     "steps": 4,
@@ -140,7 +140,7 @@ def _asking(task, name, source, root):
     "budgets": (3.0,),
     "sites": ("decoder.0",),
     "start": "merge",
-    "evaluation.presets": ("prune",),
+    "evaluation.presets": (),
   }
 
 
@@ -161,7 +161,12 @@ def _other(task, name, root):
     measure = ("deploy", "latency")
     if name != models.TINY:
       measure += ("pictures",)
-    found = {"models": (folder,), "plans": (plan,), "measure": measure}
+    found = {
+      "models": (folder,),
+      "measure": measure,
+      "plans": (plan,),
+      "presets": (),
+    }
     return "ci", found
   if task == "compile":
     return "tiny", {
@@ -226,7 +231,7 @@ def test_a_task_that_asks(task, name, source, files, tmp_path):
     return
   facts, found = results.read(out / "results.json")
   names = [result.name for result in found]
-  assert names[0] == "dense" and len(names) == 3 + (task == "finetune")
+  assert names[0] == "dense" and len(names) == 2 + 2 * (task == "finetune")
   score = "pope" if source == "benchmarks" else results.ACCURACY
   assert all(set(result.scores) == {score} for result in found)
   assert facts["questions"][score]["asked"] > 2
