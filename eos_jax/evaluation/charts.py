@@ -118,8 +118,9 @@ def course(rows: Rows) -> figure_lib.Figure:
 
   def draw(axes, field, label, source=steps, **style):
     style = style | (drawn if source is steps else {})
-    points = [(row["step"], row[field]) for row in source if field in row]
-    axes.plot(*zip(*points, strict=True), label=label, **style)
+    found = [row for row in source if field in row]  # none, if they are lost
+    across, up = ([row[name] for row in found] for name in ("step", field))
+    axes.plot(across, up, label=label, **style)
 
   draw(loss, "task", "task")
   draw(loss, "alignment", "alignment")
