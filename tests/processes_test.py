@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from eos_jax import processes
+from eos_jax import models, ops, processes
 from tests import command
 from tests.models import tiny_families
 
@@ -354,3 +355,50 @@ def test_two_processes_search_another_model_as_one(mode, tmp_path):
     list(got.values()), list(want.values()), rtol=1e-3, atol=1e-5
   )
   assert _accuracies(pair.workdir) == _accuracies(tmp_path / "alone")
+  if mode == "joint":  # both wrote the weights, and every task reads them
+    trained = [
+      models.load(str(root / "weights" / "3")).params
+      for root in (pair.workdir, tmp_path / "alone")
+    ]
+    jax.tree.map(
+      lambda one, other: np.testing.assert_allclose(one, other, atol=1e-4),
+      *trained,
+    )
+
+
+@pytest.mark.full
+def test_two_processes_ask_another_model_as_one(tmp_path):
+  """Weights cut over both, dense and under a plan."""
+  model = tiny_families.write("llava_1_5", tmp_path / "model")
+  data = tiny_families.instructions(tmp_path / "data", 40)
+  site = ops.PlannedSite("decoder.0", 3, ops.presets.MERGE)
+  plan = ops.ReductionPlan("mine", "llava_1_5", 16, 3, (site,))
+  (tmp_path / "mine.json").write_text(plan.to_json(), encoding="utf-8")
+  args = (
+    f"--config.model={model}",
+    f"--config.data.path={data}",
+    "--config.data.answer_length=4",
+    f"--config.plans=('{tmp_path / 'mine.json'}',)",
+    "--config.presets=()",
+    "--config.batch=4",
+    "--config.mesh=(1,4,1)",
+  )
+  cache = tmp_path / "cache"
+  alone = command.run(
+    tmp_path / "alone", *args, config="evaluate", cache=cache, devices=4
+  )
+  assert alone.returncode == 0, alone.stderr[-3000:]
+  pair = _Pair(tmp_path / "pair", cache)
+  pair.start(*args, config="evaluate")
+  assert pair.end() == [0, 0], pair.said(0)[-3000:] + pair.said(1)[-3000:]
+  for name in ("dense", "mine"):
+    file = f"predictions/{name}/instructions.jsonl"
+    told, expected = (
+      [
+        answer
+        for line in (root / file).read_text(encoding="utf-8").splitlines()
+        for answer in json.loads(line)["answers"]
+      ]
+      for root in (pair.workdir, tmp_path / "alone")
+    )
+    assert told == expected and len(told) > 4
