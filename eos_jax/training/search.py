@@ -267,7 +267,7 @@ def _loss(problem, params, model, batch, reduction):
   settings = problem.settings
   return losses.task_loss(
     problem.cfg,
-    params if model is None else trained.merged(params, model),
+    trained.merged(params, model),
     batch,
     reduction,
     align=settings.align > 0,

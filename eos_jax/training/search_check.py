@@ -8,7 +8,7 @@ import numpy as np
 
 from eos_jax import models, processes, search
 from eos_jax.models import partition
-from eos_jax.training import losses
+from eos_jax.training import losses, trained
 from eos_jax.training import search as search_lib
 
 
@@ -93,7 +93,7 @@ class Checker:
     Arguments are those of a check. Comparable between different `keep`.
     """
     policy = self._problem.member(state.variables, limit)["policy"]
-    params = {**params, **state.variables.get("model", {})}
+    params = trained.merged(params, state.variables.get("model"))
     keep = np.asarray(keep, np.float32)
     found = [
       processes.fetch(self._lose(params, batch, seen, policy, keep))
@@ -117,7 +117,7 @@ class Checker:
     settings = self._problem.settings
     temperature = search_lib.temperature_at(settings, inner)
     policy = self._problem.member(state.variables, limit)["policy"]
-    params = {**params, **state.variables.get("model", {})}
+    params = trained.merged(params, state.variables.get("model"))
     if keep is None:
       keep = self._problem.whole_counts(state, limit)
     keep = np.asarray(keep, np.float32)

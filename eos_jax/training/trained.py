@@ -30,8 +30,10 @@ def copies(params: Any) -> Any:
 def merged(params: Any, trained: Any) -> Any:
   """Returns a model with trained parts, in the dtypes that it computes in.
 
-  Gradients reach `trained` in float32.
+  Gradients reach `trained` in float32. None: the model as it is.
   """
+  if trained is None:
+    return params
   cast = jax.tree.map(
     lambda leaf, like: leaf.astype(like.dtype), trained, parts(params)
   )
