@@ -103,7 +103,12 @@ def _asking(task, name, source, root):
     **{f"data.{field}": value for field, value in _room(name).items()},
   }
   found |= {
-    "suite": {"data.suite": "tiny", "data.directory": root / "suite"},
+    "suite": {
+      "data.suite": "tiny",
+      "data.directory": root / "suite",
+      # The tokenizers of tiny families write letters.
+      "data.text_length": 0 if name == models.TINY else 256,
+    },
     "instructions": {
       "data.path": root / "instructions" / "instructions.json",
       "data.train": 0.4,
