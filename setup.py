@@ -66,6 +66,8 @@ _EXTRAS = {
   # One accelerator at most; the plain install runs on CPU.
   "tpu": ["jax[tpu]"],
   "cuda": ["jax[cuda12]"],
+  # The pages below docs/: `mkdocs serve`.
+  "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"],
   # Language models from GGUF files.
   "gguf": ["gguf>=0.19,<0.20"],
   "dev": [

@@ -395,7 +395,7 @@ def test_a_finetuning_that_diverges(searched, tmp_path, best):
       said,
     ), said
   assert [p.name for p in (path / "checkpoints").iterdir()] == ["1"]
-  assert not (path / "weights.safetensors").exists()
+  assert not (path / "finetuned.safetensors").exists()
   assert "NaN" not in (path / "metrics.jsonl").read_text()
 
 

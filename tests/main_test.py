@@ -156,7 +156,7 @@ def test_finetuning_goes_on_where_it_was_stopped(searched, tmp_path):
       process.wait()
     done = subprocess.run(**options, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    weights.append((folder / "weights.safetensors").read_bytes())
+    weights.append((folder / "finetuned.safetensors").read_bytes())
   assert weights[0] == weights[1]
   rows = {r["name"]: r for r in _results(folder)["results"]}
   assert set(rows) == {"dense", "plan", "dense_finetuned", "plan_finetuned"}

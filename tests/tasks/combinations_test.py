@@ -246,7 +246,7 @@ def test_a_task_that_asks(task, name, source, files, tmp_path):
     assert ops.ReductionPlan.from_json(text).digest == found[1].plan
   if task == "finetune":
     suffix = ".safetensors" if name == models.TINY else ""
-    trained = models.open_files(str(out / f"weights{suffix}"))
+    trained = models.open_files(str(out / f"finetuned{suffix}"))
     assert trained.cfg.decoder == models.open_files(given["model"]).cfg.decoder
 
 
