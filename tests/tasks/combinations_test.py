@@ -275,4 +275,4 @@ def test_a_task_without_a_source(task, name, files, tmp_path):
       == models.open_files(str(files / name)).cfg
     )
   if task == "pretrain":
-    assert models.load(str(out / "weights.safetensors")).cfg
+    assert models.load(str(out / "tiny.safetensors")).cfg
