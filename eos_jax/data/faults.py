@@ -1,7 +1,7 @@
 """Rows of a data file that cannot be used.
 
 Such a row is never passed over in silence: a file that has some is refused with
-a list of them, or they are set apart, counted, and not used.
+a list of them, or they are skipped and counted.
 """
 
 from collections.abc import Sequence
@@ -65,6 +65,6 @@ def listed(faults: Sequence[Fault]) -> str:
   if len(faults) > _LISTED:
     shown.append(f"and {len(faults) - _LISTED} more")
   return (
-    f"{len(faults)} rows cannot be used; mend them, or set them apart (they"
-    " are then counted and not used):\n  " + "\n  ".join(shown)
+    f"{len(faults)} rows cannot be used; correct them, or skip and count them"
+    " (skip_invalid=True):\n  " + "\n  ".join(shown)
   )

@@ -39,7 +39,7 @@ class Instructions:
   Attributes:
     parts: the instructions that serve each purpose, in the file's order.
     without_picture: entries that were left out.
-    faults: entries that were set apart.
+    faults: entries that were skipped.
   """
 
   parts: Mapping[str, tuple[items.Item, ...]]
@@ -52,7 +52,7 @@ def load(
   images: pathlib.Path | str,
   shares: Mapping[str, float],
   *,
-  apart: bool = False,
+  skip_invalid: bool = False,
   images_anywhere: bool = False,
 ) -> Instructions:
   """Reads a file of instructions and deals them out.
@@ -65,7 +65,7 @@ def load(
     path: the JSON file.
     images: the folder that pictures are named in.
     shares: of each purpose, above 0, together 1.
-    apart: set entries that cannot be used apart instead of refusing the file.
+    skip_invalid: skip entries that cannot be used instead of refusing the file.
     images_anywhere: whether names of images may lead out of their folder.
 
   Raises:
@@ -95,7 +95,7 @@ def load(
       continue
     item = dataclasses.replace(item, file=path.name, row=place)
     parts[_part(names[0], bounds)].append(item)
-  if faults and not apart:
+  if faults and not skip_invalid:
     raise ValueError(f"{path}: {faults_lib.listed(faults)}")
   for name, listed in parts.items():
     if not listed:

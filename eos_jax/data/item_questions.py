@@ -139,7 +139,7 @@ def from_file(
     path,
     images or path.parent,
     shares,
-    apart=skip_invalid,
+    skip_invalid=skip_invalid,
     images_anywhere=images_anywhere,
   )
   with open(path, "rb") as file:

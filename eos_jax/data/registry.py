@@ -70,7 +70,7 @@ def _instructions(settings, rows):
     rows,
     settings.shares,
     images=settings.images,
-    skip_invalid=settings.apart,
+    skip_invalid=settings.skip_invalid,
     images_anywhere=settings.images_anywhere,
   )
 
@@ -83,7 +83,7 @@ def _benchmarks(settings, rows):
     protocol=settings.protocol,
     files=settings.files_by_name,
     count=settings.count,
-    skip_invalid=settings.apart,
+    skip_invalid=settings.skip_invalid,
     images_anywhere=settings.images_anywhere,
   )
 
@@ -121,6 +121,6 @@ def load(settings: Any, rows: Rows) -> Questions:
   """
   if ":" in settings.source:
     return item_questions.from_function(
-      settings.source, rows, skip_invalid=settings.apart
+      settings.source, rows, skip_invalid=settings.skip_invalid
     )
   return SOURCES[settings.source](settings, rows)

@@ -213,6 +213,6 @@ def question_lines(questions: Mapping[str, Any]) -> Iterator[str]:
   for name, found in questions.items():
     parts = [f"{found['asked']:,} questions"]
     parts += [f"{n:,} left out: {why}" for why, n in found["left out"].items()]
-    if found["set apart"]:
-      parts.append(f"{len(found['set apart']):,} rows cannot be used, left out")
+    if found["skipped"]:
+      parts.append(f"{len(found['skipped']):,} rows cannot be used, left out")
     yield f"{name}: {', '.join([*parts, *found['files']])}"

@@ -82,8 +82,8 @@ class ModelFiles:
     self,
     *,
     max_images: int = 0,
-    tiles: Sequence[int] = (),
-    size: Sequence[int] = (),
+    max_tiles: Sequence[int] = (),
+    max_size: Sequence[int] = (),
     style: str = "",
     aspect: str = "",
   ) -> "ModelFiles":
@@ -91,16 +91,16 @@ class ModelFiles:
 
     Args:
       max_images: images of a row; 0 = the family's default.
-      tiles: rows and columns of tiles of an image of LLaVA-OneVision; () = the
-        family's default.
-      size: height and width of an image of Qwen2-VL, pixels; () likewise.
+      max_tiles: rows and columns of tiles of an image of LLaVA-OneVision; () =
+        the default of the family.
+      max_size: height and width of an image of Qwen2-VL in pixels; () likewise.
       style: of the conversation; "" = the chat template of the folder.
       aspect: of LLaVA-1.5: "pad" or "crop"; "" = as the folder says.
 
     Raises:
       ValueError: the family has no such choice.
     """
-    given = {"tiles": tuple(tiles), "size": tuple(size)}
+    given = {"max_tiles": tuple(max_tiles), "max_size": tuple(max_size)}
     if self.processor is None:
       given |= {"style": style, "aspect": aspect}
       given["max_images"] = max_images if max_images > 1 else 0
@@ -560,16 +560,16 @@ def _normal(key, shape, dtype, inputs_, place):
 def _with_images(cfg, family, given, default):
   """A model with static shapes of its images, as given or by default."""
   tiled, any_size = cfg.tiles is not None, cfg.vision.rotary
-  for name, allowed in (("tiles", tiled), ("size", any_size)):
+  for name, allowed in (("max_tiles", tiled), ("max_size", any_size)):
     if given[name] and not allowed:
       raise ValueError(
         f"{name} is {given[name]}, and models of the family {family} have"
         " none: use ()"
       )
   if tiled:
-    cfg = dataclasses.replace(cfg, tiles=given["tiles"] or default.tiles)
+    cfg = dataclasses.replace(cfg, tiles=given["max_tiles"] or default.tiles)
   if any_size:
-    size = given["size"] or default.size
+    size = given["max_size"] or default.size
     vision = dataclasses.replace(cfg.vision, image_size=size)
     cfg = dataclasses.replace(cfg, vision=vision)
   return cfg

@@ -174,7 +174,7 @@ def _facts(job, found, model, sets, batch):
       facts |= {
         "files": list(of_files.notes),
         "left out": dict(of_files.left_out),
-        "set apart": [str(fault) for fault in of_files.faults],
+        "skipped": [str(fault) for fault in of_files.faults],
         "whole": not (job.data.count or of_files.faults),
       }
     questions[name] = facts

@@ -16,20 +16,20 @@ class RowSettings(settings.Checked):
   """The static shape of a question with its images and answer.
 
   Attributes:
-    pictures: images for which a row has space; each tile of SmolVLM is one; 0 =
-      the family's default.
-    tiles: most rows and columns of tiles of a LLaVA-OneVision image; () = the
-      family's default.
-    size: largest height and width of a Qwen2-VL image, pixels; () = the
-      family's default.
+    max_images: images in a row; each tile of SmolVLM counts as one; 0 = the
+      default of the family.
+    max_tiles: rows and columns of tiles of a LLaVA-OneVision image, at most; ()
+      = the default of the family.
+    max_size: largest height and width of a Qwen2-VL image in pixels; () = the
+      default of the family.
     text_length: most tokens of prompt and answer; 0 = as the source needs.
     answer_length: most tokens of an answer that is generated; 0 = as the source
       needs.
   """
 
-  pictures: int = settings.field(0, least=0)
-  tiles: tuple[int, ...] = ()
-  size: tuple[int, ...] = ()
+  max_images: int = settings.field(0, least=0)
+  max_tiles: tuple[int, ...] = ()
+  max_size: tuple[int, ...] = ()
   text_length: int = settings.field(0, least=0)
   answer_length: int = settings.field(0, least=0)
 
@@ -37,16 +37,16 @@ class RowSettings(settings.Checked):
   def image_shape(self) -> dict[str, Any]:
     """Arguments of `models.ModelFiles.with_shape`."""
     return {
-      "max_images": self.pictures,
-      "tiles": self.tiles,
-      "size": self.size,
+      "max_images": self.max_images,
+      "max_tiles": self.max_tiles,
+      "max_size": self.max_size,
     }
 
   def _faults(self) -> Iterator[str]:
     yield from super()._faults()
     for name, value, least, most in (
-      ("tiles", self.tiles, 0, 2**6),
-      ("size", self.size, 1, 2**14),
+      ("max_tiles", self.max_tiles, 0, 2**6),
+      ("max_size", self.max_size, 1, 2**14),
     ):
       if value and (len(value) != 2 or min(value) < least or max(value) > most):
         yield (
@@ -83,7 +83,7 @@ class DataSettings(RowSettings):
     files: names of the files with a benchmark's questions, each as
       "BENCHMARK=FILE"; others are chosen by the rule of its reader.
     count: questions of each benchmark, from the first on; 0 = all.
-    apart: whether questions that cannot be used are left out and counted,
+    skip_invalid: whether questions that cannot be used are skipped and counted
       instead of refusing the files.
     images_anywhere: whether names of images may be absolute, or lead out of
       their folder.
@@ -110,7 +110,7 @@ class DataSettings(RowSettings):
   )
   files: tuple[str, ...] = ()
   count: int = settings.field(0, least=0)
-  apart: bool = False
+  skip_invalid: bool = False
   images_anywhere: bool = False
   style: str = ""
   aspect: str = settings.field("", choices=("", *llava.ASPECTS))

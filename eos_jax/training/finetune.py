@@ -133,7 +133,9 @@ def run(
     "data": dict(searched_on),
     "settings": settings_lib.binding(job),
   }
-  with record.Record(workdir, facts, keep=job.keep, best=job.best) as book:
+  with record.Record(
+    workdir, facts, keep=job.checkpoints_to_keep, best=job.best
+  ) as book:
     state, iterator, start = book.resume(state, iterator, job.steps)
     checked: dict[int, float] = {}
 

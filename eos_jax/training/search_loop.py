@@ -385,7 +385,7 @@ def run(
   checker = search_check.Checker(
     problem, check_questions, settings.check_batch, mesh
   )
-  with record.Record(workdir, facts, keep=settings.keep) as book:
+  with record.Record(workdir, facts, keep=settings.checkpoints_to_keep) as book:
     meter = speed.Meter(work, workdir, book.writer, trace=settings.trace_steps)
     kind = Family if problem.knots else Budgets
     task = kind(problem, checker, model, workdir, book.writer, facts)

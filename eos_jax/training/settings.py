@@ -32,6 +32,7 @@ MOST = {
   "check_batch": 2**16,
   "knots": 100,
   "latency_batch": 2**16,
+  "max_images": 2**16,
   "micro_batch": 2**16,
   "pictures": 2**16,
   "places": 2**10,

@@ -179,7 +179,7 @@ class TrainingSettings(RunSettings):
       of each budget.
     check_questions: their number.
     check_batch: questions a batch of a check; 0 = 64, and 8 for large models.
-    keep: number of the newest checkpoints that are kept.
+    checkpoints_to_keep: number of the newest checkpoints that are kept.
     remat: what the backward pass of the decoder computes again to save memory:
       "none", "layers" or "products" (see `models.REMAT`); "" = "layers" for
       large models.
@@ -195,7 +195,7 @@ class TrainingSettings(RunSettings):
   remat: str = settings.field(
     "", choices=("", "none", *models.REMAT), resumable=True
   )
-  keep: int = settings.field(2, least=1, resumable=True)
+  checkpoints_to_keep: int = settings.field(2, least=1, resumable=True)
   trace_steps: tuple[int, ...] = settings.field((), resumable=True)
 
   def _faults(self) -> Iterator[str]:

@@ -123,7 +123,7 @@ def test_entries_without_picture_are_counted(write):
     ([_entry("0"), None], "row 2: it is NoneType; expected an object"),
     ("[" * 100_000, "instructions.json nests its values too deeply"),
     ("[" + "9" * 5000 + "]", "instructions.json is no JSON"),
-    ([3, _entry("0"), 4], "2 rows cannot be used; mend them"),
+    ([3, _entry("0"), 4], "2 rows cannot be used; correct them"),
   ],
 )
 def test_faults_say_where_and_what(entries, message, write):
@@ -187,11 +187,11 @@ def test_encodings(write):
 
 def test_faults_can_be_set_apart(write):
   entries = [3, _entry("0"), _entry("1", answer=""), _entry("2")]
-  found = instructions.load(*write(entries), {"all": 1.0}, apart=True)
+  found = instructions.load(*write(entries), {"all": 1.0}, skip_invalid=True)
   assert [item.name for item in found.parts["all"]] == ["id 0", "id 2"]
   assert [fault.row for fault in found.faults] == [1, 3]
   with pytest.raises(ValueError, match="no entry falls to 'all'"):
-    instructions.load(*write([3]), {"all": 1.0}, apart=True)
+    instructions.load(*write([3]), {"all": 1.0}, skip_invalid=True)
 
 
 def test_missing_file_folder_and_part(write, tmp_path):

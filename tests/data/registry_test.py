@@ -196,12 +196,12 @@ def test_items_that_cannot_be_shown(rows):
   )
   with pytest.raises(sources.DataError, match="^question '.*': "):
     list(asked.batches(3))
-  found = _load(rows["tiny"], source=name, apart=True)
+  found = _load(rows["tiny"], source=name, skip_invalid=True)
   (asked,) = found.choose("test", count=0, seed=0)
   assert [item.name for item in asked.items] == ["7"]
   assert "2 cannot be used and are skipped" in found.summary(["test"])
   with pytest.raises(sources.DataError, match="no entry is left for 'test'"):
-    _load(rows["tiny"], source=f"{__name__}:all_bad", apart=True)
+    _load(rows["tiny"], source=f"{__name__}:all_bad", skip_invalid=True)
 
 
 def test_a_source_can_be_registered(rows, monkeypatch):

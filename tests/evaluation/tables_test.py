@@ -67,11 +67,11 @@ def _benchmarks():
 @pytest.mark.parametrize("whole", [True, False])
 def test_benchmarks_compare_with_dense_and_with_published_numbers(whole):
   known = {"asked": 12578, "files": ["from x"], "whole": whole}
-  known |= {"left out": {"no image": 3}, "set apart": []}
+  known |= {"left out": {"no image": 3}, "skipped": []}
   facts = {
     "questions": {
       "gqa": known,
-      "scienceqa": known | {"set apart": ["a"]},
+      "scienceqa": known | {"skipped": ["a"]},
       "pope": known,
       "vqav2": known,
     },

@@ -1,8 +1,8 @@
-"""Odd and damaged files of benchmarks: refused by name, or set apart.
+"""Odd and damaged files of benchmarks: refused by name, or skipped.
 
 Every draw changes one file of a miniature benchmark and reads it twice. What
 may not happen: another exception than `DataError`, a message that names neither
-file nor folder, faults that are not the same with and without `apart`, a row
+file nor folder, faults that are not the same with and without `skip_invalid`, a row
 that is neither asked, left out nor a fault, and a row that is accepted although
 its submission cannot be written.
 """
@@ -115,9 +115,9 @@ def _rows(name, folder):
   return count
 
 
-def _read(name, folder, protocol, apart):
+def _read(name, folder, protocol, skip_invalid):
   try:
-    return benchmarks.read(name, folder, protocol, apart=apart)
+    return benchmarks.read(name, folder, protocol, skip_invalid=skip_invalid)
   except sources.DataError as error:
     return str(error)
 
@@ -125,7 +125,7 @@ def _read(name, folder, protocol, apart):
 def _problem(name, folder, protocol, out, *, edited):
   """What is wrong with how a changed benchmark is read; "" = nothing."""
   refused, found = (
-    _read(name, folder, protocol, apart) for apart in (False, True)
+    _read(name, folder, protocol, skip) for skip in (False, True)
   )
   if isinstance(refused, str) and len(refused) > 20_000:
     return f"a message of {len(refused)} characters"

@@ -148,7 +148,7 @@ def test_a_benchmark(asked, rows):
   }
   path = folder / "mm-vet.json"
   path.write_text(json.dumps(entries), encoding="utf-8")
-  questions = benchmarks.read("mmvet", folder, "llava", apart=True)
+  questions = benchmarks.read("mmvet", folder, "llava", skip_invalid=True)
   made = lambda skip_invalid: benchmark_source.Benchmarks(
     rows, {"mmvet": questions}, protocol="llava", skip_invalid=skip_invalid
   )

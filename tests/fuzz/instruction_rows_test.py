@@ -51,7 +51,7 @@ def _check(path, rows, edited):
     The entries that are used and the faults; None if the file is refused.
   """
   try:
-    read = instructions.load(path, path.parent, {"all": 1.0}, apart=True)
+    read = instructions.load(path, path.parent, {"all": 1.0}, skip_invalid=True)
     used = item_questions.from_file(path, rows, {"all": 1.0}, skip_invalid=True)
   except (ValueError, sources.DataError) as error:
     _check_message(str(error), path)
@@ -78,7 +78,7 @@ def _check(path, rows, edited):
 
 
 def _check_refusal(path, bad):
-  """Where nothing is set apart, all bad rows are listed at once."""
+  """Where nothing is skipped, all bad rows are listed at once."""
   if not bad:
     instructions.load(path, path.parent, {"all": 1.0})
     return

@@ -17,8 +17,8 @@ from tests.models import tiny_families
 # Static shapes for two images of 40 x 64 pixels, by family.
 SHAPES = {
   "llava_1_5": {"max_images": 2},
-  "onevision": {"max_images": 2, "tiles": (1, 2)},
-  "qwen2_vl": {"max_images": 2, "size": (56, 84)},
+  "onevision": {"max_images": 2, "max_tiles": (1, 2)},
+  "qwen2_vl": {"max_images": 2, "max_size": (56, 84)},
   "smolvlm": {"max_images": 20},
 }
 
@@ -130,9 +130,21 @@ def test_arrays_that_are_no_images_are_refused(tiny):
 @pytest.mark.parametrize(
   ("name", "changes", "fault"),
   [
-    ("llava_1_5", {"tiles": (2, 2)}, "tiles is .2, 2., and models of the"),
-    ("onevision", {"size": (56, 56)}, "size is .56, 56., and models of the"),
-    ("tiny", {"size": (96, 96)}, "size is .96, 96., and the model 'tiny' has"),
+    (
+      "llava_1_5",
+      {"max_tiles": (2, 2)},
+      "max_tiles is .2, 2., and models of the",
+    ),
+    (
+      "onevision",
+      {"max_size": (56, 56)},
+      "max_size is .56, 56., and models of the",
+    ),
+    (
+      "tiny",
+      {"max_size": (96, 96)},
+      "max_size is .96, 96., and the model 'tiny' has",
+    ),
     ("tiny", {"style": "vicuna"}, "style is vicuna, and the model 'tiny' has"),
     ("tiny", {"max_images": 2}, "max_images is 2, and the model 'tiny' has"),
   ],
@@ -148,12 +160,12 @@ def test_static_shapes_that_a_model_does_not_have(
 def test_static_shapes_follow_from_the_family_unless_given(folders):
   files = models.open_files(str(folders["onevision"]))
   assert (files.cfg.tiles, files.max_images) == ((2, 2), 1)
-  changed = files.with_shape(max_images=3, tiles=(1, 2))
+  changed = files.with_shape(max_images=3, max_tiles=(1, 2))
   assert (changed.cfg.tiles, changed.max_images) == ((1, 2), 3)
   assert changed.cfg.tokens < files.cfg.tokens
   files = models.open_files(str(folders["qwen2_vl"]))
   assert files.cfg.vision.size == (672, 672)
-  assert files.with_shape(size=(56, 84)).cfg.vision.size == (56, 84)
+  assert files.with_shape(max_size=(56, 84)).cfg.vision.size == (56, 84)
 
 
 @pytest.mark.slow
@@ -189,7 +201,7 @@ def test_parameters_of_a_family_are_kept(folders, tmp_path, dtype, output):
   with pytest.raises(ValueError, match=f"converted to {kind.name}, and dtype"):
     models.open_files(str(path), dtype="float16")
   # The static shape of images goes with a model that was renamed.
-  shaped = model.files.with_shape(size=(56, 84)).renamed(str(path))
+  shaped = model.files.with_shape(max_size=(56, 84)).renamed(str(path))
   assert shaped.cfg.vision.size == (56, 84) and shaped.dtype == kind
 
 

@@ -97,10 +97,10 @@ FAMILIES = tuple(_CONFIGS)
 
 # Settings of a search that fit these models and `instructions`, by family.
 ROOMS: dict[str, dict[str, Any]] = {
-  "llava_1_5": {"pictures": 1, "tiles": (), "size": ()},
-  "onevision": {"pictures": 1, "tiles": (1, 2), "size": ()},
-  "qwen2_vl": {"pictures": 1, "tiles": (), "size": (56, 84)},
-  "smolvlm": {"pictures": 10, "tiles": (), "size": ()},
+  "llava_1_5": {"max_images": 1, "max_tiles": (), "max_size": ()},
+  "onevision": {"max_images": 1, "max_tiles": (1, 2), "max_size": ()},
+  "qwen2_vl": {"max_images": 1, "max_tiles": (), "max_size": (56, 84)},
+  "smolvlm": {"max_images": 10, "max_tiles": (), "max_size": ()},
 }
 
 

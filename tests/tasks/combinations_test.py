@@ -91,8 +91,7 @@ def _room(name):
 
 
 def _shape(name):
-  room = dict(_room(name))
-  return {"max_images": room.pop("pictures", 0)} | room
+  return _room(name)
 
 
 def _asking(task, name, source, root):

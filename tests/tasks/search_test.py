@@ -224,8 +224,8 @@ def test_settings_that_do_not_fit_the_family(data, tmp_path):
   out = tmp_path / "out"
   model = tiny_families.write("onevision", tmp_path / "onevision")
   given = ("onevision", model, data)
-  said = _refusal(out, *given, **{"data.size": (56, 56)})
-  assert "size is (56, 56)" in said and "have none: use ()" in said
+  said = _refusal(out, *given, **{"data.max_size": (56, 56)})
+  assert "max_size is (56, 56)" in said and "have none: use ()" in said
   said = _refusal(out, *given, **{"data.text_length": 10})
   assert "tokens of text, but the text length is 10" in said
   said = _refusal(out, *given, mode="joint")

@@ -82,7 +82,9 @@ def _skipped(facts):
 
 def test_instructions(model, spoiled):
   path, rows = spoiled
-  questions = opening.opened(_search(model, path, **{"data.apart": True}))
+  questions = opening.opened(
+    _search(model, path, **{"data.skip_invalid": True})
+  )
   questions = questions.questions
   skipped = _skipped(questions.identity)
   assert sorted(skipped) == sorted(rows)
@@ -97,7 +99,7 @@ def test_instructions(model, spoiled):
   assert len(used) == 40 - len(rows)
   said = questions.summary(questions.parts)
   assert "1 entries are invalid and skipped; 6 cannot be used and" in said
-  # Where they are not set apart, nothing is begun.
+  # Where they are not skipped, nothing is begun.
   with pytest.raises(main.EXPECTED, match="row 23: the question has half"):
     search.check(_search(model, path))
   mended = path.with_name("mended.json")
@@ -140,7 +142,7 @@ def benchmark(tmp_path_factory):
 
 _ROOM = {
   "data.names": ("mmvet",),
-  "data.size": (56, 84),
+  "data.max_size": (56, 84),
   "data.style": "",
   "data.aspect": "",
   "plans": (),
@@ -148,7 +150,7 @@ _ROOM = {
 
 
 def test_a_benchmark(model, benchmark):
-  config = _evaluation(model, benchmark, **_ROOM, **{"data.apart": True})
+  config = _evaluation(model, benchmark, **_ROOM, **{"data.skip_invalid": True})
   kind = tasks.TASKS["evaluate"].settings
   found = opening.opened(tasks.settings.build(kind, config)).questions
   (asked,), questions = found.choose("test"), found.read["mmvet"]
@@ -164,7 +166,7 @@ def test_both_questions_of_an_image_go(model, tmp_path):
   path = folder / "existence" / "a.txt"
   text = path.read_text(encoding="utf-8").replace("dog?", "dog?" + " x" * 900)
   path.write_text(text, encoding="utf-8")
-  room = _ROOM | {"data.names": ("mme",), "data.apart": True}
+  room = _ROOM | {"data.names": ("mme",), "data.skip_invalid": True}
   kind = tasks.TASKS["evaluate"].settings
   job = tasks.settings.build(kind, _evaluation(model, tmp_path, **room))
   questions = opening.opened(job).questions.read["mme"]
@@ -178,12 +180,14 @@ def test_both_questions_of_an_image_go(model, tmp_path):
 @pytest.mark.full
 def test_runs_end_with_what_is_sound(model, spoiled, benchmark, tmp_path):
   path, rows = spoiled
-  config = search_test._config("qwen2_vl", model, path, **{"data.apart": True})
+  config = search_test._config(
+    "qwen2_vl", model, path, **{"data.skip_invalid": True}
+  )
   tasks.run("search", config, tmp_path / "search")
   text = (tmp_path / "search" / "results.json").read_text(encoding="utf-8")
   assert sorted(_skipped(json.loads(text)["protocol"])) == sorted(rows)
-  config = _evaluation(model, benchmark, **_ROOM, **{"data.apart": True})
+  config = _evaluation(model, benchmark, **_ROOM, **{"data.skip_invalid": True})
   tasks.run("evaluate", config, tmp_path / "out")
   text = (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
   counts = json.loads(text)["questions"]["mmvet"]
-  assert counts["asked"] == 2 and len(counts["set apart"]) == len(FAULTS)
+  assert counts["asked"] == 2 and len(counts["skipped"]) == len(FAULTS)

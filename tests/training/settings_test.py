@@ -242,7 +242,7 @@ def test_impossible_values_are_listed_at_once():
 def test_what_may_change_between_starts():
   assert settings.resumable(search_settings.SearchJob) == {
     "config.data.directory",
-    "config.keep",
+    "config.checkpoints_to_keep",
     "config.log_every",
     "config.mesh",
     "config.remat",

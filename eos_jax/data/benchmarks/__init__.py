@@ -51,7 +51,7 @@ def read(
   folder: pathlib.Path | str,
   protocol: str,
   *,
-  apart: bool = False,
+  skip_invalid: bool = False,
   files: Iterable[str] = (),
   images_anywhere: bool = False,
 ) -> Questions:
@@ -61,7 +61,7 @@ def read(
     name: one of `READERS`.
     folder: has the files that the benchmark publishes.
     protocol: whose wording, one of `prompts.PROTOCOLS`.
-    apart: set rows that cannot be used apart instead of refusing them; they
+    skip_invalid: skip rows that cannot be used instead of refusing them; they
       are in the result.
     files: names of the files with the questions; empty = by the rule of the
       reader, which the notes of the result state.
@@ -81,4 +81,4 @@ def read(
     )
   collector = Collector(files, images_anywhere=images_anywhere)
   READERS[name](pathlib.Path(folder), protocol, collector)
-  return collector.questions(apart=apart)
+  return collector.questions(skip_invalid=skip_invalid)

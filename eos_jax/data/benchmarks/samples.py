@@ -83,7 +83,7 @@ class Questions:
 
   Attributes:
     samples: the questions, in the order of the files.
-    faults: rows that were set apart.
+    faults: rows that were skipped.
     left_out: rows that the benchmark itself does not count, by reason.
     notes: which files were read, and what was expected and is not there.
   """
@@ -94,7 +94,7 @@ class Questions:
   notes: tuple[str, ...] = ()
 
   def without(self, faults: Mapping[str, Fault]) -> "Questions":
-    """Sets apart samples that turned out to be of no use, by their ids."""
+    """Skips samples that turned out to be unusable, by their ids."""
     return dataclasses.replace(
       self,
       samples=tuple(one for one in self.samples if one.id not in faults),
@@ -103,7 +103,7 @@ class Questions:
 
 
 class Collector:
-  """Takes rows one by one, and keeps apart those that cannot be used.
+  """Takes rows one by one, and collects those that cannot be used.
 
   Attributes:
     files: names of the files with questions that the user chose; empty = the
@@ -255,18 +255,18 @@ class Collector:
     self._faults.append(Fault(file, row, what))
     return None
 
-  def questions(self, *, apart: bool = False) -> Questions:
+  def questions(self, *, skip_invalid: bool = False) -> Questions:
     """All that was added.
 
     Args:
-      apart: set rows that cannot be used apart instead of refusing them.
+      skip_invalid: skip rows that cannot be used instead of refusing them.
 
     Raises:
       sources.DataError: there are rows that cannot be used, which are listed,
         or none that can.
     """
     faults = self._faults
-    if faults and not apart:
+    if faults and not skip_invalid:
       raise sources.DataError(faults_lib.listed(faults))
     if not self._samples:
       raise sources.DataError(

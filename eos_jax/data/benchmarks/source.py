@@ -144,7 +144,7 @@ def from_folder(
         name,
         pathlib.Path(folder) / name,
         protocol,
-        apart=skip_invalid,
+        skip_invalid=skip_invalid,
         files=files.get(name, ()),
         images_anywhere=images_anywhere,
       )

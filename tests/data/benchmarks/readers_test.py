@@ -101,14 +101,14 @@ def test_rows_that_cannot_be_used_are_refused_or_set_apart(tmp_path):
   ]
   (folder / "test_human.json").write_text(json.dumps(rows), encoding="utf-8")
   said = _refusal("chartqa", folder).splitlines()
-  assert said[0].startswith("4 rows cannot be used; mend them")
+  assert said[0].startswith("4 rows cannot be used; correct them")
   assert said[1].startswith("  test_human.json, row 2: the picture ")
   assert said[2:] == [
     "  test_human.json, row 3: query is ' '; expected a text",
     "  test_human.json, row 4: the field 'query' is missing",
     "  test_human.json, row 5: it is list; expected an object",
   ]
-  found = benchmarks.read("chartqa", folder, "llava", apart=True)
+  found = benchmarks.read("chartqa", folder, "llava", skip_invalid=True)
   assert [sample.id for sample in found.samples] == ["augmented/1", "human/1"]
   assert [fault.row for fault in found.faults] == [2, 3, 4, 5]
 
@@ -177,7 +177,7 @@ def test_both_questions_of_a_picture_of_mme_or_none(tmp_path):
   assert "existence/a.txt, row 1: the other question of its picture" in said
   assert "existence/a.txt, row 2: the answer is 'maybe'" in said
   assert "existence/b.txt, row 1: its picture has 1 questions; MME has" in said
-  found = benchmarks.read("mme", folder, "llava", apart=True)
+  found = benchmarks.read("mme", folder, "llava", skip_invalid=True)
   assert len(found.samples) == 2 and len(found.faults) == 3
 
 
@@ -301,5 +301,5 @@ def test_halves_of_surrogate_pairs_are_refused(tmp_path):
     path.write_text(text.replace(old, "\\ud83d" + old, 1), encoding="utf-8")
     with pytest.raises(sources.DataError, match="row 1: .*half of a surrogate"):
       benchmarks.read("mmvet", folder, "llava")
-    found = benchmarks.read("mmvet", folder, "llava", apart=True)
+    found = benchmarks.read("mmvet", folder, "llava", skip_invalid=True)
     assert [sample.id for sample in found.samples] == ["v1_1"]

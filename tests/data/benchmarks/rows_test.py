@@ -110,7 +110,7 @@ def test_all_passes_of_a_question_of_mmbench_or_none(tmp_path):
   said = _refusal("mmbench", folder)
   assert "row 2: another pass of its question cannot be used" in said
   assert "row 4: question is ''; expected a text" in said
-  found = _read("mmbench", folder, apart=True)
+  found = _read("mmbench", folder, skip_invalid=True)
   assert [sample.id for sample in found.samples] == ["4", "1000004"]
   path.write_text("".join([*rows[:2], *rows[3:]]), encoding="utf-8")
   said = _refusal("mmbench", folder)
@@ -140,7 +140,7 @@ def test_ids_that_a_submission_cannot_hold(name, tmp_path):
     said = _refusal(name, folder)
     assert f"{file}, row 2: question_id is " in said
     assert "expected a whole number" in said
-    found = _read(name, folder, apart=True)
+    found = _read(name, folder, skip_invalid=True)
     assert [fault.row for fault in found.faults] == [2]
 
 
@@ -156,7 +156,7 @@ def test_words_of_an_ocr_system_without_image_id(tmp_path):
   assert f"{file}, row 2: the field 'image_id' is missing" in said
   assert f"{file}, row 3: it is NoneType; expected an object" in said
   assert "row 2: image_id 'img1' has no words in" in said
-  found = _read("textvqa_ocr", folder, apart=True)
+  found = _read("textvqa_ocr", folder, skip_invalid=True)
   assert len(found.samples) == 1 and len(found.faults) == 3
 
 
@@ -200,7 +200,7 @@ def test_names_of_pictures(name, said, tmp_path):
   _json(folder, "test_human.json", change)
   line = _refusal("chartqa", folder).splitlines()[1]
   assert line.startswith("  test_human.json, row 1: ") and said in line
-  assert len(_read("chartqa", folder, apart=True).samples) == 2
+  assert len(_read("chartqa", folder, skip_invalid=True).samples) == 2
 
 
 def test_line_ends_inside_texts(tmp_path):
@@ -239,9 +239,9 @@ def test_rows_that_are_not_utf_8_are_named(name, pattern, old, tmp_path):
   said = _refusal(name, folder)
   assert f"{path.name}, row " in said and "which is not UTF-8" in said
   whole = len(
-    _read(name, minis.write(name, tmp_path / "b"), apart=True).samples
+    _read(name, minis.write(name, tmp_path / "b"), skip_invalid=True).samples
   )
-  found = _read(name, folder, apart=True)
+  found = _read(name, folder, skip_invalid=True)
   assert found.faults
   assert len(found.samples) + len(found.faults) == whole
   path.write_bytes(data.decode().encode("utf-16"))
@@ -264,7 +264,7 @@ def test_tables_with_texts_that_are_not_utf_8(tmp_path):
   assert "test.parquet, row 2: a text is not UTF-8" in _refusal(
     "realworldqa", folder
   )
-  assert len(_read("realworldqa", folder, apart=True).samples) == 1
+  assert len(_read("realworldqa", folder, skip_invalid=True).samples) == 1
 
 
 def test_names_of_rows_that_are_there_twice(tmp_path):

@@ -46,7 +46,7 @@ def test_questions_that_are_scored_together_are_lost_together(rows, tmp_path):
   with pytest.raises(sources.DataError) as error:
     _source(rows, tmp_path, "mme")
   lines = str(error.value).splitlines()
-  assert lines[0].startswith("mme: 2 rows cannot be used; mend them")
+  assert lines[0].startswith("mme: 2 rows cannot be used; correct them")
   assert "existence/a.txt, row 2: question 'existence/a/2': text_le" in lines[1]
   assert "a.txt, row 1: another question that is scored with it" in lines[2]
   found = _source(rows, tmp_path, "mme", skip_invalid=True)
