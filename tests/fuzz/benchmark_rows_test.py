@@ -2,9 +2,9 @@
 
 Every draw changes one file of a miniature benchmark and reads it twice. What
 may not happen: another exception than `DataError`, a message that names neither
-file nor folder, faults that are not the same with and without `skip_invalid`, a row
-that is neither asked, left out nor a fault, and a row that is accepted although
-its submission cannot be written.
+file nor folder, faults that are not the same with and without `skip_invalid`, a
+row that is neither asked, left out nor a fault, and a row that is accepted
+although its submission cannot be written.
 """
 
 import csv
