@@ -67,7 +67,7 @@ def test_gradients_are_the_same(remat, plain):
   _same(plain, _compiled(remat, GAMMA))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_less_is_kept():
   kept = {
     remat: _compiled(remat, None).memory_analysis().temp_size_in_bytes

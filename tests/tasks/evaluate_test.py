@@ -114,7 +114,7 @@ def test_two_benchmarks_under_a_plan(files, tmp_path, capsys, monkeypatch):
   assert "All answers were there already." in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_budgets_and_operators_that_are_asked_for(files, tmp_path):
   names = {"data.names": ("chartqa",), "plans": (), "data.count": 1}
   results = _run(

@@ -92,7 +92,7 @@ def _check(folder, said):
   return results
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_search_from_files(data, tmp_path, capsys):
   model = tiny_families.write("llava_1_5", tmp_path / "model")
   config = _config("llava_1_5", model, data)
