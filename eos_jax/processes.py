@@ -20,7 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-# Numbers of stopping points outside of a loop of steps, behind all of those.
+# Numbers of stopping points outside of a loop of steps, after all of those.
 _POINTS = itertools.count(10**9)
 # What is not in the books of the other processes: Orbax writes checkpoints and
 # weights from all of them, the rest is only looked at.

@@ -351,8 +351,8 @@ def test_damaged_checkpoints(searched, tmp_path):
   said = command.error(search.workdir, *search.args, cache=search.cache)
   path = search.workdir / "plans" / "16.json"
   assert said.splitlines()[-1] == (
-    f"error: the search is done, but what it wrote to {path} and beside it"
-    " cannot be read (FileNotFoundError: [Errno 2] No such file or directory:"
+    f"error: the search is done, but {path}, or a file next to it, cannot be"
+    " read (FileNotFoundError: [Errno 2] No such file or directory:"
     f" '{path}'); put the files back, or start again with a new --workdir"
   )
 

@@ -10,7 +10,7 @@ keys of the coming layer, is counted once.
 
 Free are signals that a model has anyway: in a vision block the keys and the
 class token's row of its attention, the caches of the layer before a decoder
-site, the states behind a norm. Sorting, softmax and everything else that works
+site, the states after a norm. Sorting, softmax and everything else that works
 element by element is not counted; the one exception are the Euclidean distances
 of clusters, V^2 D differences, squares and sums, which stand in for a product.
 A trained scorer (`Signals.learned`) costs what its owner knows.

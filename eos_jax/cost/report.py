@@ -17,7 +17,7 @@ class Budget:
     layer_average: visual tokens, mean over decoder layers as executed.
     model_flops: of a prefill, pixels to first answer token.
     operator_flops: of the operators on top of it.
-    kv_bytes: key-value cache behind the prefill.
+    kv_bytes: key-value cache after the prefill.
     dtype: of the cache.
     text_tokens: all other tokens of the sequence.
   """

@@ -1,9 +1,9 @@
 """Questions about where objects are, made from the labels of patches.
 
-Pretraining asks them beside the stored ones; no test does. The stored relations
-compare two objects or answer two words at once; these ask for one thing. A
-picture has as many of these as it has objects and pairs, so
-they also repeat less often than the stored ones.
+Pretraining asks them in addition to the stored ones; no test does. The stored
+relations compare two objects or answer two words at once; these ask for one
+thing. A picture has as many of these as it has objects and pairs, so they also
+repeat less often than the stored ones.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def questions(
   count: int,
   sides: bool = False,
 ) -> list[Question]:
-  """Draws questions about places: of one object, or of one beside another.
+  """Draws questions about places: of one object, or of one next to another.
 
   Objects near the middle, and pairs near each other, are not asked for, with
   the distances of the stored questions.

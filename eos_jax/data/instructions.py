@@ -6,7 +6,7 @@ A file is a list of entries
       {"from": "human", "value": "<image>\nHow many cars are there?"},
       {"from": "gpt", "value": "Two."}]}
 
-with the pictures in a folder beside it; "image" may be a list of names. A
+with the pictures in the same folder; "image" may be a list of names. A
 conversation may have any number of turns, all of them after the pictures.
 Entries without a picture are left out and counted: there is nothing in them to
 reduce. Ids need not differ: those of the published mixes do not.

@@ -51,7 +51,7 @@ class ItemQuestions:
       rows: of the model.
       parts: items by purpose.
       source: where they are from, for messages.
-      identity: what they depend on beside images.
+      identity: what they depend on in addition to images.
       skip_invalid: drop and count items whose rows cannot be made.
       notes: further remarks for the summary.
 

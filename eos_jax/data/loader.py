@@ -1,7 +1,7 @@
 """Batches from sources, made by grain, that resume where they stopped.
 
 Every function for training returns `Batches`: endless, shuffled anew each
-epoch, a function of the seed alone. Save their `position` beside the train
+epoch, a function of the seed alone. Save their `position` with the train
 state, and `seek` it with fresh ones, be it in another number of processes.
 """
 

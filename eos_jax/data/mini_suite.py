@@ -64,7 +64,7 @@ class MiniSuite(tfds.core.GeneratorBasedBuilder):
     )
     for name, counts in COUNTS.items()
   ]
-  # The class lives in a module of a plain package, without the files beside
+  # The class lives in a module of a plain package, without the files next to
   # it that tfds looks for otherwise.
   pkg_dir_path = None
   name = "mini_suite"

@@ -2,7 +2,7 @@
 
 The helpers are plain `python -m eos_jax.data.rendering` programs: unlike
 `multiprocessing` they do not import the caller's main module (which may be a
-script without a guard, and loads jax), and unlike forks they are safe beside
+script without a guard, and loads jax), and unlike forks they are safe with
 jax's threads.
 """
 

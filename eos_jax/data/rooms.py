@@ -98,7 +98,7 @@ def show(
 
   Returns:
     What `models.inputs.see` reads: image, and present or layout, each with a
-    leading axis of I pictures in the sense of the model, zeros behind the last;
+    leading axis of I pictures in the sense of the model, zeros after the last;
     and the prompt with one image token for each of these.
 
   Raises:

@@ -119,14 +119,14 @@ class Rows:
     """One question with its answers.
 
     As in LLaVA's trainer, all turns are one text, each answer and what ends it
-    counts in the loss, and what has no room behind the first prompt is cut off.
+    counts in the loss, and what has no room after the first prompt is cut off.
 
     Args:
       item: what is asked, shown and answered.
 
     Returns:
       What `ask` does, where prompt_length is that of the first question, with
-      the rest of the conversation behind it, and loss_mask bool `[T]`, True on
+      the rest of the conversation after it, and loss_mask bool `[T]`, True on
       answers and what ends them.
 
     Raises:

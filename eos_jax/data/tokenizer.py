@@ -2,7 +2,7 @@
 
 Question and answer words are one token each. Words that are drawn into
 pictures are not in the vocabulary and are spelled (`c ##a ##t`), so that
-reading them is reading letters. `tokenizer.json` beside this file is written
+reading them is reading letters. `tokenizer.json` next to this file is written
 by `python -m eos_jax.data.tokenizer`; any other `tokenizers` file with the
 same special tokens can be loaded in its place.
 """

@@ -34,7 +34,7 @@ class Told:
   Attributes:
     places: numbers of the questions.
     texts: the answers.
-    lengths: tokens of the prompts behind the picture.
+    lengths: tokens of the prompts after the picture.
     fates: arrays of `Answers`, or None where pictures are not drawn.
   """
 
@@ -254,7 +254,7 @@ class Evaluator:
     return results.measured(name, limit, plan, scores, budget)
 
   def _mean_prompt(self) -> int:
-    """Mean prompt tokens behind the picture, rounded."""
+    """Mean prompt tokens after the picture, rounded."""
     return round(float(np.mean(list(self._lengths.values()))))
 
 
@@ -296,7 +296,7 @@ def _slots(pictures, batch, placement):
 
 
 def _later_sites(plan):
-  """What is left of a plan behind encoder and decoder input, unnamed."""
+  """What is left of a plan after encoder and decoder input, unnamed."""
   if plan is None:
     return None
   sites = tuple(

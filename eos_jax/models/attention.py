@@ -131,7 +131,7 @@ def attend(
     lengths: number of valid keys; the others are padding.
     key_bias: added to the logits of a key; `layers.MASKED` hides it.
     order: logical place of each key where storage order is another one; rows
-      see the keys whose place is not behind theirs, and `causal` is not read.
+      see the keys whose place is not after theirs, and `causal` is not read.
       Kernels "cpu" and "xla" only.
     query_order: logical places of the query rows; None: of the last Q keys.
     groups: number of the question a row belongs to, 0 for what all see; a row

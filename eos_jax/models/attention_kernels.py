@@ -1,4 +1,4 @@
-"""The kernels behind `attention.attend`, one function for each.
+"""The kernels that `attention.attend` chooses from, one function for each.
 
 They share their arguments: q `[B, H, Q, d]`, k and v `[B, G, N, d]` and what
 the rows see, and return `[B, Q, H * d]`. Checks are in `attention`.
@@ -89,7 +89,7 @@ def cpu(q: Array, k: Array, v: Array, sight: Sight) -> Array:
   """Hand-written form for XLA's CPU backend.
 
   With `causal` the rows run in a few unrolled blocks, each of which leaves out
-  the keys behind its last row.
+  the keys after its last row.
   """
   queries, keys = q.shape[2], k.shape[2]
   if not sight.causal or sight.order is not None:
@@ -164,7 +164,7 @@ def cudnn(q: Array, k: Array, v: Array, sight: Sight) -> Array:
     v = _pad(v, 3, 0, _FOLDED)
   elif sight.key_bias is not None:
     bias = jnp.maximum(sight.key_bias.astype(jnp.float32), _LOWEST)
-  # JAX has the backward pass for even lengths only. A key that is put behind
+  # JAX has the backward pass for even lengths only. A key that is put after
   # the others is hidden by its place or by `lengths`.
   q = _pad(q, 2, front, (front + queries) % 2)
   k, v = (_pad(x, 2, 0, keys % 2) for x in (k, v))
@@ -230,7 +230,7 @@ def tpu(
     ),
     interpret=interpret,
   )
-  # Causal rows never see the padding, which lies behind them.
+  # Causal rows never see the padding, which lies after them.
   if sight.lengths is None and (sight.causal or columns == keys):
     out = jax.vmap(attend)(q, k, v)
   else:

@@ -177,7 +177,7 @@ def unstacked(stack: Params) -> tuple[Params, ...]:
   """A stack as a tuple of layers, each with arrays of its own.
 
   A program that reads a layer of a stack copies its weights first. That is
-  nothing beside a training step, but as much as decoding a token.
+  nothing compared with a training step, but as much as decoding a token.
   """
   if isinstance(stack, tuple):
     return stack
@@ -299,7 +299,7 @@ def run_decoder(
     positions: rotary positions.
     attend: `(q, k, v) -> context` `[B, N, F]`, heads merged.
     start: first block.
-    stop: the block behind the last.
+    stop: the block after the last.
     remat: see `scan_layers`.
 
   Returns:

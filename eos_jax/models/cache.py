@@ -26,8 +26,8 @@ class Segment:
     keys: `[l, B, G, N, d]` of the segment's l layers, rotated.
     values: `[l, B, G, N, d]`.
     bias: `[B, N]` additive attention bias on the keys.
-    next_position: `[B]` rotary position of the token behind the prompt; it is
-      another one behind a site that renumbers.
+    next_position: `[B]` rotary position of the token after the prompt; it is
+      another one after a site that renumbers.
     start: first layer of the segment.
   """
 
@@ -46,7 +46,7 @@ class Segment:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tail:
-  """The tokens behind a prefill.
+  """The tokens after a prefill.
 
   Attributes:
     stored: `[2, L, B, G, M, d]` their keys and values.

@@ -12,7 +12,7 @@ class VisionConfig:
 
   Attributes:
     image_size: side of the square input picture, or its height and width,
-      pixels; what is left beside whole patches is not read.
+      pixels; what is left over after whole patches is not read.
     patch_size: side of a patch, pixels.
     layers: number of transformer blocks that are run.
     width: features of a token.
@@ -147,7 +147,7 @@ class VLMConfig:
     projector_norm: whether a layer norm of each patch comes first (Qwen2-VL).
     merge: side of the squares of patches that the projector makes one token of
       (Qwen2-VL's merger, SmolVLM's pixel shuffle).
-    tiles: rows and columns of tiles that a picture has room for, behind the
+    tiles: rows and columns of tiles that a picture has room for, after the
       tile that shows all of it (LLaVA-OneVision), see `models.tiles`; (0, 0) =
       it has none; None = pictures are one tile, and no rows of tokens are
       ended by a learned vector.

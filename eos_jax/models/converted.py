@@ -23,7 +23,7 @@ MARK, PARAMETERS = "converted.json", "parameters"
 _FORMAT = "eos_jax.Converted/1"
 _FIELDS = ("family", "model", "dtype", "parameters", "sizes", "digests")
 
-# What a published model's folder has beside its weights.
+# What a published model's folder has in addition to its weights.
 _BESIDE = (
   "config.json",
   "generation_config.json",
@@ -50,7 +50,7 @@ def finished(folder: pathlib.Path) -> bool:
 
 
 def save(folder: pathlib.Path, source: pathlib.Path, params: Any) -> None:
-  """Writes parameters beside the config of the model that they are of.
+  """Writes parameters, with the config of their model.
 
   What an earlier conversion left in the folder is replaced. All processes
   call it together.
@@ -264,7 +264,7 @@ def _sizes(folder):
 
 
 def _digests(folder):
-  """SHA-256 of the files beside the parameters."""
+  """SHA-256 of the files next to the parameters."""
   return {
     name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
     for name in _BESIDE

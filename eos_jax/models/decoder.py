@@ -244,7 +244,7 @@ def _take(rows, index):
 def _attention(cfg, seq, kernel):
   """Chooses the attention of a segment.
 
-  Fused kernels want rows in causal order with the padding behind them; the
+  Fused kernels want rows in causal order with the padding after them; the
   others take them as they are stored.
   """
   groups, bias = sequence.groups(seq), sequence.key_bias(seq)

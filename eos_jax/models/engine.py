@@ -70,7 +70,7 @@ class Engine:
       params: its parameters, of either form (`models.for_inference`).
       stop: ids that end a reply.
       buckets: prompt lengths that prompts are padded to.
-      room: tokens behind the first prompts that a talk has room for; later
+      room: tokens after the first prompts that a talk has room for; later
         prompts count with their padding.
       kernel: of attention (`attention.KERNELS`); None = the backend's best.
     """

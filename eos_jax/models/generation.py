@@ -139,7 +139,7 @@ def advance(
   """Runs further tokens, one or a whole turn; see `cache.extend`.
 
   Returns:
-    Logits behind the last real token of each sample, and the cache. A sample
+    Logits after the last real token of each sample, and the cache. A sample
     without a real token has logits without a meaning.
   """
   hidden, cache = cache_lib.extend(

@@ -75,7 +75,7 @@ def text(batch: Mapping[str, Any]) -> sequence.Text:
 
 
 def prompt(batch: Mapping[str, Any]) -> sequence.Text:
-  """The text of a batch up to the answers; padded behind."""
+  """The text of a batch up to the answers; padded after."""
   columns = jnp.arange(batch["tokens"].shape[1])[None]
   known = {"mask": columns < batch["prompt_length"][:, None]}
   return text({**batch, **known})

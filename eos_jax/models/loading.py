@@ -176,7 +176,7 @@ def load(
 
 
 def passing(contents: Contents, dtype: Any) -> int:
-  """Bytes of the host that `load` takes beside parameters, at most.
+  """Bytes of the host that `load` needs in addition to parameters, at most.
 
   Those of a tensor as it is read, as it is converted, and on its way to the
   devices. Pages of files come on top; they are the system's to take back.

@@ -215,7 +215,7 @@ def side_by_side(state: VisualState, pictures: int) -> VisualState:
 def join(
   rows: Shaped[Array, "BI K *D"], pictures: int
 ) -> Shaped[Array, "B IK *D"]:
-  """Puts the rows of the I pictures of a sample behind one another."""
+  """Puts the rows of the I pictures of a sample one after the other."""
   samples, block, *rest = rows.shape
   return rows.reshape(samples // pictures, pictures * block, *rest)
 

@@ -34,7 +34,7 @@ class Text:
     offsets: `[B, T]` positions counted from the end of the picture, or None:
       0, 1, 2, ... over real tokens.
     slots: `[B, I]` column in front of which picture i stands, not decreasing
-      along a row, T = behind the text; None = all behind the prefix.
+      along a row, T = after the text; None = all after the prefix.
   """
 
   tokens: Int[Array, "B T"]
@@ -165,7 +165,7 @@ def positions(
 def next_position(
   cfg: config_lib.DecoderConfig, seq: Sequence
 ) -> Int[Array, "B"]:
-  """Rotary position of the token behind the sequence, on all axes."""
+  """Rotary position of the token after the sequence, on all axes."""
   length = jnp.sum(seq.text.mask, axis=1)
   return seq.prefix + length + jnp.sum(_extent(cfg, seq), axis=1)
 

@@ -86,7 +86,7 @@ def compute(
 
 
 class _Coming:
-  """Attention of the layer behind a site, for chosen query rows."""
+  """Attention of the layer after a site, for chosen query rows."""
 
   def __init__(self, cfg, params, seq, index):
     self._cfg, self._seq = cfg, seq
@@ -231,7 +231,7 @@ def _rater_rows(cfg, params, before, first):
 
 
 def _pivots(cfg, params, seq, before):
-  """DART's pivots behind the final norm, `[B, I P, D]`.
+  """DART's pivots after the final norm, `[B, I P, D]`.
 
   Each picture has visual pivots of its own, and all have the text's.
   """

@@ -29,7 +29,7 @@ class Layout:
       `tile * patches + patch`.
     weight: `[B, I, V, 4]` their shares; all 0 at a newline.
     newline: `[B, I, V]` True at the ends of rows.
-    valid: `[B, I, V]` False behind the last token.
+    valid: `[B, I, V]` False after the last token.
   """
 
   index: Int[Array, "B I V 4"]
@@ -116,7 +116,7 @@ def guide(
 
 
 def _neighbours(place, own, side):
-  """The two cells of the whole beside rows or columns, and their shares."""
+  """The two cells of the whole next to rows or columns, and their shares."""
   length = jnp.max(jnp.where(own, place + 1, 1), axis=1, keepdims=True)
   centre = (place + 0.5) * side / length - 0.5
   centre = jnp.clip(centre, 0, side - 1)
@@ -127,7 +127,7 @@ def _neighbours(place, own, side):
 
 
 def _plane(cfg, layout):
-  """Number of each token, and its row and column if it is behind the whole."""
+  """Number of each token, and its row and column if it is after the whole."""
   side = cfg.vision.grid[0]
   newline = layout.newline.reshape(-1, layout.newline.shape[-1])
   count = jnp.arange(newline.shape[1])[None]

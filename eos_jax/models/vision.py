@@ -16,9 +16,9 @@ from eos_jax.models import reduction as reduction_lib
 
 
 class PatchEmbed(nn.Module):
-  """Cuts a picture into patches and embeds them, behind any class token.
+  """Cuts a picture into patches and embeds them, after any class token.
 
-  What is left of a picture beside whole patches is not read.
+  What is left over after whole patches is not read.
   """
 
   cfg: config_lib.VisionConfig

@@ -111,7 +111,7 @@ class Seen:
 
   Attributes:
     visual: `[B, V, D]` projected visual tokens, each picture in raster order
-      and then its padding, the pictures of a sample behind one another.
+      and then its padding, the pictures of a sample one after the other.
     state: what travels with them.
     trace: the operator's result at each site so far: those of the encoder,
       and "decoder.0" once `reduce_input` has run.

@@ -133,7 +133,7 @@ def block_members(
   side: int,
   slots: int,
 ) -> tuple[Float[Array, "V K"], Int[Array, "K"]]:
-  """Membership of each token in square blocks; what lies behind them has none.
+  """Membership of each token in square blocks; the rest has none.
 
   Args:
     position: [V] raster index of each token.
@@ -142,7 +142,7 @@ def block_members(
     extent: those of the image in the raster; None = the same. An image that is
       shorter than a block is one block there.
     side: tokens on a side of a block.
-    slots: static K, output rows; those behind the last block stay empty.
+    slots: static K, output rows; those after the last block stay empty.
 
   Returns:
     [V, K] 0 or 1, and [K] first present member of each block.

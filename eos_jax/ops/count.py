@@ -16,7 +16,7 @@ from eos_jax.array_typing import Array, Bool, Float, Int
 from eos_jax.ops import second, types
 from eos_jax.ops import site as site_lib
 
-# Visual tokens kept behind layers 2, 6 and 15 of 32, by the layer average that
+# Visual tokens kept after layers 2, 6 and 15 of 32, by the layer average that
 # they are named after (`Gumpest/SparseVLMs`, score.py).
 SPARSEVLM_1_5 = {
   192: (300, 200, 110),
@@ -125,7 +125,7 @@ def rank(
 
 
 def clusters(removed: int, *, recycle: float = 0.3) -> int:
-  """Number of clusters that u removed tokens leave behind (SparseVLM).
+  """Number of clusters that u removed tokens form (SparseVLM).
 
   Of the recycled ones the tenth part, rounded down, and one more.
 
@@ -152,7 +152,7 @@ def kept_beside_clusters(
 
 
 def pyramid(tokens: int, ratios: tuple[float, ...]) -> tuple[int, ...]:
-  """Tokens behind each stage of PyramidDrop: int(V ratio).
+  """Tokens after each stage of PyramidDrop: int(V ratio).
 
   >>> pyramid(576, (0.5, 0.25, 0.125))
   (288, 144, 72)
@@ -265,7 +265,7 @@ def learned_mask(
   Args:
     probability: [V + 1] from `learned`.
     number: [] from `learned`.
-    current: [] tokens that are there: those behind it were removed before, and
+    current: [] tokens that are there: those after it were removed before, and
       count as 1 here; None is all.
   """
   place = jnp.arange(probability.shape[0])

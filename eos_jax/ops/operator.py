@@ -222,7 +222,7 @@ def reduce_hard(
     keep: K, a static integer, 1 <= K <= V, protected tokens included.
     count: how many of the K rows are used, traced or not: operators that find
       their number in the picture (`ops.count`) have a static greatest one and
-      leave the rows behind it empty. [I]: one for each image of the example.
+      leave the rows after it empty. [I]: one for each image of the example.
       None is K.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Ways to relax a hard decision, beside annealing the soft top-k.
+"""Ways to relax a hard decision, other than annealing the soft top-k.
 
 Each acts on what `reduce_soft` is given or returns; `reduce_hard` knows nothing
 of them.

@@ -149,7 +149,7 @@ def dart_pivots(
   Args:
     keys: [N, d] keys of the layer before the site, heads side by side.
     visual: [N] True at visual tokens.
-    text: [N] True at the text behind them.
+    text: [N] True at the text after them.
     pivots: how many visual ones.
     text_pivots: how many of the text.
   """

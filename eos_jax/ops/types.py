@@ -86,7 +86,7 @@ class TokenSet:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Signals:
-  """What a site lets an operator read beside the tokens; `None` is absent.
+  """What an operator can read at a site, other than tokens; `None` is absent.
 
   Attributes:
     keys: [V, d] keys of the tokens in the layer of the site, averaged over
@@ -102,7 +102,7 @@ class Signals:
     received: [V] attention that a token receives on average from all rows.
     text: [T, D] text embeddings in the space of the tokens.
     text_mask: [T] bool, True where a text token is real.
-    states: [V, D] tokens behind the model's final norm (DART).
+    states: [V, D] tokens after the model's final norm (DART).
     pivots: [P, D] such states of pivot tokens, in the order of their visits.
     guide: [V] class scores of the thumbnail at the place of each token of a
       crop, 0 on the thumbnail itself (GlobalCom2).
@@ -230,7 +230,7 @@ class OperatorSpec:
     stride: of kernels that act on fixed steps: tokens of a group of
       `bipartite` (0: the published alternation), side of a block of `blocks`.
     order: rows of the first share: "raster", or "score" (the best first).
-    order_second: rows of the second share: "merged" with the first, or behind
+    order_second: rows of the second share: "merged" with the first, or after
       them in "raster" order or by their "score".
     positions: "original" or "renumbered": rotary positions after a hard
       reduction; read by the model.

@@ -14,7 +14,7 @@ from eos_jax.search import space as space_lib
 
 # A strength below this changes less than float noise between runs does.
 _NEGLIGIBLE = 0.01
-# A search comes to rest beside its limit, not on it. One that is this near is
+# A search ends near its limit, not on it. One that is this near is
 # meant to be there; one that stays further below does not want the rest.
 NEAR = 0.1
 

@@ -137,7 +137,7 @@ def at(family: Any, knots: Knots, budget: Scalar) -> Any:
     budget: [] layer average, may be traced.
 
   Returns:
-    A tree of arrays [...]. Gradients reach the two knots beside the budget, and
+    A tree of arrays [...]. Gradients reach the two nearest knots, and
     the shared row.
   """
   weights = jnp.append(knots.weights(budget), 1.0)

@@ -1,4 +1,4 @@
-"""Costs as measures of a search: what constraints can limit beside tokens.
+"""Costs as measures of a search: what constraints can limit other than tokens.
 
 Each function makes an `objective.Measure`: a function of the visual tokens
 after each site, to be given as `measures={"flops": ...}` together with a
@@ -78,7 +78,7 @@ def kv_measure(
   *,
   dtype: str = "bfloat16",
 ) -> objective.Measure:
-  """Bytes of the key-value cache behind a prefill, of one sequence.
+  """Bytes of the key-value cache after a prefill, of one sequence.
 
   Args:
     shape: sizes of the model.

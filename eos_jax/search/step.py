@@ -48,7 +48,7 @@ def init_state(
     policy: from `policy.init_policy`.
     constraints: the constraints; their limits are not stored.
     optimizer: from `optimizer.make_optimizer`.
-    model: parameters to train beside the policy. Leave a frozen model out and
+    model: parameters to train with the policy. Leave a frozen model out and
       close over it in the loss: then nothing differentiates it.
     knots: of a family: each has multipliers of its own, None = no family.
   """

@@ -164,7 +164,7 @@ def _run(job, folder, found, started):
 
 
 def _parts(job):
-  """The part that is searched on, and that the model is trained on beside."""
+  """The part that is searched on, and the part that the model is trained on."""
   return {
     "frozen": ("validation",),
     "joint": ("train",),

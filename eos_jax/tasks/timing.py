@@ -163,7 +163,7 @@ def preset_candidate(
 
 
 def machine() -> dict[str, Any]:
-  """What the times depend on beside the settings."""
+  """What the times depend on in addition to the settings."""
   device = jax.devices()[0]
   return {
     "device": device.device_kind,

@@ -1,4 +1,4 @@
-"""What a plan saves where it runs: its times beside the dense model's.
+"""What a plan saves where it runs: its times compared with the dense model's.
 
 Four times, in seconds, of a batch:
 
@@ -18,7 +18,7 @@ is one of `cost.DEVICES`, the speed-up of its roofline says what it can reach.
 What the operators take is measured too: the plan's prefill minus one that
 leaves as many rows at the same sites by `programs.CUT`, which keeps the first
 rows and computes no signal. It holds signals, scores, selection, transfer, and
-the attention bias of sizes in the layers behind, but not the shortening. It is
+the attention bias of sizes in the layers after, but not the shortening. It is
 taken where the plan acts: in "prefill", or in "first_token" for plans with
 sites in the encoder.
 """
@@ -49,7 +49,7 @@ def flops(
     shape: sizes of the model.
     plan: the reduction; None = dense.
     text_tokens: all other tokens of the sequence.
-    steps: tokens decoded behind the first one.
+    steps: tokens decoded after the first one.
   """
   budget = cost.budget_of(plan, shape, text_tokens=text_tokens)
   counts, late = _decoder_part(shape, plan, budget, text_tokens)
@@ -82,7 +82,7 @@ def least_seconds(
     shape: sizes of the model.
     plan: the reduction; None = dense.
     text_tokens: all other tokens of the sequence.
-    steps: tokens decoded behind the first one.
+    steps: tokens decoded after the first one.
     batch: sequences at once.
     dtype: of weights, activations and cache.
   """
@@ -132,14 +132,14 @@ def compare(
   repeats: int,
   seconds: float,
 ) -> dict[str, Any]:
-  """Measures a plan beside the dense model.
+  """Measures a plan and the dense model.
 
   Args:
     model: the model.
     inputs: the batch of `dense`.
     dense: the dense programs, for as many steps.
     plan: the reduction.
-    steps: tokens decoded behind the first one, at least 1.
+    steps: tokens decoded after the first one, at least 1.
     repeats: rounds.
     seconds: see `stopwatch.in_turns`.
 
@@ -215,7 +215,7 @@ def speedups(
   counted: Mapping[str, Mapping[str, float]],
   least: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, dict[str, float]]:
-  """Realised speed-ups beside those of the FLOPs, and of a chip's roofline.
+  """Measured speed-ups, those of the FLOPs, and of a chip's roofline.
 
   Args:
     dense: seconds of all rounds, by part.

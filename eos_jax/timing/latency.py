@@ -57,7 +57,7 @@ class Measurement:
       device: its name in the table.
 
     Returns:
-      The table, and all measurements behind it with their quartiles.
+      The table, and all measurements it is computed from, with their quartiles.
     """
     shape = self.model.shape
     rows, sides = self.row_counts(), self.sides()
@@ -107,7 +107,7 @@ class Measurement:
   def check(
     self, table: cost.LatencyTable, plans: Sequence[ops.ReductionPlan]
   ) -> list[Entry]:
-    """Predicted beside measured times, dense and under plans.
+    """Predicted and measured times, dense and under plans.
 
     The table knows no operators: a plan is measured as it is, and with rows
     only dropped (`programs.CUT`).

@@ -113,7 +113,7 @@ def draw(model: Model, *, batch: int, text_tokens: int, seed: int) -> Inputs:
 
 
 def _layout(cfg, like):
-  """Every token of the tiles in its order, and behind them the newlines."""
+  """Every token of the tiles in its order, and after them the newlines."""
   patches = cfg.crops * cfg.vision.tokens
   place = jnp.arange(cfg.tokens)
   index = jnp.minimum(place, patches - 1)[:, None]
@@ -218,7 +218,7 @@ class Pipeline:
       model: the model.
       inputs: a batch.
       plan: the reduction; None = dense.
-      steps: tokens to decode behind the first one; 0 = none.
+      steps: tokens to decode after the first one; 0 = none.
       dense: of the same model and inputs; a plan without sites in the encoder
         shares its encoder.
     """

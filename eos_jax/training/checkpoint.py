@@ -86,7 +86,7 @@ class Checkpointer:
     Args:
       step: number of steps done.
       state: pytree of arrays and typed keys.
-      iterator: stands behind the last batch used (`data.loader.Batches`).
+      iterator: stands after the last batch used (`data.loader.Batches`).
       facts: what must hold when the run is resumed; plain JSON values.
       score: how good the state is; None = not known.
     """

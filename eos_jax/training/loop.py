@@ -132,7 +132,7 @@ def run(
     state: state before step `start`.
     iterator: yields host batches.
     start: first step to run.
-    stop: step behind the last one.
+    stop: step after the last one.
     label: text of the progress bar.
     meter: measures the steps; closed at the end.
     log: `(step, metrics) -> short text` for the progress bar; writes files.
@@ -187,7 +187,7 @@ def run(
       ends = processes.stopping(done) or signals.asked is not None
       if done % save_every == 0 or done == stop or ends:
         if pending is not None:
-          # A run that resumes behind this step would not log it any more.
+          # A run that resumes after this step would not log it any more.
           read(*pending)
           pending = None
         with meter.apart(state):

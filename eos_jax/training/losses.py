@@ -68,7 +68,7 @@ def task_loss(
 
 
 def _masses(cfg, reduced, site):
-  """Log masses `[P, V]` of all pictures of a batch behind a site."""
+  """Log masses `[P, V]` of all pictures of a batch after a site."""
   found = reduced.tokens.log_mass
   if site.startswith("vision."):  # its class token cannot leave
     found = found[:, int(cfg.vision.class_token) :]

@@ -84,7 +84,7 @@ class Writer:
     self._board: Board | None = None
 
   def cut(self, step: int) -> None:
-    """Takes off what was written behind a step, and a line cut short.
+    """Takes off what was written after a step, and a line cut short.
 
     A run that resumes there writes it again, so that the file ends up as if
     nothing had happened.
@@ -97,7 +97,7 @@ class Writer:
     ]
     files.write_text(self._path, "".join(kept))
     self._file = open(self._path, "a", encoding="utf-8", buffering=1)
-    # TensorBoard hides what an interrupted run has written behind the step.
+    # TensorBoard hides what an interrupted run has written after the step.
     self._board = Board(self._folder, step + 1)
 
   def write(self, step: int, values: dict[str, Any]) -> None:

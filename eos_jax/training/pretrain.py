@@ -7,8 +7,8 @@
    a picture share a sequence, here and later.
 3. Grounding: they learn which side of the picture an object is on, and are
    asked nothing else. In the mixture of all questions left and right stay near
-   a guess, also beside questions of above and below: their signal is faint
-   beside that of the others. Alone they take some hundred steps.
+   a guess, also with questions of above and below: their signal is faint
+   next to that of the others. Alone they take some hundred steps.
 4. Answers: all questions again.
 """
 

@@ -69,11 +69,11 @@ class Record(contextlib.AbstractContextManager):
     return state, iterator, start
 
   def save(self, done: int, state: Any, score: float | None = None) -> None:
-    """Saves the state behind a step, in the background.
+    """Saves the state after a step, in the background.
 
     Args:
       done: steps done.
-      state: behind them.
+      state: after them.
       score: how good it is; None = not known.
     """
     self._checkpoints.save(done, state, self._iterator, self._facts, score)

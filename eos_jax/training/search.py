@@ -30,7 +30,7 @@ class Problem:
     params: its parameters.
     space: what may change.
     settings: of the search.
-    measures: of the limits beside the budget, see `limits.measures`.
+    measures: of the limits in addition to the budget, see `limits.measures`.
   """
 
   cfg: models.VLMConfig

@@ -172,7 +172,7 @@ class Budgets:
     )
 
   def check(self, done, state):
-    """Soft and hard accuracy; behind a budget's last step also its plan."""
+    """Soft and hard accuracy; after a budget's last step also its plan."""
     limit, inner = self.where(done - 1)
     last = inner + 1 == self.problem.settings.budget_steps
     wanted = self.wanted(limit) or (last and self.misses(state, limit))
@@ -270,9 +270,9 @@ class Budgets:
       yield
     except (OSError, ValueError, KeyError) as error:
       raise workdir_lib.WorkdirError(
-        f"the search is done, but what it wrote to {path} and beside it"
-        f" cannot be read ({type(error).__name__}: {error}); put the files"
-        " back, or start again with a new --workdir"
+        f"the search is done, but {path}, or a file next to it, cannot be"
+        f" read ({type(error).__name__}: {error}); put the files back, or start"
+        " again with a new --workdir"
       ) from error
 
   def found(self) -> list[Found]:
@@ -326,7 +326,7 @@ class Family(Budgets):
     return self.descend(state, batch, *self.where(step))
 
   def check(self, done, state):
-    """Accuracy at each budget in turn; behind the last step at all of them."""
+    """Accuracy at each budget in turn; after the last step at all of them."""
     settings = self.problem.settings
     if done < settings.steps:
       turn = done // settings.check_every - 1

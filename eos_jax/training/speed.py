@@ -66,7 +66,7 @@ class Speed:
 class Meter:
   """Measures a loop without making it wait.
 
-  The clock starts behind the first step, which is compiled, and stands still
+  The clock starts after the first step, which is compiled, and stands still
   during checks, saves and the writing of traces. It is read when metrics are:
   by then their step is over, and the next one has begun, or is over as well.
   """

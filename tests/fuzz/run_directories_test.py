@@ -325,7 +325,7 @@ def test_an_edited_plan_is_not_reported_as_found(searched, tmp_path):
   plan["note"] = "mine"
   path.write_text(json.dumps(plan))
   assert run.again(copy) == (
-    f"the search is done, but what it wrote to {path} and beside it cannot be"
+    f"the search is done, but {path}, or a file next to it, cannot be"
     " read (ValueError: it is not the plan that was found); put the files back,"
     " or start again with a new --workdir"
   )

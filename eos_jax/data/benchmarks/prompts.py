@@ -38,7 +38,7 @@ def answer_length(benchmark: str, protocol: str) -> int:
 
 
 def listed(choices: Sequence[str]) -> str:
-  """Choices behind their letters, a line each: "A. red" and so on."""
+  """Choices after their letters, a line each: "A. red" and so on."""
   return "\n".join(
     f"{chr(ord('A') + place)}. {choice}" for place, choice in enumerate(choices)
   )

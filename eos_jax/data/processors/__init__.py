@@ -53,7 +53,7 @@ class Inputs:
 
   Attributes:
     ids: int32 `[N]`, with the image token wherever a visual token belongs.
-    mask: bool `[N]`, False behind the prompt.
+    mask: bool `[N]`, False after the prompt.
     visual: bool `[N]`, where the image tokens are.
     pictures: the pictures, in the order of their tokens.
     text: the prompt before image tokens were multiplied.

@@ -1,6 +1,6 @@
 """What a local folder in the Hugging Face layout says about its processor.
 
-Two layouts are in circulation: `preprocessor_config.json` beside a
+Two layouts are in circulation: `preprocessor_config.json` next to a
 `processor_config.json` of few fields, and, from transformers 5 on, one
 `processor_config.json` with the former inside as `image_processor`.
 """
@@ -220,7 +220,7 @@ class Fields:
     Fields that are null or false ask for nothing.
 
     Args:
-      known: what the family reads beside what all do.
+      known: what the family reads in addition to what all do.
     """
     known = {*_COMMON, *known}
     unknown = sorted(

@@ -48,7 +48,7 @@ class Settings:
     side: height and width of the result, cut from the middle.
     aspect: "crop" the middle, or "pad" to a square before resizing.
     patch: side of a patch of the encoder, pixels.
-    extra: tokens beside the patches that are passed on (0; 1 where the class
+    extra: further tokens that are passed on (0; 1 where the class
       token is kept).
   """
 
@@ -135,7 +135,7 @@ def _aspect(folder: folder_lib.Folder, kind: str) -> str:
 
 
 def _encoder(folder: folder_lib.Folder) -> tuple[int, int]:
-  """Side of a patch, and tokens that are passed on beside the patches."""
+  """Side of a patch, and further tokens that are passed on."""
   patch = folder.processor.whole(
     "patch_size", folder.vision.whole("patch_size", 14)
   )
@@ -153,7 +153,7 @@ def _encoder(folder: folder_lib.Folder) -> tuple[int, int]:
 
 
 def special_tokens(settings: Settings) -> tuple[str, ...]:
-  """Tokens that the tokenizer has to know beside the image token."""
+  """Tokens that the tokenizer has to know in addition to the image token."""
   del settings
   return ()
 

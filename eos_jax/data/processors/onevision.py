@@ -95,7 +95,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
 
 
 def special_tokens(settings: Settings) -> tuple[str, ...]:
-  """Tokens that the tokenizer has to know beside the image token."""
+  """Tokens that the tokenizer has to know in addition to the image token."""
   del settings
   return ("<|im_start|>", "<|im_end|>")
 
@@ -182,7 +182,7 @@ class Layout:
     weight: float32 `[T, 4]`, their shares; they sum to 1, or to 0 at the end
       of a row.
     newline: bool `[T]`, where the learned vector stands.
-    valid: bool `[T]`; False behind the last token.
+    valid: bool `[T]`; False after the last token.
   """
 
   index: Int32[np.ndarray, "T 4"]

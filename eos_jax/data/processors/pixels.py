@@ -216,7 +216,7 @@ def center_crop(image: RGB, crop: tuple[int, int]) -> RGB:
 
 
 def pad_center(image: RGB, size: tuple[int, int]) -> RGB:
-  """The picture in the middle of black, an odd pixel of margin behind it."""
+  """The picture in the middle of black, an odd pixel of margin after it."""
   return window(image, _padded(image.shape[:2], size))
 
 

@@ -126,7 +126,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
 
 
 def special_tokens(settings: Settings) -> tuple[str, ...]:
-  """Tokens that the tokenizer has to know beside the image token."""
+  """Tokens that the tokenizer has to know in addition to the image token."""
   del settings
   return ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
@@ -234,7 +234,7 @@ def place(
     room: height and width of the result, pixels; whole blocks.
 
   Returns:
-    The normalised pixels, zeros beside the picture, and its rows and columns
+    The normalised pixels, zeros around the picture, and its rows and columns
     in image tokens.
   """
   image = pixels.rgb(picture)

@@ -89,7 +89,7 @@ def read_settings(folder: folder_lib.Folder) -> Settings:
 
 
 def special_tokens(settings: Settings) -> tuple[str, ...]:
-  """Tokens that the tokenizer has to know beside the image token."""
+  """Tokens that the tokenizer has to know in addition to the image token."""
   del settings
   return (AROUND, GLOBAL, "<end_of_utterance>")
 

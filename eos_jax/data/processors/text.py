@@ -114,7 +114,7 @@ def load(
       f" {len(lacking) - 1} more, among {inner.get_vocab_size()} tokens;"
       " expected the tokenizer of the"
       " vision-language model, not of its language model alone; take the one"
-      " beside the weights"
+      " next to the weights"
     )
   image_id = inner.token_to_id(image)
   for name in ("image_token_index", "image_token_id"):
@@ -258,7 +258,7 @@ def expand(text: str, image: str, replacements: Sequence[str]) -> str:
 def row(
   ids: Sequence[int], length: int | None, *, pad_id: int
 ) -> tuple[Int32[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
-  """Ids filled up behind to a length, and which of them are there.
+  """Ids filled up after to a length, and which of them are there.
 
   Raises ValueError where there are more: cutting would lose image tokens.
   """

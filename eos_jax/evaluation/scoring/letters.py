@@ -85,7 +85,7 @@ _FAILED = "Failed to obtain answer via API"
 def mmbench_vlmevalkit(text: str, choices: Mapping[str, str]) -> str | None:
   """The letter that VLMEvalKit infers without a judge; None = it cannot.
 
-  One letter of a choice among the last four words, or behind "answer is", or
+  One letter of a choice among the last four words, or after "answer is", or
   else the one choice whose text is contained. "Z" is a refusal.
 
   Args:

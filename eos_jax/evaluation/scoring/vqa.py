@@ -41,7 +41,7 @@ _MENDED["somebody'd"] = "somebodyd"  # the wrong way round, as everywhere
 def without_marks(text: str) -> str:
   """Deletes punctuation or makes it spaces.
 
-  A mark is deleted beside a space, and becomes a space elsewhere; where a comma
+  A mark next to a space is deleted, and another becomes a space; where a comma
   stands between digits all marks are deleted. Full stops go unless a digit
   follows, the first 32 of them.
 

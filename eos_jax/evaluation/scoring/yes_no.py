@@ -46,7 +46,7 @@ def pope_lmms_eval(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """Answers beside the truth.
+  """Counts of answers against the truth.
 
   Attributes:
     tp, fp: answers yes that are right, and wrong.

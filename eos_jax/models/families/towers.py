@@ -47,7 +47,7 @@ def weights(
   Args:
     source: what all their names begin with.
     defaults: of its kind.
-    post_norm: whether the norm behind the last block is used.
+    post_norm: whether the norm after the last block is used.
   """
   embed, block = f"{source}.embeddings", f"{source}.encoder.layers.{{}}"
   if defaults.clip:
@@ -91,7 +91,7 @@ def surplus(
     source: what all its names begin with.
     run: blocks in front of the features that are read.
     stored: blocks that the checkpoint has.
-    post_norm: whether the norm behind the last block is used.
+    post_norm: whether the norm after the last block is used.
   """
   found = [
     table_lib.Surplus(
@@ -113,7 +113,7 @@ def surplus(
     found.append(
       table_lib.Surplus(
         rf"{source}\.encoder\.layers\.({behind})\..*",
-        "this layer is behind the features that are read",
+        "this layer comes after the features that are read",
       )
     )
   return tuple(found)
@@ -132,7 +132,7 @@ def read(
     own: the vision config.
     defaults: of its kind.
     layers: blocks to run; None = all.
-    post_norm: whether the norm behind the last block is used.
+    post_norm: whether the norm after the last block is used.
   """
   known = defaults.model_types
   own.choice("model_type", known[0], known, common.OTHER_MODEL)
