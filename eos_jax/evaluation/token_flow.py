@@ -32,13 +32,14 @@ def follow(
     tokens: V, the visual tokens of an unreduced picture.
 
   Returns:
-    `owner`: raster position of the last token that holds the information of
-    each original one: its own where it stayed, its greatest receiver's (at
-    each site) where it was merged, -1 where it was dropped. `left_at`: number
-    of the site at which the token lost its row, the number of sites where it
-    never did. No gradients.
+    `owner`: the original token that holds the information of each one in the
+    end: itself where it stayed, its greatest receiver (at each site) where it
+    was merged, -1 where it was dropped. Of tokens in a row that belongs to none
+    of them, such as a pooled cell, it is the first. `left_at`: number of the
+    site at which the token lost its row, the number of sites where it never
+    did. No gradients.
   """
-  position = row = jnp.arange(tokens)
+  position = row = itself = jnp.arange(tokens)
   left_at = jnp.full(tokens, len(trace))
   inside = False
   # The order of a dict does not survive jit and vmap.
@@ -56,7 +57,14 @@ def follow(
     left_at = jnp.where(leaves, jnp.minimum(left_at, number), left_at)
     row = jnp.where(row >= 0, next_row[at], -1)
     position = reduced.tokens.position
-  owner = jnp.where(row >= 0, position[jnp.maximum(row, 0)], -1)
+  if inside:  # nothing is followed into the class token
+    row = jnp.where(row >= 1, row, -1)
+  # Positions do not name tokens: layouts and operators number them anew.
+  left = left_at < len(trace)
+  first = jax.ops.segment_min(
+    jnp.where(left, tokens, 0) + itself, row, num_segments=tokens + 2
+  )
+  owner = jnp.where(row >= 0, first[jnp.maximum(row, 0)] % tokens, -1)
   return jax.lax.stop_gradient((owner, left_at))
 
 

@@ -179,17 +179,20 @@ def clusters(
   the centre of the better second score.
   """
   del temperature
-  index = selection.index
+  index, x = selection.index, jax.lax.stop_gradient(site.tokens.x)
   centre = selection.second & types.present(selection.log_mass)
-  distance = jax.lax.stop_gradient(score.distance_matrix(site.tokens.x))
-  distance = jnp.where(centre[None, :], selection.take(distance, axis=1), 1e9)
-  rows = jnp.arange(distance.shape[0], dtype=jnp.int32)
-  own = centre[None, :] & (rows[:, None] == index[None, :])
-  distance = jnp.where(own, -1, distance)
   gives = site_lib.recycled(site, types.present(selection.log_rest))
-  gives &= jnp.any(centre)
-  shares = jax.nn.one_hot(jnp.argmin(distance, 1), index.shape[0])
-  return jnp.where(gives[:, None], shares, 0).astype(site.scores.dtype)
+  rows, _ = site_lib.recycled_rows(site, gives)
+  distance = score.distances(
+    jnp.take(x, rows, axis=0, mode="clip"), selection.take(x)
+  )
+  distance = jnp.where(centre[None, :], distance, 1e9)
+  own = centre[None, :] & (rows[:, None] == index[None, :])
+  choice = jnp.argmin(jnp.where(own, -1, distance), 1)
+  shares = jax.nn.one_hot(choice, index.shape[0], dtype=site.scores.dtype)
+  shares = jnp.where(jnp.any(centre), shares, 0)
+  none = jnp.zeros((x.shape[0], index.shape[0]), shares.dtype)
+  return none.at[rows].set(shares, mode="drop")
 
 
 def none(

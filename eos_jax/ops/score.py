@@ -58,14 +58,17 @@ def cosine_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
   return types.product(rows, rows.T)
 
 
-def distance_matrix(x: Float[Array, "V D"]) -> Float[Array, "V V"]:
-  """Euclidean distance of every pair of rows over the root of D, [V, V].
+def distances(
+  x: Float[Array, "R D"], y: Float[Array, "K D"]
+) -> Float[Array, "R K"]:
+  """Returns the Euclidean distance of each row to each of `y`, over sqrt(D).
 
-  Row by row from differences: exactly symmetric, and without the cancellation
-  of the usual product form, which ties among near neighbours would not survive.
+  Computed row by row from differences: exactly symmetric, and without the
+  cancellation of the usual product form, which would break ties among near
+  neighbours.
   """
-  x = types.working(x)
-  squared = jax.lax.map(lambda row: jnp.sum((row[None] - x) ** 2, -1), x)
+  x, y = types.working(x), types.working(y)
+  squared = jax.lax.map(lambda row: jnp.sum((row[None] - y) ** 2, -1), x)
   return jnp.sqrt(squared) / x.shape[-1] ** 0.5
 
 

@@ -162,19 +162,23 @@ def density(site: site_lib.Site, left: Left) -> Float[Array, "V"]:
   The rows picked are not their own centres: they hold the mean of a cluster.
   """
   candidates = site_lib.recycled(site, types.present(left.log_mass))
-  both = candidates[:, None] & candidates[None, :]
-  distance = jax.lax.stop_gradient(score.distance_matrix(site.tokens.x))
+  rows, real = site_lib.recycled_rows(site, candidates)
+  both = real[:, None] & real[None, :]
+  at = lambda values: jnp.take(values, rows, axis=0, mode="clip")
+  x = at(jax.lax.stop_gradient(site.tokens.x))
+  distance = score.distances(x, x)
   squared = jnp.sort(jnp.where(both, distance**2, jnp.inf), axis=1)
   place = jnp.arange(squared.shape[1], dtype=jnp.int32)
-  near = place < jnp.minimum(topk.whole(left.count), jnp.sum(candidates))
+  near = place < jnp.minimum(topk.whole(left.count), jnp.sum(real))
   number = jnp.maximum(jnp.sum(near), 1).astype(squared.dtype)
   mean = jnp.sum(jnp.where(near[None], squared, 0), 1) / number
-  dense = jnp.exp(-mean) + 1e-6 * types.working(site.signals.noise)
+  dense = jnp.exp(-mean) + 1e-6 * at(types.working(site.signals.noise))
   denser = both & (dense[None, :] > dense[:, None])
   apart = jnp.min(jnp.where(denser, distance, jnp.inf), axis=1)
   widest = jnp.max(jnp.where(both, distance, 0))
   apart = jnp.where(jnp.any(denser, axis=1), apart, widest)
-  return jnp.where(candidates, apart * dense, -1)
+  none = jnp.where(candidates, -1, jnp.full((), -1, dense.dtype))
+  return none.at[rows].set(apart * dense, mode="drop")
 
 
 def _shares(run, signals=(), **marks):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eos_jax.array_typing import Array, Bool, Float
+from eos_jax.array_typing import Array, Bool, Float, Int
 from eos_jax.ops import topk, types
 
 
@@ -199,6 +199,20 @@ def recycled(site: Site, left: Bool[Array, "V"]) -> Bool[Array, "V"]:
   count = table[jnp.sum(left)]
   rank = topk.descending_rank(jnp.where(left, site.scores, -jnp.inf))
   return left & (rank < count)
+
+
+def recycled_rows(
+  site: Site, marked: Bool[Array, "V"]
+) -> tuple[Int[Array, "R"], Bool[Array, "R"]]:
+  """Returns the rows that `recycled` marked, and which of the R are real.
+
+  R is static: the most that can be recycled of V tokens. Rows ascend; those
+  that are not real are V, which an update with mode="drop" leaves out.
+  """
+  tokens, share = marked.shape[0], site.spec.recycle
+  most = tokens if share == 1 else recycled_number(tokens, share)
+  (rows,) = jnp.nonzero(marked, size=min(most, tokens), fill_value=tokens)
+  return rows.astype(jnp.int32), rows < tokens
 
 
 def emit(

@@ -63,9 +63,10 @@ def check(job: timing_settings.TimingJob) -> None:
 def open_files(job: timing_settings.TimingJob, name: str) -> models.ModelFiles:
   """Opens a model to be timed; all but "tiny" have random weights."""
   dtype = job.dtype or ("float32" if name == "wide" else "")
-  return models.open_files(
+  files = models.open_files(
     name, dtype=dtype, random_weights=name != models.TINY, seed=job.seed
   )
+  return files.with_shape(**job.image_shape)
 
 
 def _load(files):

@@ -12,35 +12,23 @@ from eos_jax.training import settings
 
 
 @dataclasses.dataclass(frozen=True)
-class RowSettings(settings.Checked):
-  """The static shape of a question with its images and answer.
+class ImageSettings(settings.Checked):
+  """The static shape of an image.
 
   Attributes:
-    max_images: images in a row; each tile of SmolVLM counts as one; 0 = the
-      default of the family.
     max_tiles: rows and columns of tiles of a LLaVA-OneVision image, at most; ()
       = the default of the family.
     max_size: largest height and width of a Qwen2-VL image in pixels; () = the
       default of the family.
-    text_length: most tokens of prompt and answer; 0 = as the source needs.
-    answer_length: most tokens of an answer that is generated; 0 = as the source
-      needs.
   """
 
-  max_images: int = settings.field(0, least=0)
   max_tiles: tuple[int, ...] = ()
   max_size: tuple[int, ...] = ()
-  text_length: int = settings.field(0, least=0)
-  answer_length: int = settings.field(0, least=0)
 
   @property
   def image_shape(self) -> dict[str, Any]:
     """Arguments of `models.ModelFiles.with_shape`."""
-    return {
-      "max_images": self.max_images,
-      "max_tiles": self.max_tiles,
-      "max_size": self.max_size,
-    }
+    return {"max_tiles": self.max_tiles, "max_size": self.max_size}
 
   def _faults(self) -> Iterator[str]:
     yield from super()._faults()
@@ -53,6 +41,28 @@ class RowSettings(settings.Checked):
           f"{name} is {quoted(value)}; give (rows, columns), each {least} to"
           f" {most}, or ()"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSettings(ImageSettings):
+  """The static shape of a question with its images and answer.
+
+  Attributes:
+    max_images: images in a row; each tile of SmolVLM counts as one; 0 = the
+      default of the family.
+    text_length: most tokens of prompt and answer; 0 = as the source needs.
+    answer_length: most tokens of an answer that is generated; 0 = as the source
+      needs.
+  """
+
+  max_images: int = settings.field(0, least=0)
+  text_length: int = settings.field(0, least=0)
+  answer_length: int = settings.field(0, least=0)
+
+  @property
+  def image_shape(self) -> dict[str, Any]:
+    """Arguments of `models.ModelFiles.with_shape`."""
+    return {**super().image_shape, "max_images": self.max_images}
 
 
 @dataclasses.dataclass(frozen=True)

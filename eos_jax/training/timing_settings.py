@@ -5,7 +5,7 @@ import dataclasses
 
 from eos_jax import ops
 from eos_jax.naming import quoted
-from eos_jax.training import settings, shared_settings
+from eos_jax.training import data_settings, settings, shared_settings
 
 MEASURES = ("deploy", "latency", "pictures")
 
@@ -19,7 +19,7 @@ def _of(default, **rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class TimingJob(settings.Checked):
+class TimingJob(data_settings.ImageSettings):
   """Times of models under plans, on the machine at hand.
 
   Attributes:

@@ -46,6 +46,14 @@ def test_two_sites_by_hand():
   )
 
 
+def test_owners_are_tokens_whatever_their_positions():
+  # Positions lie in a wider raster; the second row is a cell of 1 and 3.
+  mixed = _reduced(
+    [2, -1], [[0.6, 0.4], [0, 1.0], [0, 0], [0.1, 0.9]], [40, 41]
+  )
+  assert _lists({"decoder.0": mixed}, 4) == ([2, 1, 2, 1], [0, 0, 1, 0])
+
+
 def test_without_sites_all_stay():
   assert _lists({}, 3) == ([0, 1, 2], [0, 0, 0])
 

@@ -170,7 +170,9 @@ def _other(task, name, root):
       "measure": measure,
       "plans": (plan,),
       "presets": (),
+      **_shape(name),
     }
+    found.pop("max_images", None)
     return "ci", found
   if task == "compile":
     return "tiny", {
