@@ -105,8 +105,8 @@ class Opened:
     print(fits.report(need, free), flush=True)
     fits.check(need, free)
     check(need)
-    with tqdm.tqdm(
-      desc="reading", unit="B", unit_scale=True, dynamic_ncols=True
+    with tqdm.tqdm(  # small files are read before there is anything to show
+      desc="reading", unit="B", unit_scale=True, dynamic_ncols=True, delay=1.0
     ) as bar:
       return self.files.load(self.mesh, watch=functools.partial(advance, bar))
 
