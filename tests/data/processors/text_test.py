@@ -18,7 +18,7 @@ def test_tokenizers_without_the_image_token(write):
     f"{path / 'tokenizer.json'}: special tokens are missing, '<image>' and 0"
     f" more, among {other.get_vocab_size()} tokens; expected the tokenizer of"
     " the vision-language model, not of its language model alone; take the one"
-    " beside the weights"
+    " next to the weights"
   )
   samples.tokenizer("smolvlm").save(str(path / "tokenizer.json"))
   samples.edit(path, "config.json", image_token_index=32000)
