@@ -32,10 +32,8 @@ def _blocks(page, language):
 @pytest.mark.full
 @pages
 def test_python_runs(page):
-  names = {}
-  for block in _blocks(
-    page, "python"
-  ):  # in order; later ones use earlier names
+  names = {}  # blocks run in order; later ones use names of earlier ones
+  for block in _blocks(page, "python"):
     # optax itself mixes dtypes.
     promotion = "standard" if "optax" in block else "strict"
     with jax.numpy_dtype_promotion(promotion):

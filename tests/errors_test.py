@@ -387,18 +387,14 @@ def test_a_finetuning_that_diverges(searched, tmp_path, best):
       save_every=1,
       best=best,
     )
-    found = re.fullmatch(
-      r"finetune diverged at step (\d) with config\.learning_rate=1e\+30: .*;"
-      r" the last good checkpoint is that of step (\d)\. Start again with a new"
+    # The rate is 0 in the first step.
+    assert re.fullmatch(
+      r"finetune diverged at step 2 with config\.learning_rate=1e\+30: .*; the"
+      r" last good checkpoint is that of step 1\. Start again with a new"
       r" --workdir and a smaller learning rate",
       said,
-    )
-    # The rate is 0 in the first step. What the second makes of the weights may
-    # be huge and finite, and the loss of the third not.
-    step, good = map(int, found.groups())
-    assert step in (2, 3) and good == step - 1
-  kept = sorted(int(p.name) for p in (path / "checkpoints").iterdir())
-  assert kept[-1] == good
+    ), said
+  assert [p.name for p in (path / "checkpoints").iterdir()] == ["1"]
   assert not (path / "finetuned.safetensors").exists()
   assert "NaN" not in (path / "metrics.jsonl").read_text()
 

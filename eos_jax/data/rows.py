@@ -119,7 +119,7 @@ class Rows:
     """One question with its answers.
 
     As in LLaVA's trainer, all turns are one text, each answer and what ends it
-    counts in the loss, and what has no room after the first prompt is cut off.
+    counts in the loss, and what does not fit after the first prompt is cut off.
 
     Args:
       item: what is asked, shown and answered.
