@@ -62,7 +62,7 @@ def _kill_in(search, phase, share, length):
   raise AssertionError(f"no kill hit the phase {phase!r}")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_search_killed_and_stopped_goes_on(searched, tmp_path):
   search = command.Search(tmp_path / "run", searched.cache)
   process = search.start()

@@ -62,6 +62,7 @@ class _Watch:
 
   def __init__(self, label: str, setting: str, start: int):
     self._label, self._setting, self.saved = label, setting, start
+    self._finite = start  # the last step whose metrics were found finite
     self._unread: list[tuple[int, Any]] = []
 
   def add(self, step: int, metrics: Any) -> None:
@@ -80,6 +81,7 @@ class _Watch:
       number, metrics = self._unread.pop(0)
       if faults := list(finite.faults(metrics)):
         self.stop(number, ", ".join(faults[:4]))
+      self._finite = number
 
   def verify(self, step: int, state: Any) -> None:
     """Looks at the metrics up to a step, and at the state after it.
@@ -96,7 +98,12 @@ class _Watch:
     """Raises `files.NotFinite`."""
     kept = "nothing was saved before"
     if self.saved:
-      kept = f"the last good checkpoint is that of step {self.saved}"
+      # Parameters can be finite and too large for any finite loss.
+      kept = (
+        f"the last good checkpoint is that of step {self.saved}"
+        if self.saved < self._finite
+        else f"the checkpoint of step {self.saved} already leads to it"
+      )
     with_setting = f" with {self._setting}" if self._setting else ""
     raise files.NotFinite(
       f"{self._label} diverged at step {step}{with_setting}: {fault}; {kept}."

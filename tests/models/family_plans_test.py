@@ -51,13 +51,7 @@ CONFIGS = {
   ),
 }
 PLANS = ("fastv", "visionzip", "tome", "pool", "searched")
-CASES = [
-  pytest.param(family, name, marks=pytest.mark.full)
-  if (family, name) != ("qwen2_vl", "searched")
-  else (family, name)
-  for family in CONFIGS
-  for name in PLANS
-]
+CASES = [(family, name) for family in CONFIGS for name in PLANS]
 
 
 def _plan(cfg, name):
@@ -147,7 +141,7 @@ def _text(rows, width, *, left=False):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("family, name", CASES)
 def test_cache_and_padding_change_nothing(family, name):
   cfg = CONFIGS[family]

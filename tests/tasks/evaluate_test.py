@@ -67,7 +67,7 @@ def _run(files, out, **changes):
   return json.loads(text)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_benchmarks_under_a_plan(files, tmp_path, capsys, monkeypatch):
   names = {"data.names": ("chartqa", "scienceqa")}
   out = tmp_path / "out"

@@ -242,10 +242,8 @@ def test_many_pictures_need_one_program(model):
   assert got == {"pictures": 4, "prefill": 1, "step": 1}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "family", [pytest.param("onevision", marks=pytest.mark.full), "qwen2_vl"]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("family", ["onevision", "qwen2_vl"])
 def test_models_of_families_are_measured(family):
   cfg = family_plans_test.CONFIGS[family]
   params = jax.jit(functools.partial(models.init, cfg))(jax.random.key(0))

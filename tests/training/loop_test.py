@@ -124,16 +124,25 @@ def _diverging(folder, advance, **options):
 
 
 @pytest.mark.parametrize("log_every", [1, 3, 8])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, log_every):
+@pytest.mark.parametrize(
+  ("broken", "kept"),
+  [
+    (4, "the checkpoint of step 4 already leads to it"),
+    (5, "the last good checkpoint is that of step 4"),
+  ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run(
+  tmp_path, log_every, broken, kept
+):
   def advance(step, state, batch):
-    loss = jnp.where(step == 4, jnp.nan, 1.0)
+    loss = jnp.where(step == broken, jnp.nan, 1.0)
     return state, {"loss": loss, "part": loss - 1, "count": step}
 
   text, saved = _diverging(tmp_path, advance, log_every=log_every, save_every=4)
   assert text == (
-    "test diverged at step 5 with config.learning_rate=9: loss is nan, part is"
-    " nan; the last good checkpoint is that of step 4. Start again with a new"
-    " --workdir and a smaller learning rate"
+    f"test diverged at step {broken + 1} with config.learning_rate=9: loss is"
+    f" nan, part is nan; {kept}. Start again with a new --workdir and a smaller"
+    " learning rate"
   )
   assert saved == [4] and "NaN" not in _text(tmp_path)
 

@@ -95,7 +95,7 @@ def _searched(shape, micro_batch=0):
   ("shape", "micro_batch"),
   [
     pytest.param(MESHES[0], 0, marks=pytest.mark.full),
-    (MESHES[1], 0),
+    pytest.param(MESHES[1], 0, marks=pytest.mark.full),
     (MESHES[2], 0),
     pytest.param(MESHES[2], 4, marks=pytest.mark.full),
   ],

@@ -98,7 +98,7 @@ def _moved(before, after):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_micro_batches_move_the_policy_as_the_whole_batch_does():
   found = []
   for micro_batch in (0, 2):
@@ -487,7 +487,7 @@ def _with_pictures(seed=0, rows=8):
   }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_absent_pictures_count_for_nothing():
   problem = _problem(sites=ONE, binarize=1.0)
   numbers = jax.tree.map(lambda leaf: leaf[None], problem.space.spec.params())
