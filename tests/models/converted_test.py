@@ -56,17 +56,8 @@ def _refusal(folder):
   return str(error.value)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "dtype",
-  [
-    jnp.bfloat16,
-    *(
-      pytest.param(kind, marks=pytest.mark.full)
-      for kind in (jnp.float32, jnp.float16)
-    ),
-  ],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float16])
 def test_other_devices_restore_the_same_numbers(tmp_path, dtype):
   folder, params, source = _converted(
     tmp_path, mesh=_mesh(1, 4, 2), dtype=dtype

@@ -76,7 +76,7 @@ def test_less_is_kept():
   assert kept["layers"] < kept["products"] < 0.7 * kept["none"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_layers_are_a_loop_for_other_platforms(plain):
   looped = _compiled("none", GAMMA, "tpu")
   # Attention there has another form, and differences grow over the layers.

@@ -95,10 +95,8 @@ def test_a_picture_and_its_transpose_differ_by_the_axes_alone():
   assert np.abs(straight - wrong).max() > 1e-3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "renumbered", [pytest.param(False, marks=pytest.mark.full), True]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("renumbered", [False, True])
 def test_cached_decoding_equals_uncached_on_axes(renumbered):
   params, image = small.params(CFG), small.pictures(2)
   text = small.text(2, length=4)

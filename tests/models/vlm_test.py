@@ -146,7 +146,7 @@ def test_generation_stops_and_fills_up():
 @pytest.mark.parametrize(
   "spec",
   [
-    ops.presets.HYBRID,
+    pytest.param(ops.presets.HYBRID, marks=pytest.mark.full),
     pytest.param(ops.presets.MERGE, marks=pytest.mark.full),
     # Its cells lie in other rows than the tokens that they are made of.
     ops.presets.POOL,

@@ -37,11 +37,12 @@ def test_a_question_is_answered_under_a_plan(tmp_path, capsys):
   given = {"images": (str(image),), "plans": (str(file),), "answer_length": 6}
   tasks.run("answer", _config(**given), out)
   said = capsys.readouterr().out
-  model = models.load("tiny")
-  for name, one in (("dense", None), (plan.name, plan)):
-    answer = model.answer(image, _QUESTION, one, max_tokens=6)
-    line = next(line for line in said.splitlines() if line.startswith(name))
-    assert re.split(" {2,}", line)[2] == answer
+  answer = models.load("tiny").answer(image, _QUESTION, plan, max_tokens=6)
+  told = {
+    name: next(line for line in said.splitlines() if line.startswith(name))
+    for name in ("dense", plan.name)
+  }
+  assert re.split(" {2,}", told[plan.name])[2] == answer
   assert said.endswith(f"Look at {out}/: answer.html, answer.md\n")
   page = (out / "answer.html").read_text(encoding="utf-8")
   assert page.count("<svg") == 1 and "patches are kept" in page

@@ -149,7 +149,7 @@ def test_a_mesh_that_does_not_divide_the_parameters(tmp_path):
   assert "config.mesh: these parameters cannot be sharded over" in said
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_another_model_needs_another_folder(source, tmp_path):
   out = tmp_path / "out"
   tasks.run("convert", _config(source), out)

@@ -125,7 +125,7 @@ def test_budgets_and_operators_that_are_asked_for(files, tmp_path):
   assert results["questions"]["chartqa"]["asked"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_instructions_are_asked_too(files, tmp_path, capsys):
   path = tiny_families.instructions(tmp_path / "data", 40)
   given = {"data.path": path, "questions": 3, "plans": ()}

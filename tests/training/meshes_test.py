@@ -156,12 +156,8 @@ def _answered(shape):
     return jax.device_get((answer(*given), logits(*given)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "shape",
-  [pytest.param(shape, marks=pytest.mark.full) for shape in MESHES[:2]]
-  + [MESHES[2]],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("shape", MESHES)
 def test_evaluation_and_generation_are_those_of_one_device(shape):
   want, got = _answered(None), _answered(shape)
   np.testing.assert_array_equal(got[0], want[0])
