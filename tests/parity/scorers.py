@@ -42,9 +42,13 @@ _STANDINS = {
   },
   "requests": {},
   "sklearn": {},
-  "sklearn.metrics": dict.fromkeys(
-    ("accuracy_score", "precision_score", "recall_score", "confusion_matrix")
-  ),
+  "sklearn.metrics": {
+    "accuracy_score": lambda truths, said: np.mean(np.equal(truths, said)),
+    # No score is made of these.
+    "precision_score": lambda *args, **kwargs: 0.0,
+    "recall_score": lambda *args, **kwargs: 0.0,
+    "confusion_matrix": lambda *args, **kwargs: np.zeros((2, 2)),
+  },
   "tqdm": {"tqdm": lambda rows: rows},
   "vlmeval.smp.log": {"get_logger": logging.getLogger},
 }
@@ -216,6 +220,16 @@ class Sources:
       )
     }
 
+  def mme_scores_lmms_eval(self, rows):
+    """Perception and cognition of (subtask, picture, truth, text) rows."""
+    found = {"mme_perception_score": [], "mme_cognition_score": []}
+    for subtask, picture, truth, text in rows:
+      doc = {"question_id": picture, "category": subtask, "answer": truth}
+      result = self._mme.mme_process_results(doc, [text.strip()])
+      for name, value in result.items():
+        found[name].append(value)
+    return [self._mme.mme_aggregate_results(part) for part in found.values()]
+
   def mmstar_lmms_eval(self, text, answer):
     doc = {"answer": answer, "category": "c", "l2_category": "", "index": 0}
     with self._standing_in():
@@ -261,9 +275,51 @@ class Sources:
       module.eval_pope(answers, labels)
     return [answer["text"] for answer in answers[2:]]
 
+  def pope_scores_llava(self, pairs, folder):
+    """What LLaVA prints of (text, label) pairs, by name."""
+    labels = folder / "labels.jsonl"
+    rows = [json.dumps({"label": label}) + "\n" for _, label in pairs]
+    labels.write_text("".join(rows), encoding="utf-8")
+    module, said = self._module("LLaVA/llava/eval/eval_pope.py"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+      module.eval_pope([{"text": text} for text, _ in pairs], labels)
+    lines = said.getvalue().splitlines()
+    found = dict(line.split(": ") for line in lines if ": " in line)
+    counts = map(int, lines[1].split("\t"))
+    return [*counts, *(float(value) for value in found.values())]
+
+  def seed_llava(self, rows, folder):
+    """Percent that LLaVA prints of (text, answer) rows, and of their types."""
+    questions = [
+      {
+        "question_id": str(i),
+        "question_type_id": i % 3,
+        "data_type": "image" if i % 3 else "video",
+        "answer": answer,
+      }
+      for i, (_, answer) in enumerate(rows)
+    ]
+    types_ = {f"type {i}": i for i in range(3)}
+    data, given = folder / "seed.json", folder / "seed.jsonl"
+    data.write_text(
+      json.dumps({"questions": questions, "question_type": types_})
+    )
+    lines = [
+      json.dumps({"question_id": i, "text": text}) + "\n"
+      for i, (text, _) in enumerate(rows)
+    ]
+    given.write_text("".join(lines))
+    said = self._script(
+      "LLaVA/scripts/convert_seed_for_submission.py",
+      *("--annotation-file", data, "--result-file", given),
+      *("--result-upload-file", folder / "upload.jsonl"),
+    )
+    return re.findall(r": ([0-9.]+)%", said)
+
   def _script(self, path, *args):
     command = [sys.executable, self._folder / path, *map(str, args)]
-    subprocess.run(command, check=True, capture_output=True)
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return ran.stdout
 
   def gqa_converted(self, texts, folder):
     rows = [{"question_id": i, "text": t} for i, t in enumerate(texts)]
@@ -333,6 +389,23 @@ class Sources:
 
   def mme_official(self, text):
     return self._official_mme.parse_pred_ans(text.lower())
+
+  def mme_scores_official(self, rows, folder):
+    """Sums and subtasks, as printed, of (subtask, picture, truth, text)."""
+    lines = {}
+    for subtask, picture, truth, text in rows:
+      row = f"{picture}\tquestion\t{truth}\t{text}\n"
+      lines.setdefault(subtask, []).append(row)
+    for subtask, listed in lines.items():
+      path = folder / f"{subtask}.txt"
+      path.write_text("".join(listed), encoding="utf-8")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+      self._official_mme.process_result(folder)
+    text = said.getvalue()
+    sums = re.findall(r"total score: (\S+)", text)
+    parts = re.findall(r"(\w+)  score: (\S+)", text)
+    return [float(one) for one in sums], {n: float(v) for n, v in parts}
 
   def mmstar_official(self, text, answer):
     row = {"prediction": text, "answer": answer, "bench": ""}

@@ -180,6 +180,95 @@ def test_pope_scores(sources, draw, capsys):
   _same(capsys, "POPE scores (lmms-eval), runs of 20", cases, ours, theirs)
 
 
+def test_pope_counts(sources, draw, capsys, tmp_path):
+  cases, ours = [], []
+  for _ in range(_ANSWERS // 40):
+    labels = ["yes", "no", *(draw.choice(("yes", "no")) for _ in range(38))]
+    said = [draw.choice(("yes", "No", _answer(draw))) for _ in labels]
+    said[0] = "yes"  # LLaVA's code divides by the answers yes that are right
+    cases.append(list(zip(said, labels, strict=True)))
+    answered = [
+      (types.SimpleNamespace(answers=[label], groups={"split": "s"}), text)
+      for text, label in cases[-1]
+    ]
+    score, counts = benchmarks.pope(answered, "llava"), ("tp", "fp", "tn", "fn")
+    shares = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+    ours.append(
+      [score.parts[f"s {name}"] for name in counts]
+      + [score.parts[f"s {name}"] / 100 for name in shares]
+    )
+  theirs = [sources.pope_scores_llava(case, tmp_path) for case in cases]
+  ours, theirs = map(_rounded, ours), map(_rounded, theirs)
+  _same(capsys, "POPE scores (LLaVA), runs of 40", cases, ours, theirs)
+
+
+def _mme_run(draw):
+  """Rows of all subtasks, two questions a picture."""
+  rows = []
+  for subtask in (*yes_no.PERCEPTION, *yes_no.COGNITION):
+    for picture in range(10):
+      for truth in draw.sample(("Yes", "No"), 2):
+        text = draw.choice((truth, f" {truth}.", "no", _answer(draw)))
+        # The lines of the official files hold no line breaks and tabs.
+        text = " ".join(text.replace("\t", " ").splitlines())
+        rows.append((subtask, str(picture), truth, text))
+  return rows
+
+
+def test_mme_scores(sources, draw, capsys, tmp_path):
+  cases = [_mme_run(draw) for _ in range(72)]
+
+  def score(rows, protocol):
+    answered = []
+    for subtask, picture, truth, text in rows:
+      groups = {"subtask": subtask, "picture": picture}
+      sample = types.SimpleNamespace(answers=[truth], groups=groups)
+      answered.append((sample, text))
+    parts = benchmarks.mme(answered, protocol).parts
+    sums = [parts["perception"], parts["cognition"]]
+    return sums, {n: v for n, v in parts.items() if n not in _SUMS}
+
+  def rounded(sums, parts):
+    return _rounded(sums), {n: round(v, 9) for n, v in parts.items()}
+
+  ours = [rounded(*score(rows, "llava")) for rows in cases]
+  theirs = [
+    rounded(*sources.mme_scores_official(rows, tmp_path)) for rows in cases
+  ]
+  _same(capsys, "MME scores (official), runs of 280", cases, ours, theirs)
+  ours = [_rounded(score(rows, "lmms_eval")[0]) for rows in cases]
+  theirs = [_rounded(sources.mme_scores_lmms_eval(rows)) for rows in cases]
+  _same(capsys, "MME scores (lmms-eval), runs of 280", cases, ours, theirs)
+
+
+_SUMS = ("perception", "cognition")
+
+
+def test_seed_llava(sources, draw, capsys, tmp_path):
+  cases = []
+  for _ in range(_ANSWERS):
+    answer = draw.choice("ABCD")
+    text = draw.choice((answer, answer.lower(), f"{answer}.", _answer(draw)))
+    cases.append((text, answer))
+  answered = []
+  for number, (text, answer) in enumerate(cases):
+    groups = {
+      "type": str(number % 3),
+      "data": "image" if number % 3 else "video",
+    }
+    sample = types.SimpleNamespace(answers=[answer], groups=groups)
+    answered.append((sample, text))
+  found = benchmarks.SCORES["seed"](answered, "llava")
+  order = [found.parts[f"type: {i}"] for i in range(3)]
+  order += [found.value, found.parts["data: image"], found.parts["data: video"]]
+  ours = [f"{value:.2f}" for value in order]
+  theirs = sources.seed_llava(cases, tmp_path)
+  assert len(theirs) == len(ours)
+  _same(capsys, "SEED-Bench (LLaVA), sums of 20,000", ours, ours, theirs)
+  hits = [_score("seed", "llava", *case[:1], [case[1]]) for case in cases]
+  assert sum(hits) / len(hits) == pytest.approx(found.value)
+
+
 def test_extracted_letters(sources, draw, capsys):
   given = [_answer(draw) for _ in range(_ANSWERS)]
   ours = [letters.extracted(text) for text in given]
@@ -264,7 +353,7 @@ def test_mmbench(sources, draw, capsys):
 def test_mmbench_static(sources, draw, capsys):
   """All passes of a question, scored without a judge."""
   cases, ours, theirs = [], [], []
-  for _ in range(_ANSWERS // 2):
+  for _ in range(_ANSWERS):
     choices, rows, answered = _choices(draw), [], []
     for number in range(draw.choice((1, 2, 2))):
       said, answer = _answer(draw), draw.choice(list(choices))
