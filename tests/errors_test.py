@@ -227,6 +227,16 @@ def test_operators_that_read_what_a_site_lacks(tmp_path):
   )
 
 
+def test_presets_that_cannot_start_a_search(tmp_path):
+  for start, reason in (
+    ("tome", "select='bipartite' merges at most half of the tokens at a site"),
+    ("random", "whose choice of tokens depends on random numbers"),
+  ):
+    said = _refusal("search", tmp_path, start=start)
+    assert said.startswith("the config has faults:\n  config: ")
+    assert reason in said and "start from another preset" in said
+
+
 # The working directory.
 
 

@@ -1,5 +1,7 @@
 """The command line: one pass that separates, converts and lists faults."""
 
+import math
+
 import pytest
 
 from eos_jax import main
@@ -37,6 +39,7 @@ def _overridden(*argv):
     ("--config.steps=4 --config.steps=5", {"steps": 5}),
     ("--config.rate 1e-3", {"rate": 1e-3}),
     ("--config.rate=-2", {"rate": -2.0}),
+    ("--config.rate=1e400", {"rate": math.inf}),  # refused by the settings
     ("--config.best", {"best": True}),
     ("--config.best True", {"best": True}),
     ("--config.best --config.steps 4", {"best": True, "steps": 4}),

@@ -97,7 +97,7 @@ class ItemQuestions:
   def searched_on(self, parts: Sequence[str]) -> dict[str, Any]:
     """Returns what streams of parts depend on, as plain values."""
     listed = [item for part in parts for item in self._items[part]]
-    return {**self.identity, "images": fingerprints.sizes(listed)}
+    return {**self.identity, "images": fingerprints.image_files(listed)}
 
   def summary(self, parts: Sequence[str]) -> str:
     """Returns what is read, in a line."""

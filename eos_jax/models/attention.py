@@ -250,7 +250,12 @@ def received(
     some = layers.attention_weights(
       queries, k, jnp.where(allowed, bias, layers.MASKED)
     )
-    return total + jnp.einsum("bhrn,br->bn", some, share / heads), None
+    return total + jnp.einsum(
+      "bhrn,br->bn",
+      some,
+      share / heads,
+      precision=jax.lax.Precision.HIGHEST,
+    ), None
 
   total = jnp.zeros((batch, keys), jnp.float32)
   unroll = count if count <= _UNROLL else 1

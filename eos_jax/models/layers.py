@@ -175,9 +175,14 @@ def attention_weights(
   batch, heads, rows, features = q.shape
   groups = k.shape[1]
   grouped = q.reshape(batch, groups, heads // groups * rows, features)
-  # The scores feed an exponential: float32 whatever the model's dtype.
+  # The scores feed an exponential, and operators rank tokens by the weights:
+  # float32 whatever the model's dtype, on accelerators too.
   scores = jnp.einsum(
-    "bgqd,bgnd->bgqn", grouped, k, preferred_element_type=jnp.float32
+    "bgqd,bgnd->bgqn",
+    grouped,
+    k,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
   )
   scores = scores.reshape(batch, heads, rows, -1) * features**-0.5
   return jax.nn.softmax(scores + bias[:, None], axis=-1)

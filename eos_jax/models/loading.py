@@ -295,6 +295,11 @@ def _with_stored_head(description, found):
     return description.with_head_as_embedding()
   if _equal(head, embedding):
     return description
+  print(
+    f"warning: config.json says that {table.head} is {table.embedding}, but the"
+    " file has another one, which is used",
+    flush=True,
+  )
   return description.with_own_head()
 
 

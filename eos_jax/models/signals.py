@@ -124,7 +124,9 @@ class _Coming:
     if "text_rows" in wanted:
       mask = sequence.prompt_mask(self._seq.text).astype(jnp.float32)
       count = jnp.maximum(jnp.sum(mask, axis=1), 1.0)
-      mean = jnp.einsum("brv,br->bv", weights, mask) / count[:, None]
+      highest = jax.lax.Precision.HIGHEST
+      total = jnp.einsum("brv,br->bv", weights, mask, precision=highest)
+      mean = total / count[:, None]
       found["text_rows"] = mean
     return found
 

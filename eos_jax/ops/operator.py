@@ -223,7 +223,8 @@ def reduce_hard(
     count: how many of the K rows are used, traced or not: operators that find
       their number in the picture (`ops.count`) have a static greatest one and
       leave the rows after it empty. [I]: one for each image of the example.
-      None is K.
+      None is K. Traced ones that are negative or more than K in all cannot be
+      refused: features are then NaN.
 
   Returns:
     `Reduced` of K rows, in the order that the spec says. Where fewer than K
@@ -250,10 +251,15 @@ def reduce_hard(
     count = keep
   else:
     count = _count(count, signals, spec, rows=keep)
-  budget = site_lib.Budget(
-    count=jnp.asarray(count, tokens.log_mass.dtype), rows=keep
-  )
-  return _reduce(tokens, signals, params, spec, budget)
+  count = jnp.asarray(count, tokens.log_mass.dtype)
+  budget = site_lib.Budget(count=count, rows=keep)
+  reduced = _reduce(tokens, signals, params, spec, budget)
+  if not isinstance(count, jax.core.Tracer):
+    return reduced
+  fits = jnp.all(count >= 0) & (jnp.sum(count) <= keep)
+  x = jnp.where(fits, reduced.tokens.x, jnp.nan)
+  kept = dataclasses.replace(reduced.tokens, x=x)
+  return dataclasses.replace(reduced, tokens=kept)
 
 
 def _check_inputs(tokens, signals, params, spec):

@@ -65,7 +65,7 @@ def _run(job, folder, found, plan):
     checks,
     folder,
     _work(found.cfg, plan, job, checks),
-    searched_on=found.questions.searched_on(["train"]),
+    searched_on=opening.depends(found, ["train"], checks),
   )
   path = model.save(folder / job.output, after)
   # What is judged is read again: a file may hold rounded numbers.

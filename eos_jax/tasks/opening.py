@@ -3,7 +3,7 @@
 Everything is checked before weights are read; all faults are listed at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import tqdm
 
-from eos_jax import data, models
+from eos_jax import data, files, models
 from eos_jax.data import faults as faults_lib
 from eos_jax.data import packing, sources, suite
 from eos_jax.evaluation import evaluator
@@ -180,6 +180,24 @@ def _lengths(chosen, files):
   if chosen.source == "suite":
     default = _SUITE_LENGTHS[files.family == models.TINY]
   return chosen.text_length or default[0], chosen.answer_length or default[1]
+
+
+def depends(
+  found: Opened, parts: Sequence[str], checks: data.QuestionSet
+) -> dict[str, Any]:
+  """Returns what a training run depends on apart from weights and settings.
+
+  Args:
+    found: the job as opened.
+    parts: that batches come from.
+    checks: fixed questions that judge it on the way.
+  """
+  return {
+    **found.questions.searched_on(parts),
+    "rows": files.digest(found.questions.rows.facts()),
+    "model": files.digest(dataclasses.asdict(found.cfg)),
+    "checks": checks.digest(),
+  }
 
 
 def forget() -> None:

@@ -185,10 +185,7 @@ def _searched_on(job, found, parts, checks):
   table = job.limits.latency_table if job.limits.latency else ""
   text = pathlib.Path(table).read_text(encoding="utf-8") if table else ""
   return {
-    **found.questions.searched_on(parts),
-    "rows": files.digest(found.questions.rows.facts()),
-    "model": files.digest(dataclasses.asdict(found.cfg)),
-    "checks": checks.digest(),
+    **opening.depends(found, parts, checks),
     "latency_table": files.digest(text),
   }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import types
 
 import pytest
 
@@ -78,6 +79,30 @@ def test_an_image_is_read_once_until_it_changes(tmp_path, monkeypatch):
   path.unlink()
   with pytest.raises(sources.DataError, match=r"a\.png cannot be read"):
     fingerprints.image(path)
+
+
+@pytest.mark.parametrize("most", [2**31, 0])
+def test_files_of_the_same_size_are_told_apart(tmp_path, monkeypatch, most):
+  monkeypatch.setattr(fingerprints, "_MOST_READ", most)
+  paths = [tmp_path / name for name in ("a.png", "b.png")]
+  asked = [types.SimpleNamespace(images=(str(path),)) for path in paths]
+  asked.append(types.SimpleNamespace(images=(b"bytes",)))
+  for path in paths:
+    path.write_bytes(bytes(10_000))
+  before = fingerprints.image_files(asked)
+  assert fingerprints.image_files(asked) == before
+  for place in (3, -3):
+    changed = bytearray(10_000)
+    changed[place] = 1
+    paths[1].write_bytes(changed)
+    assert fingerprints.image_files(asked) != before
+  changed = bytearray(10_000)
+  changed[5_000] = 1
+  paths[1].write_bytes(changed)
+  assert (fingerprints.image_files(asked) == before) == (most == 0)
+  paths[0].unlink()
+  with pytest.raises(sources.DataError, match=r"a\.png cannot be read"):
+    fingerprints.image_files(asked)
 
 
 def test_what_makes_inputs_is_told_apart(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eos_jax.models import attention, attention_kernels, layers
+from tests.ops import products
 
 B, H, G, Q, N, D = 2, 4, 2, 5, 9, 8
 PORTABLE = ("cpu", "xla")
@@ -356,6 +357,17 @@ def test_row_attention():
   got = attention.row_attention(q, k)
   want = _probabilities(q, k, None, np.ones((B, Q, N), bool)).mean(axis=1)
   np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_rows_that_tokens_are_ranked_by_are_precise():
+  q, k, _, bias = _inputs(N)
+
+  def ranked(q, k):
+    order, weights = jnp.asarray(ORDER), jnp.abs(bias)
+    received = attention.received(q, k, weights=weights, order=order)
+    return attention.row_attention(q, k), received
+
+  assert products.precisions(jax.make_jaxpr(ranked)(q, k)) == {products.HIGHEST}
 
 
 @pytest.mark.parametrize("chunk", (4, 128))

@@ -111,6 +111,18 @@ def test_what_is_left_out_need_not_be_there(tmp_path):
   loading.load(checkpoints.write(tmp_path, kept))
 
 
+def test_a_head_that_is_not_the_embedding_is_told(tmp_path, capsys):
+  config = checkpoints.CONFIG | {"tie_word_embeddings": True}
+  folder = checkpoints.write(tmp_path, WEIGHTS, config)
+  _, params = loading.load(folder)
+  assert "head" in params["decoder"]
+  assert capsys.readouterr().out == (
+    "warning: config.json says that language_model.lm_head.weight is"
+    " language_model.model.embed_tokens.weight, but the file has another one,"
+    " which is used\n"
+  )
+
+
 def test_a_tied_head(tmp_path):
   """More cases are in `tests.parity.configs_test`."""
   head = "language_model.lm_head.weight"

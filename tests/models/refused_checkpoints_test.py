@@ -173,13 +173,29 @@ def test_another_model_of_the_same_width_and_depth_has_another_name(changes):
   config["text_config"] |= changes
   found = families.describe(config)
   assert (found.cfg.decoder.width, found.cfg.decoder.layers) == (4096, 32)
-  assert found.cfg.name == "llava_1_5"
+  assert found.cfg.name.startswith("llava_1_5_32x4096_")
   spec = ops.presets.FASTV
   site = ops.PlannedSite("decoder.2", 64, spec)
   plan = ops.ReductionPlan("a", "llava_1_5_7b", 576, 32, (site,))
   models.reduction.check(plan, families.describe(checkpoints.PUBLIC_7B).cfg)
   with pytest.raises(ValueError, match="model is 'llava_1_5_7b', this model's"):
     models.reduction.check(plan, found.cfg)
+
+
+def test_plans_belong_to_one_set_of_sizes():
+  described = []
+  for hidden in (96, 160):
+    config = copy.deepcopy(checkpoints.CONFIG)
+    config["text_config"]["intermediate_size"] = hidden
+    described.append(families.describe(config).cfg)
+  one, other = described
+  site = ops.PlannedSite("decoder.0", 3, ops.presets.PRUNE)
+  plan = ops.ReductionPlan(
+    "a", one.name, one.tokens, one.decoder.layers, (site,)
+  )
+  models.reduction.check(plan, one)
+  with pytest.raises(ValueError, match=f"model is '{one.name}', this model's"):
+    models.reduction.check(plan, other)
 
 
 def test_published_models_have_their_names():

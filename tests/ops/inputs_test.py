@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from eos_jax import ops
 from eos_jax.ops import needs
-from tests.ops import forms
+from tests.ops import forms, products
 
 V, D = forms.V, forms.D
 NAMES = sorted(ops.PRESETS)
@@ -119,6 +118,21 @@ def test_counts_that_do_not_fit_are_refused(name, counts, message):
       keep=12,
       count=jnp.array(counts),
     )
+
+
+@pytest.mark.parametrize("counts", [[10, 10], [-1, 4], [14, 0]])
+def test_traced_counts_that_do_not_fit_leave_no_number(counts):
+  tokens, signals = _two_images()
+  spec = _spec("prune")
+
+  @jax.jit
+  def reduced(count):
+    return ops.reduce_hard.__wrapped__(
+      tokens, signals, spec.params(), spec=spec, keep=12, count=count
+    ).tokens.x
+
+  assert np.all(np.isnan(reduced(jnp.array(counts))))
+  assert np.all(np.isfinite(reduced(jnp.array([8, 4]))))
 
 
 @pytest.mark.slow
@@ -341,19 +355,9 @@ def test_products_that_decide_are_of_the_highest_precision(name):
         tokens, signals, spec.params(), spec=spec, keep=keep
       )
     )(tokens, signals)
-  highest = (jax.lax.Precision.HIGHEST,) * 2
-  found = [e.params["precision"] for e in _equations(jaxpr.jaxpr)]
-  assert found == [highest] * len(found)
+  found = products.precisions(jaxpr)
+  assert found <= {products.HIGHEST}
   assert found or not needs.uses_cosine(spec)
-
-
-def _equations(jaxpr):
-  """Matrix products of a jaxpr and of those inside it."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == "dot_general":
-      yield equation
-    for inner in jax.extend.core.jaxprs_in_params(equation.params):
-      yield from _equations(inner)
 
 
 @pytest.mark.slow

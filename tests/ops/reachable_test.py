@@ -14,6 +14,18 @@ def test_the_readme_has_the_generated_table():
   assert reachable.table() in README.read_text(encoding="utf-8")
 
 
+def test_readings_of_every_preset_are_stored():
+  stored = reachable._stored()
+  for name, spec in ops.PRESETS.items():
+    if ops.presets.RECORDS[name].doc:  # tests register others
+      assert reachable._fingerprint(spec) in stored, name
+
+
+def test_discrete_parts_are_named():
+  assert ops.discrete_parts(ops.presets.TOME) == ("select=bipartite",)
+  assert ops.discrete_parts(ops.presets.PRUNE) == ()
+
+
 def test_who_is_a_point_of_the_continuous_space():
   points = {
     name for name, spec in ops.PRESETS.items() if not ops.reach(spec).kernels

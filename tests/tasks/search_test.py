@@ -82,7 +82,11 @@ def _check(folder, said):
   assert results["questions"]["accuracy"]["asked"] == 8
   assert (folder / "report.html").stat().st_size > 10_000
   lines = said.splitlines()
-  place = lines.index(f"model {plan.model} of the family {plan.model}")
+  (place,) = (
+    place
+    for place, line in enumerate(lines)
+    if line.startswith(f"model {plan.model} of the family ")
+  )
   assert lines[place + 1].startswith("parameters: ")
   assert "; a device holds " in lines[place + 2]
   assert lines[place + 3].endswith("; fits")

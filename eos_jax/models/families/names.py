@@ -1,9 +1,11 @@
 """Names of published models, by their sizes.
 
 A plan carries the name of its model. A model has the name of a published one
-if its encoder and its decoder have all of its sizes, else that of its family.
+if its encoder and its decoder have all of its sizes. The name of any other is
+made of its family and sizes, so that the plans of another model do not fit it.
 """
 
+from eos_jax import files
 from eos_jax.models import config as config_lib
 
 # Largest number of parameters that a config may describe.
@@ -37,8 +39,15 @@ Sizes = tuple[int, int, int, int, int, int]
 
 
 def name(family: str, cfg: config_lib.VLMConfig) -> str:
-  """Name of the published model of these sizes, else of the family."""
-  return _PUBLISHED[family].get(sizes(cfg), family)
+  """Name of the published model of these sizes, else one made of them.
+
+  The latter has decoder layers and width, and a digest of all sizes, such as
+  "llava_1_5_24x2048_0c51a2".
+  """
+  own = sizes(cfg)
+  decoder = cfg.decoder
+  made = f"{family}_{decoder.layers}x{decoder.width}_{files.digest(own)[:6]}"
+  return _PUBLISHED[family].get(own, made)
 
 
 def sizes(cfg: config_lib.VLMConfig) -> tuple[Sizes, Sizes]:
