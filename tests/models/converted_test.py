@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eos_jax.models import converted, loading, partition
+from eos_jax.models import converted, families, loading, partition
 from eos_jax.training import checkpoint
 from tests import command
 from tests.models import checkpoints
@@ -44,6 +44,9 @@ def written(tmp_path_factory):
   """A folder that nobody changes, and what is in it."""
   out, params, _ = _converted(tmp_path_factory.mktemp("converted"))
   return out, params
+
+
+_NAME = families.describe(checkpoints.CONFIG).cfg.name
 
 
 def _copy(written, tmp_path):
@@ -166,7 +169,7 @@ def test_files_that_are_missing_or_cut_short_are_named_together(
   (folder / converted.PARAMETERS / "_METADATA").unlink()
   (folder / "tokenizer.json").write_text("{ }", encoding="utf-8")
   assert _refusal(folder).splitlines() == [
-    f"{folder} is not as it was when llava_1_5 was converted; convert it again"
+    f"{folder} is not as it was when {_NAME} was converted; convert it again"
     " into a new --workdir, or put intact files back:",
     "  tokenizer.json has other contents",
     "  parameters/_METADATA is missing",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eos_jax import main, tasks
-from eos_jax.models import converted, fits, loading
+from eos_jax.models import converted, families, fits, loading
 from tests import command
 from tests.models import checkpoints
 
@@ -39,6 +39,10 @@ def _same(got, want):
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+# Of sizes that no published model has.
+_NAME = families.describe(checkpoints.CONFIG).cfg.name
+
+
 @pytest.mark.slow
 def test_a_conversion_says_what_it_takes_and_is_done_once(
   source, tmp_path, capsys
@@ -49,20 +53,20 @@ def test_a_conversion_says_what_it_takes_and_is_done_once(
   said = capsys.readouterr()
   lines = said.out.splitlines()
   assert lines[:3] == [
-    "model llava_1_5 of the family llava_1_5",
+    f"model {_NAME} of the family llava_1_5",
     "parameters: 9,136 (decoder 6,896, projector 416, vision 1,824), in"
     " bfloat16 17.8 KiB",
     "mesh: data 1, fsdp 4, tensor 2; a device holds 4.5 KiB of parameters",
   ]
   assert lines[3].startswith("memory: ") and lines[3].endswith("; fits")
-  assert lines[-2] == f"done: {out} holds llava_1_5 in bfloat16. It is read by"
+  assert lines[-2] == f"done: {out} holds {_NAME} in bfloat16. It is read by"
   assert "reading: 100%" in said.err
   _, want = loading.load(source, dtype="bfloat16")
   _same(converted.restore(out)[1], want)
   before = command.read_all(out)
   tasks.run("convert", config, out)
   assert capsys.readouterr().out == (
-    f"nothing to do: {out} holds llava_1_5 in bfloat16, and all of its files"
+    f"nothing to do: {out} holds {_NAME} in bfloat16, and all of its files"
     " are as they were written\n"
   )
   assert command.read_all(out) == before
@@ -101,7 +105,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
   monkeypatch.setattr(loading, "load", None)
   # Whole on every device; by default it would be cut over all eight.
   assert _refusal(source, tmp_path / "out", mesh=(8, 1, 1)).startswith(
-    "llava_1_5 in float32 does not fit: each device needs 35.7 KiB (parameters"
+    f"{_NAME} in float32 does not fit: each device needs 35.7 KiB (parameters"
     " 35.7 KiB), and the host 6.0 KiB; 32.0 KiB of each TPU v5 lite and"
   )
   assert capsys.readouterr().out.endswith("; does not fit\n")

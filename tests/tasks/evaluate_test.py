@@ -33,7 +33,7 @@ def files(tmp_path_factory):
     minis.write(name, root / "benchmarks" / name)
   plan = ops.ReductionPlan(
     "mine",
-    "llava_1_5",
+    models.open_files(str(model)).cfg.name,
     16,
     3,
     (ops.PlannedSite("decoder.1", 5, ops.presets.MERGE),),
