@@ -129,7 +129,7 @@ def test_the_job_would_start():
       devices = int(value)
   values = config.to_dict()
   task = tasks.TASKS[values.pop("task")]
-  assert task.spread
+  assert not task.alone
   made = settings.build(task.settings, values)
   made = made.for_model(models.tiny_config())
   for size in (made.batch, made.check_batch, made.evaluation.batch):

@@ -39,8 +39,8 @@ SHAPES = {"wide": config_lib.wide, "llava_1_5_7b": config_lib.llava_1_5_7b}
 Watch = Callable[[int, int], None]
 
 _SUFFIX = ".safetensors"
-# Text tokens that a question of `Model.answer` has room for, at most.
-_MOST_TEXT = 8192
+# Most text tokens of a question that is asked alone.
+MOST_TEXT = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +313,9 @@ class Model:
     )
     return [rows.decode(ids) for ids in np.asarray(out.ids).tolist()]
 
-  def ask(self, asked: Sequence[items.Item]) -> tuple[Any, dict[str, Any]]:
+  def ask(
+    self, asked: Sequence[items.Item], text_length: int = MOST_TEXT
+  ) -> tuple[Any, dict[str, Any]]:
     """Returns rows of questions and their arrays, as short as they can be.
 
     The length of the text is a power of two, so that few programs are compiled.
@@ -321,12 +323,13 @@ class Model:
 
     Args:
       asked: the questions.
+      text_length: most tokens of a text.
 
     Raises:
       ValueError: a text or an image does not fit.
     """
     most = max(len(item.images) for item in asked)
-    rows = self.files.with_images(most).rows(_MOST_TEXT)
+    rows = self.files.with_images(most).rows(text_length)
     made = [rows.ask(item) for item in asked]
     longest = max(int(row["prompt_length"]) for row in made)
     length = max(16, 1 << (longest - 1).bit_length())

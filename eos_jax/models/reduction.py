@@ -7,6 +7,7 @@ shape stays V; masses say how much of a token is left).
 
 from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -261,6 +262,18 @@ def spec_at(reduction: Reduction, site: str) -> ops.OperatorSpec | None:
   return None if planned is None else planned.spec
 
 
+def differences(
+  plan: ops.ReductionPlan, cfg: config_lib.VLMConfig
+) -> list[tuple[str, Any, Any]]:
+  """Returns field, value of the plan and of the model, where they differ."""
+  both = (
+    ("model", plan.model, cfg.name),
+    ("tokens", plan.tokens, cfg.tokens),
+    ("layers", plan.layers, cfg.decoder.layers),
+  )
+  return [each for each in both if each[1] != each[2]]
+
+
 def check(reduction: Reduction, cfg: config_lib.VLMConfig) -> None:
   """Refuses a reduction that is not one of this model; all faults at once."""
   if reduction is None:
@@ -270,13 +283,10 @@ def check(reduction: Reduction, cfg: config_lib.VLMConfig) -> None:
     names = reduction.sites
   else:
     names = tuple(planned.site for planned in reduction.sites)
-    for what, theirs, ours in (
-      ("model", reduction.model, cfg.name),
-      ("tokens", reduction.tokens, cfg.tokens),
-      ("layers", reduction.layers, cfg.decoder.layers),
-    ):
-      if theirs != ours:
-        faults.append(f"{what} is {theirs!r}, this model's is {ours!r}")
+    faults += [
+      f"{what} is {theirs!r}, this model's is {ours!r}"
+      for what, theirs, ours in differences(reduction, cfg)
+    ]
   unknown = [name for name in names if name not in cfg.sites]
   if unknown:
     faults.append(f"unknown sites {unknown}; this model has {list(cfg.sites)}")

@@ -47,34 +47,63 @@ class Task:
     check: refuses a config that cannot work, before the directory is taken.
     reads: the task whose finished run it reads instead of having its own,
       unless its config names `runs` to read; "".
-    spread: whether several processes may run it together.
+    alone: why several processes cannot run it together; "" = they can.
   """
 
   settings: type
   run: Callable[[Any, pathlib.Path], None]
   check: Callable[[Any], None] = lambda job: None
   reads: str = ""
-  spread: bool = False
+  alone: str = ""
 
 
 TASKS = {
-  "answer": Task(answer_settings.AnswerJob, answer.run, answer.check),
-  "compile": Task(compile_settings.CompileJob, compile.run, compile.check),
-  "convert": Task(convert_settings.ConvertJob, convert.run, convert.check),
-  "evaluate": Task(
-    evaluate_settings.EvaluateJob, evaluate.run, evaluate.check, spread=True
+  "answer": Task(
+    answer_settings.AnswerJob,
+    answer.run,
+    answer.check,
+    alone="it asks one question",
   ),
-  "finetune": Task(finetune_settings.FinetuneJob, finetune.run, finetune.check),
+  "compile": Task(
+    compile_settings.CompileJob,
+    compile.run,
+    compile.check,
+    alone="it compiles for chips that need not be there",
+  ),
+  "convert": Task(
+    convert_settings.ConvertJob,
+    convert.run,
+    convert.check,
+    alone="it writes one folder, from the disk of one host",
+  ),
+  "evaluate": Task(evaluate_settings.EvaluateJob, evaluate.run, evaluate.check),
+  "finetune": Task(
+    finetune_settings.FinetuneJob,
+    finetune.run,
+    finetune.check,
+    alone="its batches and its model are not spread over hosts yet;"
+    " search.mode='joint' trains the model over several",
+  ),
   "pretrain": Task(
-    pretrain_settings.PretrainSettings, pretrain.run, pretrain.check
+    pretrain_settings.PretrainSettings,
+    pretrain.run,
+    pretrain.check,
+    alone="its model has two million parameters",
   ),
   "report": Task(
-    report_settings.ReportJob, report.run, report.check, reads="search"
+    report_settings.ReportJob,
+    report.run,
+    report.check,
+    reads="search",
+    alone="it reads files",
   ),
-  "search": Task(
-    search_settings.SearchJob, search.run, search.check, spread=True
+  "search": Task(search_settings.SearchJob, search.run, search.check),
+  "timing": Task(
+    timing_settings.TimingJob,
+    timing.run,
+    timing.check,
+    alone="it measures one device",
   ),
-  "timing": Task(timing_settings.TimingJob, timing.run, timing.check),
 }
 
 
@@ -97,11 +126,12 @@ def run(name: str, config: Mapping[str, Any], path: pathlib.Path) -> None:
     processes.LaunchError: the task is not one for several processes.
   """
   task = TASKS[name]
-  if processes.several() and not task.spread:
-    known = ", ".join(n for n, other in TASKS.items() if other.spread)
+  if processes.several() and task.alone:
+    known = ", ".join(n for n, other in TASKS.items() if not other.alone)
     raise processes.LaunchError(
       f"the task {name!r} runs in one process, and there are"
-      f" {jax.process_count()}; start one, or a task for several: {known}"
+      f" {jax.process_count()}: {task.alone}; start one, or a task for several:"
+      f" {known}"
     )
   job = settings.build(task.settings, config)
   task.check(job)

@@ -19,10 +19,8 @@ def check(job: answer_settings.AnswerJob) -> None:
   opened, _ = _opened(job)
   attempt = opening.Attempts()
   attempt("plans", lambda: evaluate.candidates(opened.cfg, job))
-  # Every text fits here; `Model.ask` makes rows as short as they can be.
-  rows = attempt(
-    "model", lambda: opened.with_images(len(job.images)).rows(2**20)
-  )
+  files, length = opened.with_images(len(job.images)), _text_length(job)
+  rows = attempt("model", lambda: files.rows(length))
   if rows is not None:
     attempt("images", lambda: rows.ask(_item(job)))
   attempt.check()
@@ -35,6 +33,11 @@ def _opened(job):
   return found, mesh
 
 
+def _text_length(job):
+  """Most tokens of the text; rows are as short as they can be."""
+  return job.text_length or models.model.MOST_TEXT
+
+
 def _item(job):
   paths = tuple(map(pathlib.Path, job.images))
   return data.Item("question", job.question, "", paths)
@@ -44,7 +47,7 @@ def run(job: answer_settings.AnswerJob, folder: pathlib.Path) -> None:
   """Answers, and writes a table and a page with the images."""
   found, mesh = _opened(job)
   model = opening.Opened(found, mesh, None).load({})
-  rows, batch = model.ask([_item(job)])
+  rows, batch = model.ask([_item(job)], _text_length(job))
   with jax.set_mesh(mesh):  # for `models.target.spread`
     listed = evaluate.candidates(model.cfg, job)
     times = _times(job, model, batch, listed)

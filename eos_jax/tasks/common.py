@@ -56,12 +56,7 @@ def plan_faults(
   faults = [
     f"{where} is of another model: {field} is {theirs!r} there"
     f" and {ours!r} here; use a plan that was searched for {cfg.name!r}"
-    for field, theirs, ours in (
-      ("model", plan.model, cfg.name),
-      ("tokens", plan.tokens, cfg.tokens),
-      ("layers", plan.layers, cfg.decoder.layers),
-    )
-    if theirs != ours
+    for field, theirs, ours in models.reduction.differences(plan, cfg)
   ]
   faults += [
     f"{where} has the site {site.site!r};"

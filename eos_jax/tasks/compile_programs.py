@@ -10,12 +10,14 @@ import jax.numpy as jnp
 
 from eos_jax import models, ops
 from eos_jax.compilation import ahead
+from eos_jax.evaluation import evaluator
 from eos_jax.models import fits, partition
 from eos_jax.tasks import common, opening
 from eos_jax.training import (
   compile_settings,
   finetune,
   finetune_settings,
+  limits,
   losses,
 )
 from eos_jax.training import search as search_lib
@@ -109,10 +111,11 @@ def _everywhere(mesh, tree):
 
 
 def _search(found, make, params, given, mesh):
-  chosen = found.job.search
-  problem = search_lib.Problem(
-    found.cfg, params, search_lib.make_space(found.cfg, chosen), chosen
-  )
+  chosen, cfg = found.job.search, found.cfg
+  space = search_lib.make_space(cfg, chosen)
+  shape = evaluator.model_shape(cfg)
+  measures = limits.measures(shape, space, chosen.limits, len(cfg.prefix))
+  problem = search_lib.Problem(cfg, params, space, chosen, measures)
   sites = len(problem.space.sites)
   number = jax.ShapeDtypeStruct((), jnp.float32)
   state, key, number, keep = _everywhere(

@@ -166,10 +166,7 @@ def _facts(job, found, model, sets, batch):
   questions = {}
   for asked in sets:
     name = asked.name if read else results_lib.ACCURACY
-    facts = {
-      "asked": len(asked),
-      "digest": files.digest([files.plain(protocol), asked.digests]),
-    }
+    facts = results.question_facts(asked, read and job.data.protocol or "")
     if of_files := read.get(asked.name):
       facts |= {
         "files": list(of_files.notes),

@@ -125,8 +125,7 @@ def write(
     for name, value in known.items()
     if name not in ("version", "weights", "batch")
   }
-  digest = files.digest([protocol, asked.digest()])
-  found = {results_lib.ACCURACY: {"asked": len(asked), "digest": digest}}
+  found = {results_lib.ACCURACY: question_facts(asked)}
   facts = {
     **extra,
     "model": judge.cfg.name,
@@ -136,6 +135,21 @@ def write(
     "drawn": asked.drawn,
   }
   return report.write_results(folder, results, facts)
+
+
+def question_facts(
+  asked: data.QuestionSet, protocol: str = ""
+) -> dict[str, Any]:
+  """Returns what is said of a set of questions.
+
+  Scores are comparable where the digests are equal.
+
+  Args:
+    asked: the questions.
+    protocol: by which answers are scored, where there are several.
+  """
+  known = [protocol, files.plain(asked.rows.facts()), asked.digests]
+  return {"asked": len(asked), "digest": files.digest(known)}
 
 
 def scored(

@@ -35,6 +35,8 @@ class PretrainSettings(
   are, and on all questions again.
 
   Attributes:
+    model: "tiny", which is made here; others are fine-tuned
+      (`configs/finetune.py`).
     vision: first stage.
     lookup: second stage.
     grounding: third stage.
@@ -47,6 +49,7 @@ class PretrainSettings(
     test_questions: test questions for the card's accuracy; 0 = all.
   """
 
+  model: str = settings.field("tiny", choices=("tiny",), resumable=True)
   vision: StageSettings = settings.group(
     StageSettings, steps=1400, batch=32, learning_rate=5e-3
   )

@@ -8,6 +8,7 @@ one policy is searched for all of them at once.
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import pathlib
 import time
@@ -83,8 +84,9 @@ class Budgets:
   ):
     self.problem, self.checker, self.model = problem, checker, model
     mesh = model.mesh
-    # Of every plan; the same in a run that was resumed.
+    # Of every plan; the same in a run that was resumed, but for the date.
     self.provenance = {
+      "date": datetime.date.today().isoformat(),
       "score_questions": problem.settings.check_questions,
       "seed": problem.settings.seed,
       "steps": problem.steps,

@@ -5,7 +5,12 @@ import dataclasses
 
 from eos_jax import ops
 from eos_jax.naming import quoted
-from eos_jax.training import data_settings, settings, shared_settings
+from eos_jax.training import (
+  data_settings,
+  search_settings,
+  settings,
+  shared_settings,
+)
 
 MEASURES = ("deploy", "latency", "pictures")
 
@@ -54,7 +59,7 @@ class TimingJob(data_settings.ImageSettings):
   )
   dtype: str = _of("", choices=("", *shared_settings.DTYPES))
   batches: tuple[int, ...] = _of((1, 8), needed="give at least one", once=True)
-  budgets: tuple[float, ...] = _of((1 / 3, 2 / 9, 1 / 9, 1 / 36), once=True)
+  budgets: tuple[float, ...] = _of(search_settings.SHARES, once=True)
   presets: tuple[str, ...] = _of(
     ("prune", "merge_proportional", "hybrid"), choices=ops.PRESETS, once=True
   )

@@ -61,4 +61,8 @@ def test_what_does_not_fit_is_listed(tmp_path):
   assert f"config.plans: {tmp_path / 'no.json'} cannot be read" in said
   assert "config.images: " in said and missing in said
   assert "the model tiny reads one" in _refusal(out, images=(missing,) * 2)
+  image = tmp_path / "a.png"
+  Image.new("RGB", (60, 40), "red").save(image)
+  said = _refusal(out, images=(str(image),), text_length=2)
+  assert "config.images: " in said and "text_length" in said
   assert not out.exists()

@@ -34,8 +34,7 @@ REFUSED = {
 REFUSED_OTHERS = {
   ("convert", models.TINY): "config.model is 'tiny'",
   **{
-    ("pretrain", family): "config.model is unknown"
-    for family in tiny_families.FAMILIES
+    ("pretrain", family): "use one of tiny" for family in tiny_families.FAMILIES
   },
 }
 

@@ -9,6 +9,7 @@ import pytest
 
 from eos_jax.compilation import ahead
 from eos_jax.data import instructions, question_sets
+from eos_jax.models import partition
 from eos_jax.tasks import compile as compile_task
 from eos_jax.tasks import compile_programs
 from eos_jax.training import compile_settings, settings
@@ -21,7 +22,8 @@ def _job(arg="", **changes):
   config = runpy.run_path(str(path))["get_config"](arg).to_dict()
   del config["task"]
   search = changes.pop("search", {})
-  config["search"] |= search
+  limits = config["search"]["limits"] | search.pop("limits", {})
+  config["search"] |= search | {"limits": limits}
   return settings.build(compile_settings.CompileJob, config | changes)
 
 
@@ -41,6 +43,36 @@ def test_batches_are_those_of_instructions(family, tmp_path):
   shapes = compile_programs.batch(found)
   wanted = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), shapes)
   assert kinds == wanted
+
+
+@pytest.mark.slow
+def test_a_search_with_limits_is_that_of_the_task(tmp_path, monkeypatch):
+  # Type checks in tests want arrays in the state, not their shardings.
+  monkeypatch.setattr(compile_programs, "_everywhere", lambda mesh, tree: tree)
+  folder = tiny_families.write("llava_1_5", tmp_path / "model")
+  chosen = {"batch": 2, "budgets": (3.0,), "sites": ("decoder.0",)}
+  chosen |= {"start": "merge", "limits": {"flops": 0.9, "kv_bytes": 0.9}}
+  given = {"text_length": 64, **tiny_families.ROOMS["llava_1_5"]}
+  found = compile_programs.subject(
+    _job(model=str(folder), search=chosen, **given)
+  )
+  seen = {}
+
+  def make(step, args, **_):
+    def run(*args):
+      state, metrics = step(*args)
+      seen["multipliers"] = set(state.variables["multiplier"])
+      seen["metrics"] = set(metrics)
+      return metrics["total"]
+
+    return jax.eval_shape(run, *args)
+
+  given = compile_programs.batch(found)
+  mesh = partition.make_mesh()
+  compile_programs._search(found, make, found.files.shapes, given, mesh)
+  limited = {"flops", "kv_bytes", "layer_average"}
+  assert seen["multipliers"] == limited
+  assert {f"violation/{name}" for name in limited} <= seen["metrics"]
 
 
 def test_what_cannot_be_compiled_is_told(tmp_path):

@@ -47,7 +47,7 @@ def name(family: str, cfg: config_lib.VLMConfig) -> str:
   own = sizes(cfg)
   decoder = cfg.decoder
   made = f"{family}_{decoder.layers}x{decoder.width}_{files.digest(own)[:6]}"
-  return _PUBLISHED[family].get(own, made)
+  return _PUBLISHED.get(family, {}).get(own, made)
 
 
 def sizes(cfg: config_lib.VLMConfig) -> tuple[Sizes, Sizes]:
