@@ -82,7 +82,7 @@ TASKS = {
     finetune.run,
     finetune.check,
     alone="its batches and its model are not spread over hosts yet;"
-    " search.mode='joint' trains the model over several",
+    " configs/search.py with config.mode=joint trains a model over several",
   ),
   "pretrain": Task(
     pretrain_settings.PretrainSettings,

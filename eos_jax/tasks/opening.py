@@ -185,7 +185,7 @@ def _lengths(chosen, files):
 def depends(
   found: Opened, parts: Sequence[str], checks: data.QuestionSet
 ) -> dict[str, Any]:
-  """Returns what a training run depends on apart from weights and settings.
+  """Returns what a training run depends on in addition to weights and settings.
 
   Args:
     found: the job as opened.
