@@ -19,6 +19,7 @@ from eos_jax.cost.budget import (
   final_count,
   layer_average,
   layer_counts,
+  plan_average,
   vision_row_counts,
 )
 from eos_jax.cost.devices import DEVICES, Device, device_of
@@ -78,6 +79,7 @@ __all__ = [
   "operators_flops",
   "parameter_bytes",
   "parameter_count",
+  "plan_average",
   "plan_operator_flops",
   "prefill_flops",
   "prefill_seconds",

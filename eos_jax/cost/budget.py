@@ -75,6 +75,11 @@ def layer_average(counts: flops.Counts) -> float | Float[Array, ""]:
   return sum(counts) / len(counts)
 
 
+def plan_average(plan: plan_lib.ReductionPlan) -> float:
+  """The layer average of a plan, a number for messages and tables."""
+  return float(layer_average(layer_counts(plan)))
+
+
 def final_count(counts: flops.Counts) -> int | Float[Array, ""]:
   """Visual tokens entering the last decoder layer, of counts [L].
 

@@ -106,21 +106,17 @@ class Evaluator:
     self._reduce = jax.jit(self._reduce_fn, static_argnames="plan")
     self._answer = jax.jit(self._answer_fn, static_argnames="plan")
     self._key = jax.random.key(seed)
-    self._kept: list[Any] | None = None
+    self._kept = models.inputs.Kept()
     self._lengths: dict[int, int] = {}
 
   def _batches(self, start):
-    """Batches from the `start`-th on, with their pictures as encoded.
+    """Batches from the `start`-th on, with their pictures as encoded."""
+    count = -(-len(self._questions.image_ids) // self._batch)
+    return self._kept.batches(self._made, count, start)
 
-    Read and encoded once, where all of it may stay on the devices.
-    """
-    if self._kept is not None:
-      yield from self._kept[start:]
-      return
+  def _made(self, start):
     questions, batch = self._questions, self._batch
     slots = _slots(questions.image_ids, batch, self._placement)
-    count = -(-len(questions.image_ids) // batch)
-    kept: list[Any] | None = []
     for number, raw in enumerate(questions.batches(batch, start), start):
       valid, index = np.asarray(raw.pop("valid")), raw.pop("index")
       lengths = raw["prompt_length"].tolist()
@@ -137,23 +133,19 @@ class Evaluator:
       noise = jax.random.fold_in(self._key, number)
       seen = self._see(self._params, pictures, noise, plan=None)
       whole = _Batch(asked, pictures, index[valid], valid, noise, seen)
-      if kept is not None:
-        kept.append(whole)
-        if not models.inputs.worth_keeping((asked, pictures, seen), count):
-          kept = None
-      yield whole
-    self._kept = None if start else kept
+      yield whole, (asked, pictures, seen)
 
   def with_questions(self, questions: data.QuestionSet) -> "Evaluator":
     """Other questions to the same model; shares programs of the same shapes."""
     other = copy.copy(self)
-    other._questions, other._kept, other._lengths = questions, None, {}
+    other._questions, other._lengths = questions, {}
+    other._kept = models.inputs.Kept()
     return other
 
   def with_params(self, params: Any) -> "Evaluator":
     """The same questions to a model with other parameters; shares programs."""
     other = copy.copy(self)
-    other._params, other._kept = params, None
+    other._params, other._kept = params, models.inputs.Kept()
     return other
 
   def _see_fn(self, params, pictures, key, plan):

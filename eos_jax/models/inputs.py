@@ -5,7 +5,7 @@ in front of the text. Those of published models have normalised pictures and, as
 they need, where these stand in the text and which tokens they have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -130,7 +130,35 @@ def batch_shapes(
   }
 
 
-def worth_keeping(batch: Any, batches: int) -> bool:
-  """Whether as many trees of arrays as this one may stay on the devices."""
-  held = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
-  return held * batches <= _KEPT
+class Kept:
+  """Batches that are made once, where all of them may stay on the devices."""
+
+  def __init__(self):
+    self._found: list[Any] | None = None
+
+  def batches(
+    self,
+    make: Callable[[int], Iterator[tuple[Any, Any]]],
+    count: int,
+    start: int = 0,
+  ) -> Iterator[Any]:
+    """Yields batches, made or kept.
+
+    Args:
+      make: yields each batch from a number on, with those of its arrays that
+        lie on the devices.
+      count: number of all batches.
+      start: batches to pass over; what is then made is not kept.
+    """
+    if self._found is not None:
+      yield from self._found[start:]
+      return
+    found: list[Any] | None = None if start else []
+    for batch, arrays in make(start):
+      held = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+      if found is not None and held * count <= _KEPT:
+        found.append(batch)
+      else:
+        found = None
+      yield batch
+    self._found = found

@@ -7,7 +7,7 @@ import numpy as np
 
 from eos_jax import cost, data, files, models
 from eos_jax.evaluation import drawing, html, render, token_flow
-from eos_jax.tasks import evaluate, opening
+from eos_jax.tasks import common, opening
 from eos_jax.timing import programs, stopwatch
 from eos_jax.training import answer_settings
 
@@ -18,7 +18,7 @@ def check(job: answer_settings.AnswerJob) -> None:
   """Refuses a model, a plan or images that do not fit."""
   opened, _ = _opened(job)
   attempt = opening.Attempts()
-  attempt("plans", lambda: evaluate.candidates(opened.cfg, job))
+  attempt("plans", lambda: common.candidates(opened.cfg, job))
   files, length = opened.with_images(len(job.images)), _text_length(job)
   rows = attempt("model", lambda: files.rows(length))
   if rows is not None:
@@ -49,10 +49,10 @@ def run(job: answer_settings.AnswerJob, folder: pathlib.Path) -> None:
   model = opening.Opened(found, mesh, None).load({})
   rows, batch = model.ask([_item(job)], _text_length(job))
   with jax.set_mesh(mesh):  # for `models.target.spread`
-    listed = evaluate.candidates(model.cfg, job)
+    listed = common.candidates(model.cfg, job)
     times = _times(job, model, batch, listed)
     made = [
-      _answer(job, model, rows, batch, times.get(candidate[0]), *candidate)
+      _answer(job, model, rows, batch, times.get(candidate.name), candidate)
       for candidate in listed
     ]
   section = render.Section(
@@ -84,12 +84,12 @@ def _times(job, model, batch, listed):
   timed = programs.Model(model.cfg, params, model.files.dtype.name)
   inputs = programs.Inputs(batch, jax.random.key(job.seed))
   pipelines, dense = {}, None
-  for name, _, plan, reason in listed:
-    if not reason:
-      pipelines[name] = programs.Pipeline(
-        timed, inputs, plan, steps=8, dense=dense
+  for one in listed:
+    if not one.reason:
+      pipelines[one.name] = programs.Pipeline(
+        timed, inputs, one.plan, steps=8, dense=dense
       )
-      dense = dense or pipelines[name]  # which comes first
+      dense = dense or pipelines[one.name]  # which comes first
   laps = stopwatch.in_turns(
     {name: pipeline.run for name, pipeline in pipelines.items()},
     repeats=job.repeats,
@@ -104,10 +104,12 @@ def _times(job, model, batch, listed):
   }
 
 
-def _answer(job, model, rows, batch, times, name, limit, plan, reason):
+def _answer(job, model, rows, batch, times, candidate):
   """The cells of a plan, and the images with its kept tokens."""
-  if reason:
-    return [name, "", f"cannot reach {limit:g}: {reason}", "", ""], None
+  name, plan = candidate.name, candidate.plan
+  if candidate.reason:
+    why = f"cannot reach {candidate.limit:g}: {candidate.reason}"
+    return [name, "", why, "", ""], None
   cfg = model.cfg
   out = models.answer_batch(
     model.params,
@@ -121,7 +123,7 @@ def _answer(job, model, rows, batch, times, name, limit, plan, reason):
   text = rows.decode(np.asarray(out.ids)[0].tolist())
   average = float(cfg.tokens)
   if plan is not None:
-    average = float(cost.layer_average(cost.layer_counts(plan)))
+    average = cost.plan_average(plan)
   cells = [name, f"{average:.1f}", text, *(f"{time:.1f}" for time in times)]
   return cells, _drawn(model, batch, plan, out.trace) if plan else None
 

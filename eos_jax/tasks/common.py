@@ -1,10 +1,12 @@
 """What several tasks need: plans that fit a model."""
 
+import dataclasses
 import errno
 import pathlib
+from typing import Any
 
 import eos_jax
-from eos_jax import models, ops
+from eos_jax import cost, models, ops
 from eos_jax.evaluation import evaluator
 from eos_jax.ops import plan_file, trial
 from eos_jax.training import settings
@@ -110,3 +112,60 @@ def shipped_plan(model: str, limit: float) -> ops.ReductionPlan | None:
   root = pathlib.Path(eos_jax.__file__).parent
   path = root / "models" / "plans" / f"{model}_{limit:g}.json"
   return read_plan(str(path), "shipped plan") if path.exists() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A plan to be judged, or why there is none.
+
+  Attributes:
+    name: of the plan, of the operator, or "dense".
+    limit: layer average that it stands for; None = dense.
+    plan: what acts; None where nothing does.
+    reason: why there is no plan at this limit; "" = there is, or dense.
+  """
+
+  name: str
+  limit: float | None = None
+  plan: ops.ReductionPlan | None = None
+  reason: str = ""
+
+
+def preset_candidate(
+  cfg: models.VLMConfig, name: str, limit: float
+) -> Candidate:
+  """Returns a preset at a budget, or why it cannot be there."""
+  try:
+    return Candidate(name, limit, preset_plan(cfg, name, limit))
+  except ValueError as error:  # unreachable, or a signal that is not there
+    return Candidate(name, limit, None, str(error))
+
+
+def candidates(cfg: models.VLMConfig, job: Any) -> list[Candidate]:
+  """Returns dense, the plans in files, and presets at each budget.
+
+  Where no budgets are named, they are those of the plans.
+
+  Args:
+    cfg: shape of the model.
+    job: settings with `plans`, `budgets` and `presets`.
+
+  Raises:
+    settings.ConfigError: a plan is not one of this model, or two have one name.
+  """
+  listed = [Candidate("dense")]
+  for path in job.plans:
+    plan = fitting_plan(cfg, path, "config.plans")
+    listed.append(Candidate(plan.name, round(cost.plan_average(plan), 2), plan))
+  budgets = job.budgets or dict.fromkeys(one.limit for one in listed[1:])
+  for limit in budgets:
+    for name in job.presets:
+      found = preset_candidate(cfg, name, limit)
+      full = dataclasses.replace(found, name=f"{name}@{limit:g}")
+      listed.append(full)
+  names = [one.name for one in listed]
+  if twice := sorted({name for name in names if names.count(name) > 1}):
+    raise settings.ConfigError(
+      [f"config.plans: {', '.join(twice)} is there twice; rename one"]
+    )
+  return listed

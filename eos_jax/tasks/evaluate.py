@@ -1,24 +1,19 @@
 """Judges a model on questions: dense, under plans and under presets."""
 
-from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
 import pathlib
-import time
 
 import jax
 import tqdm
 
-from eos_jax import cost, files, models, naming, ops
+from eos_jax import cost, files, models, naming
 from eos_jax.data import benchmarks
 from eos_jax.evaluation import evaluator, store, submissions
 from eos_jax.evaluation import results as results_lib
 from eos_jax.tasks import common, opening, report, results
-from eos_jax.training import evaluate_settings, settings
-
-# Name, token budget, plan (None = dense), and why there is no plan.
-Candidate = tuple[str, float | None, ops.ReductionPlan | None, str]
+from eos_jax.training import evaluate_settings
 
 
 def check(job: evaluate_settings.EvaluateJob) -> None:
@@ -33,7 +28,7 @@ def check(job: evaluate_settings.EvaluateJob) -> None:
     asked={"questions": (job.questions, "test")},
     streams={},
   )
-  attempt("plans", lambda: candidates(found.cfg, job))
+  attempt("plans", lambda: common.candidates(found.cfg, job))
   attempt.check()
   if found.questions.name != "benchmarks":  # which have checked all rows
     opening.check_rows(found, _sets, job)
@@ -55,7 +50,7 @@ def _sets(found, job):
 def _run(job, folder, found):
   model = found.load({})
   print(found.questions.summary(("test",)), flush=True)
-  sets, plans = _sets(found, job), candidates(found.cfg, job)
+  sets, plans = _sets(found, job), common.candidates(found.cfg, job)
   batch = job.batch
 
   @functools.cache  # programs are those of a length of answers
@@ -70,14 +65,15 @@ def _run(job, folder, found):
       placement=models.partition.batch_sharding(found.mesh),
     )
 
-  watch, made = _Watch(), []
+  watch, made = stopwatch.Waiting(), []
   facts = _facts(job, found, model, sets, batch)
   total = sum(-(-len(asked) // batch) for asked in sets)
-  total *= sum(not reason for *_, reason in plans)
+  total *= sum(not candidate.reason for candidate in plans)
   with tqdm.tqdm(total=total, desc="batches", dynamic_ncols=True) as bar:
-    for name, limit, plan, reason in plans:
-      if reason:
-        made.append(results_lib.Result(name, limit, reason=reason))
+    for candidate in plans:
+      name, limit, plan = candidate.name, candidate.limit, candidate.plan
+      if candidate.reason:
+        made.append(results_lib.Result(name, limit, reason=candidate.reason))
         continue
       answers = {}
       for asked in sets:
@@ -193,34 +189,6 @@ def _facts(job, found, model, sets, batch):
   }
 
 
-class _Watch:
-  """How long the model waited for images."""
-
-  def __init__(self):
-    self._asked = self._waited = self._since = 0.0
-    self._images = 0
-
-  def __enter__(self):
-    self._since = time.perf_counter()
-
-  def __exit__(self, *error):
-    self._asked += time.perf_counter() - self._since
-
-  def add(self, seconds: float, images: int) -> None:
-    """A batch came after so many seconds."""
-    self._waited += seconds
-    self._images += images
-
-  def line(self) -> str:
-    """Returns the line for the end of a run."""
-    if not self._asked:
-      return "All answers were there already."
-    return (
-      f"{self._images:,} images were read while the model answered; it"
-      f" waited for them {100 * self._waited / self._asked:.1f} % of the time."
-    )
-
-
 def _of_plan(folder, kind, name):
   """The folder of a plan's files."""
   if fault := naming.name_fault(name):
@@ -228,46 +196,3 @@ def _of_plan(folder, kind, name):
       f"a plan's name is {naming.quoted(name)}; expected {fault}"
     )
   return folder / kind / name
-
-
-def candidates(
-  cfg: models.VLMConfig, job: evaluate_settings.EvaluateJob
-) -> list[Candidate]:
-  """Returns dense, the plans in files, and presets at each budget.
-
-  Where no budgets are named, they are those of the plans.
-
-  Raises:
-    settings.ConfigError: a plan is not one of this model, or two have one name.
-  """
-  listed: list[Candidate] = [("dense", None, None, "")]
-  for path in job.plans:
-    plan = common.fitting_plan(cfg, path, "config.plans")
-    average = float(cost.layer_average(cost.layer_counts(plan)))
-    listed.append((plan.name, round(average, 2), plan, ""))
-  budgets = job.budgets or dict.fromkeys(limit for _, limit, *_ in listed[1:])
-  listed += [
-    preset for limit in budgets for preset in _presets(cfg, job.presets, limit)
-  ]
-  names = [name for name, *_ in listed]
-  if twice := sorted({name for name in names if names.count(name) > 1}):
-    raise settings.ConfigError(
-      [f"config.plans: {', '.join(twice)} is there twice; rename one"]
-    )
-  return listed
-
-
-def _presets(
-  cfg: models.VLMConfig, names: tuple[str, ...], limit: float
-) -> Iterator[Candidate]:
-  """Presets at a budget, or why they cannot be there."""
-  for name in names:
-    full, plan, reason = f"{name}@{limit:g}", None, ""
-    try:
-      plan = common.preset_plan(cfg, name, limit)
-    except ValueError as error:  # unreachable, or a signal that is not there
-      reason = str(error)
-    yield full, limit, plan, reason
-
-
-__all__ = ["candidates", "check", "run"]

@@ -72,7 +72,7 @@ def _run(job, folder, found, plan):
   trained = model.files.renamed(str(path)).load(found.mesh)
   judge = opening.evaluator_of(found, model, tests, job.evaluation)
   known = {**found.questions.identity, "tests": tests.digest()}
-  limit = float(cost.layer_average(cost.layer_counts(plan)))
+  limit = cost.plan_average(plan)
   made = []
   for label, one in (("", model), (f"_{TRAINED}", trained)):
     todo = [(f"dense{label}", None, None), (f"plan{label}", limit, plan)]

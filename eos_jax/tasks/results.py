@@ -72,10 +72,10 @@ def judged(
 
 def _judged(judge, name, limit, plan, known, entries, folder):
   if isinstance(plan, str):
-    try:
-      plan = common.preset_plan(judge.cfg, plan, limit)
-    except ValueError as error:
-      return results_lib.Result(name, limit, reason=str(error))
+    found = common.preset_candidate(judge.cfg, plan, limit)
+    if found.reason:
+      return results_lib.Result(name, limit, reason=found.reason)
+    plan = found.plan
   # The report shows images under the plans that were searched.
   shown = None
   if name == results_lib.SEARCHED and judge.questions.drawn:

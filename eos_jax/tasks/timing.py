@@ -10,30 +10,13 @@ import jax
 import tqdm
 
 import eos_jax
-from eos_jax import cost, files, models, ops
+from eos_jax import cost, files, models
 from eos_jax.evaluation import evaluator, store
 from eos_jax.evaluation import results as results_lib
 from eos_jax.models import fits
 from eos_jax.tasks import common, opening
 from eos_jax.timing import deploy, latency, picture_rate, programs, report
 from eos_jax.training import timing_settings
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-  """A plan to be measured, or why there is none.
-
-  Attributes:
-    name: of the operator, or of the plan.
-    limit: layer average that it stands for.
-    plan: what is run; None where the operator cannot.
-    reason: why it cannot.
-  """
-
-  name: str
-  limit: float
-  plan: ops.ReductionPlan | None
-  reason: str = ""
 
 
 def check(job: timing_settings.TimingJob) -> None:
@@ -136,31 +119,20 @@ def run(job: timing_settings.TimingJob, folder: pathlib.Path) -> None:
 
 def candidates(
   job: timing_settings.TimingJob, cfg: models.VLMConfig
-) -> list[Candidate]:
+) -> list[common.Candidate]:
   """Searched plans, operators at every budget, and the user's plans."""
   found = []
   for share in job.budgets:
     limit = share * cfg.tokens
     plan = common.shipped_plan(cfg.name, limit)
     if plan is not None:
-      found.append(Candidate(results_lib.SEARCHED, limit, plan))
-    found += [preset_candidate(cfg, name, limit) for name in job.presets]
+      found.append(common.Candidate(results_lib.SEARCHED, limit, plan))
+    found += [common.preset_candidate(cfg, name, limit) for name in job.presets]
   for path in job.plans:
     plan = common.read_plan(path, "config.plans")
     if plan.model == cfg.name:
-      average = float(cost.layer_average(cost.layer_counts(plan)))
-      found.append(Candidate(plan.name, average, plan))
+      found.append(common.Candidate(plan.name, cost.plan_average(plan), plan))
   return found
-
-
-def preset_candidate(
-  cfg: models.VLMConfig, name: str, limit: float
-) -> Candidate:
-  """Returns a preset at a budget, or why it cannot be there."""
-  try:
-    return Candidate(name, limit, common.preset_plan(cfg, name, limit))
-  except ValueError as error:
-    return Candidate(name, limit, None, str(error))
 
 
 def machine() -> dict[str, Any]:
@@ -318,7 +290,7 @@ def _latency(job, folder, times):
     for share in job.budgets
     for name in job.presets
     if (
-      item := preset_candidate(model.cfg, name, share * model.cfg.tokens)
+      item := common.preset_candidate(model.cfg, name, share * model.cfg.tokens)
     ).plan
   ]
   known = circumstances(job, model)

@@ -139,3 +139,31 @@ def seconds(call: Callable[[], Any], clock: Clock) -> float:
   start = clock()
   jax.block_until_ready(call())
   return clock() - start
+
+
+class Waiting:
+  """How long a model waited for images, while the block lasts."""
+
+  def __init__(self):
+    self._asked = self._waited = self._since = 0.0
+    self._images = 0
+
+  def __enter__(self):
+    self._since = time.perf_counter()
+
+  def __exit__(self, *error):
+    self._asked += time.perf_counter() - self._since
+
+  def add(self, seconds: float, images: int) -> None:
+    """A batch came after so many seconds."""
+    self._waited += seconds
+    self._images += images
+
+  def line(self) -> str:
+    """Returns the line for the end of a run."""
+    if not self._asked:
+      return "All answers were there already."
+    return (
+      f"{self._images:,} images were read while the model answered; it"
+      f" waited for them {100 * self._waited / self._asked:.1f} % of the time."
+    )

@@ -28,7 +28,7 @@ class Checker:
     self._fixed = not (
       problem.settings.trains_model or losses.reduces_vision(space.sites)
     )
-    self._kept: list[Any] | None = None
+    self._kept = models.inputs.Kept()
 
     def reduction(policy, temperature, keep, hard):
       numbers = search.decode(policy, space)
@@ -59,14 +59,11 @@ class Checker:
     self._lose = jax.jit(lose)
 
   def _batches(self, params):
-    """All questions: batch, which rows are real, pictures as encoded or None.
+    """Of all questions: arrays, which rows are real, pictures as encoded."""
+    count = -(-len(self._questions) // self._batch)
+    return self._kept.batches(lambda start: self._made(params), count)
 
-    Read once, where they are small enough to stay.
-    """
-    if self._kept is not None:
-      yield from self._kept
-      return
-    kept: list[Any] | None = []
+  def _made(self, params):
     for host in self._questions.batches(self._batch):
       valid = host.pop("valid")
       del host["index"]
@@ -76,14 +73,7 @@ class Checker:
         placed = {
           n: v for n, v in placed.items() if n not in models.inputs.SHOWN
         }
-      whole = (placed, valid, seen)
-      if kept is not None:
-        kept.append(whole)
-        count = -(-len(self._questions) // self._batch)
-        if not models.inputs.worth_keeping((placed, seen), count):
-          kept = None
-      yield whole
-    self._kept = kept
+      yield (placed, valid, seen), (placed, seen)
 
   def loss(
     self, state: search.SearchState, params: Any, limit: float, keep: Any

@@ -132,7 +132,8 @@ class Budgets:
     """Whether a larger budget of this run was used up."""
     if limit not in self._wanted:
       self._wanted[limit] = any(
-        _average(self._written(larger)[0]) >= (1 - search.NEAR) * larger
+        cost.plan_average(self._written(larger)[0])
+        >= (1 - search.NEAR) * larger
         for larger in self.limits
         if larger > limit
       )
@@ -304,11 +305,6 @@ def _rates(settings):
   names = ["learning_rate", "multiplier_learning_rate"]
   names += ["model_learning_rate"] * settings.trains_model
   return ", ".join(f"config.{n}={getattr(settings, n):g}" for n in names)
-
-
-def _average(plan):
-  """Visual tokens of a plan, mean over the layers."""
-  return float(cost.layer_average(cost.layer_counts(plan)))
 
 
 class Family(Budgets):

@@ -1,6 +1,7 @@
 """Batches of every kind reach the model as they are meant."""
 
 import numpy as np
+import pytest
 
 from eos_jax import models
 from tests.models import small
@@ -32,7 +33,21 @@ def test_a_prompt_ends_in_front_of_the_answer():
   assert text.slots.tolist() == [[0], [2]]
 
 
-def test_what_is_large_is_not_kept():
-  batch = {"image": np.zeros((2**10, 2**10), np.float32)}  # 4 MiB
-  assert models.inputs.worth_keeping(batch, 256)
-  assert not models.inputs.worth_keeping(batch, 257)
+@pytest.mark.parametrize("count, kept", [(256, True), (257, False)])
+def test_batches_are_made_once_unless_they_are_large(count, kept):
+  array, made = np.zeros((2**10, 2**10), np.float32), []  # 4 MiB
+
+  def make(start):
+    for number in range(start, 3):
+      made.append(number)
+      yield number, {"image": array}
+
+  batches = models.inputs.Kept()
+  # What is passed over or not read to its end is made again.
+  assert list(batches.batches(make, count, 1)) == [1, 2]
+  assert next(batches.batches(make, count)) == 0
+  assert list(batches.batches(make, count)) == [0, 1, 2]
+  assert made == [1, 2, 0, 0, 1, 2]
+  assert list(batches.batches(make, count)) == [0, 1, 2]
+  assert list(batches.batches(make, count, 2)) == [2]
+  assert len(made) == (6 if kept else 10)

@@ -16,7 +16,7 @@ from eos_jax.data import benchmarks
 from eos_jax.data.benchmarks import source
 from eos_jax.evaluation import evaluator, metrics
 from eos_jax.evaluation.scoring import benchmarks as scoring
-from eos_jax.tasks import evaluate, opening
+from eos_jax.tasks import common, evaluate, opening
 from eos_jax.training import evaluate_settings, settings
 from tests import command
 from tests.data.benchmarks import minis
@@ -319,7 +319,7 @@ def test_names_of_plans_are_no_paths(files, tmp_path):
   for name in ("../../x", "/x", "a/b", ".", "x" * 300, "\ud83d", "a\nb", ""):
     path.write_text(json.dumps(plan | {"name": name}), encoding="utf-8")
     with pytest.raises(main.EXPECTED, match="name"):
-      evaluate.candidates(cfg, job)
+      common.candidates(cfg, job)
     with pytest.raises(ValueError, match="a plan's name is"):
       evaluate._of_plan(tmp_path, "predictions", name)
 

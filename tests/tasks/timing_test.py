@@ -39,13 +39,13 @@ def test_what_cannot_be_measured_says_why():
     ("fastv", "smallest reachable layer average is 29.6"),
     ("vision_selector", "'vision_selector' reads learned, which the site"),
   ):
-    found = timing.preset_candidate(cfg, name, 4.0)
+    found = common.preset_candidate(cfg, name, 4.0)
     assert found.plan is None and found.reason.startswith(reason)
 
 
 def test_searched_plans_of_the_package_and_the_users_own(tmp_path):
   cfg = models.tiny_config()
-  plan = timing.preset_candidate(cfg, "hybrid", 16.0).plan
+  plan = common.preset_candidate(cfg, "hybrid", 16.0).plan
   (tmp_path / "mine.json").write_text(plan.to_json())
   job = _job(presets=(), plans=(str(tmp_path / "mine.json"),))
   *searched, mine = timing.candidates(job, cfg)
