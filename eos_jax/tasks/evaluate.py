@@ -13,6 +13,7 @@ from eos_jax.data import benchmarks
 from eos_jax.evaluation import evaluator, store, submissions
 from eos_jax.evaluation import results as results_lib
 from eos_jax.tasks import common, opening, report, results
+from eos_jax.timing import stopwatch
 from eos_jax.training import evaluate_settings
 
 
