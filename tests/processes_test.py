@@ -372,7 +372,8 @@ def test_two_processes_ask_another_model_as_one(tmp_path):
   model = tiny_families.write("llava_1_5", tmp_path / "model")
   data = tiny_families.instructions(tmp_path / "data", 40)
   site = ops.PlannedSite("decoder.0", 3, ops.presets.MERGE)
-  plan = ops.ReductionPlan("mine", "llava_1_5", 16, 3, (site,))
+  name = models.open_files(str(model)).cfg.name  # has all of its sizes
+  plan = ops.ReductionPlan("mine", name, 16, 3, (site,))
   (tmp_path / "mine.json").write_text(plan.to_json(), encoding="utf-8")
   args = (
     f"--config.model={model}",
